@@ -1,0 +1,61 @@
+"""Event-bus training for PyTorch: ordered handlers, cancellation with a reason, a loop you can read."""
+
+from .bus import EventBus, Signal
+from .callback import Callback, TrainEvalCallback, camel2snake, handler, listify
+from .callbacks import AvgStats, AvgStatsCallback
+from .cancellation import Cancellation, CancellationToken, Scope
+from .data import DataBunch, Dataset, TensorLoader, get_dls
+from .datasets import get_data
+from .errors import (
+    CallbackError,
+    DataError,
+    EmptyLoaderError,
+    EventTrainError,
+    OrderError,
+    PluginError,
+    ScopeNotOpenError,
+    UnknownEventError,
+)
+from .events import EVENTS, Event
+from .handlers import Subscription
+from .learner import Learner, accuracy, get_model
+from .runner import Runner
+from .state import FitResult
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EVENTS",
+    "AvgStats",
+    "AvgStatsCallback",
+    "Callback",
+    "CallbackError",
+    "Cancellation",
+    "CancellationToken",
+    "DataBunch",
+    "DataError",
+    "Dataset",
+    "EmptyLoaderError",
+    "Event",
+    "EventBus",
+    "EventTrainError",
+    "FitResult",
+    "Learner",
+    "OrderError",
+    "PluginError",
+    "Runner",
+    "Scope",
+    "ScopeNotOpenError",
+    "Signal",
+    "Subscription",
+    "TensorLoader",
+    "TrainEvalCallback",
+    "UnknownEventError",
+    "accuracy",
+    "camel2snake",
+    "get_data",
+    "get_dls",
+    "get_model",
+    "handler",
+    "listify",
+]

@@ -1,0 +1,107 @@
+"""What the loop has to know about a batch: its parts, its size, its place."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import DataError
+
+
+def batch_parts(batch: Any) -> tuple[Any, Any]:
+    """Tell a batch's input from its target.
+
+    Args:
+        batch: What a loader yielded.
+
+    Returns:
+        The two parts of a tuple or list of exactly two. Any other batch (one
+        tensor, a dict, three parts) comes back as ``(batch, batch)``, so that
+        the model and the loss function each see all of it.
+    """
+    # Plain pairs first: this runs once a batch.
+    if type(batch) is tuple and len(batch) == 2:
+        return batch
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[0], batch[1]
+    return batch, batch
+
+
+def batch_size(batch: Any) -> int:
+    """Count the rows of a batch, without asking the device anything.
+
+    Args:
+        batch: A tensor, or tensors in tuples, lists and mappings, nested at will.
+
+    Returns:
+        The leading dimension of the first tensor that has one.
+
+    Raises:
+        DataError: There is no such tensor.
+    """
+    size = _first_dimension(batch)
+    if size is None:
+        raise DataError(f"a batch of type {type(batch).__name__} holds no tensor to count rows by")
+    return size
+
+
+def move_to(batch: Any, device: torch.device | str | int) -> Any:
+    """Move all tensors in a batch to a device, without waiting for the copies.
+
+    Args:
+        batch: Tensors, objects with a ``.to(device, non_blocking=...)`` method,
+            and tuples, named tuples, lists and dicts of such, nested at will.
+        device: Where to.
+
+    Returns:
+        A batch of the same form and types. What needs no move is returned
+        itself, not copied: a tensor already there, text, a whole batch of them.
+    """
+    if callable(getattr(batch, "to", None)) and not isinstance(batch, type):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        moved = {key: move_to(part, device) for key, part in batch.items()}
+        changed = {key: part for key, part in moved.items() if part is not batch[key]}
+        if changed:
+            # A copy keeps what a subclass carries (a default factory, an attribute).
+            batch = copy.copy(batch)
+            batch.update(changed)
+        return batch
+    if isinstance(batch, (tuple, list)):
+        parts = [move_to(part, device) for part in batch]
+        if all(new is old for new, old in zip(parts, batch, strict=True)):
+            return batch
+        if isinstance(batch, list):
+            batch = copy.copy(batch)
+            batch[:] = parts
+            return batch
+        return batch._make(parts) if hasattr(batch, "_make") else type(batch)(parts)
+    return batch
+
+
+def loader_length(dl: Any) -> int | None:
+    """Return the number of batches of a loader, or ``None`` where it cannot tell."""
+    try:
+        return len(dl)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _first_dimension(batch: Any) -> int | None:
+    if isinstance(batch, Tensor):
+        return batch.size(0) if batch.ndim else None
+    if isinstance(batch, (tuple, list)):
+        parts: Iterable[Any] = batch
+    elif isinstance(batch, Mapping):
+        parts = batch.values()
+    else:
+        return None
+    for part in parts:
+        size = _first_dimension(part)
+        if size is not None:
+            return size
+    return None

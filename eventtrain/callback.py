@@ -1,0 +1,215 @@
+"""Callbacks: objects whose methods, named after events, are handlers."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import weakref
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .errors import CallbackError, did_you_mean
+from .events import event_names
+from .handlers import Handler, Options, Receiver
+
+if TYPE_CHECKING:
+    from .runner import Runner
+
+F = TypeVar("F", bound=Callable[..., object])
+_EVENT_NAMES = event_names()
+_OPTIONS = "_eventtrain_options"
+
+
+def camel2snake(name: str) -> str:
+    """Turn ``"AvgStatsCallback"`` into ``"avg_stats_callback"``."""
+    split = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", split).lower()
+
+
+def listify(value: Any) -> list[Any]:
+    """Return ``value`` as a new list: ``None`` is empty, a string or any non-iterable is one item."""
+    if value is None:
+        return []
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return [value]
+    return list(value)
+
+
+def handler(event: str | Iterable[str] | None = None, **options: Any) -> Callable[[F], F]:
+    """Set options on a callback's method, or make a method of any name a handler.
+
+    Args:
+        event: Event or events to subscribe to; by default the method's own name.
+            Events added with ``bus.declare`` are named here.
+        **options: ``priority``, ``every``, ``once``, ``when``, ``during``,
+            ``before``, ``after``, ``on_error``, ``name`` as in ``EventBus.on``.
+
+    Raises:
+        TypeError, ValueError: An option is unknown or out of range.
+    """
+    if callable(event):
+        raise TypeError("write @handler(...) with parentheses, for example @handler(priority=10)")
+    Options(**options)
+
+    def decorate(method: F) -> F:
+        setattr(method, _OPTIONS, (event, options))
+        return method
+
+    return decorate
+
+
+class Callback:
+    """Base class: define methods named after events and pass an instance to ``Runner``.
+
+    A method takes ``(self)`` or ``(self, run)``. Reading an attribute that the
+    callback lacks reads it from the runner (``self.loss`` is ``self.run.loss``);
+    writing always stays on the callback.
+
+    Attributes:
+        priority: Priority of all its handlers, unless ``@handler(priority=...)`` says otherwise.
+        name: The class's name without ``Callback``, in snake case; ``run.<name>`` is
+            the callback. Assign another to use two of a class.
+    """
+
+    priority: float = 0
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        for attribute in dir(cls):
+            looks_like_one = attribute.startswith(("begin_", "after_"))
+            if not looks_like_one or attribute in _EVENT_NAMES:
+                continue
+            method = inspect.getattr_static(cls, attribute)
+            if callable(method) and not hasattr(method, _OPTIONS):
+                raise CallbackError(
+                    f"{cls.__name__}.{attribute} looks like an event, but there is none of that "
+                    f"name.{did_you_mean(attribute, _EVENT_NAMES)} For an event of your own, "
+                    f"decorate the method with @handler(event={attribute!r})."
+                )
+
+    @cached_property
+    def name(self) -> str:
+        """The name under which the runner shows this callback."""
+        return camel2snake(re.sub(r"Callback$", "", type(self).__name__) or "callback")
+
+    @property
+    def run(self) -> Runner | None:
+        """The runner this callback was given to last; ``None`` before that, or once it is gone."""
+        # Weak, so that a runner on a shared bus ends with its last user.
+        reference: Callable[[], Runner | None] | None = self.__dict__.get("_run")
+        return None if reference is None else reference()
+
+    def set_runner(self, run: Runner) -> None:
+        """Attach to ``run``; the runner does this itself."""
+        self.__dict__["_run"] = weakref.ref(run)
+
+    def __getattr__(self, name: str) -> Any:
+        own = type(self).__name__
+        if name.startswith("__") or name == "_run":
+            raise AttributeError(f"{own!r} object has no attribute {name!r}")
+        run = self.run
+        if run is None:
+            raise AttributeError(
+                f"{own!r} object has no attribute {name!r}, and it is not attached to a runner "
+                "that might have it"
+            )
+        try:
+            return getattr(run, name)
+        except AttributeError as error:
+            raise AttributeError(
+                f"neither the callback {own!r} nor its runner has {name!r}: {error}"
+            ) from None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_run"}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must keep of this callback; nothing by default."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` returned.
+
+        Raises:
+            ValueError: There is something to load, and the class does not say how.
+        """
+        if state:
+            raise ValueError(f"{type(self).__name__} keeps no state, but was given {list(state)}")
+
+    def handlers(self, plugin: str | None = None) -> list[Handler]:
+        """Return one handler for each event this callback serves.
+
+        Args:
+            plugin: The plugin that brought it, for messages.
+
+        Raises:
+            CallbackError: A method takes other arguments than ``(self)`` or ``(self, run)``.
+        """
+        result = []
+        for attribute in dir(type(self)):
+            method = inspect.getattr_static(type(self), attribute)
+            marked = getattr(method, _OPTIONS, None)
+            if marked is None and (attribute not in _EVENT_NAMES or not callable(method)):
+                continue
+            event, options = marked or (None, {})
+            merged = Options(**{"priority": self.priority, "name": self.name, **options})
+            bound = getattr(self, attribute)
+            receiver = _as_receiver(bound)
+            for each in [attribute] if event is None else listify(event):
+                result.append(Handler(each, receiver, merged, origin=bound, plugin=plugin))
+        return result
+
+
+def _as_receiver(method: Callable[..., object]) -> Receiver:
+    """Return ``method`` in the form that takes the run."""
+    signature = inspect.signature(method)
+    if not signature.parameters:
+        return lambda run: method()
+    try:
+        signature.bind(object())
+    except TypeError:
+        raise CallbackError(
+            f"{method.__qualname__}{signature} cannot be a handler: it is called with the run, "
+            "or with nothing"
+        ) from None
+    return method
+
+
+class TrainEvalCallback(Callback):
+    """Keeps ``run.in_train``, ``run.phase`` and the model's mode right; every runner has one.
+
+    The model is in training mode from ``begin_fit`` or ``begin_epoch`` on, and
+    in evaluation mode from ``begin_validate`` or ``begin_predict`` on.
+    """
+
+    priority = float("inf")  # everyone else is to find the mode right
+
+    def begin_fit(self, run: Runner) -> None:
+        """Enter training mode."""
+        _enter(run, None, training=True)
+
+    def begin_epoch(self, run: Runner) -> None:
+        """Enter training mode."""
+        _enter(run, None, training=True)
+
+    def begin_train(self, run: Runner) -> None:
+        """Enter training mode."""
+        _enter(run, "train", training=True)
+
+    def begin_validate(self, run: Runner) -> None:
+        """Enter evaluation mode."""
+        _enter(run, "validate", training=False)
+
+    def begin_predict(self, run: Runner) -> None:
+        """Enter evaluation mode."""
+        _enter(run, "predict", training=False)
+
+
+def _enter(run: Runner, phase: str | None, *, training: bool) -> None:
+    run.phase = phase
+    run.in_train = training
+    run.model.train(training)

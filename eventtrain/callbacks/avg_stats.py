@@ -1,0 +1,194 @@
+"""Average loss and metrics of every epoch, measured without making the host wait."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from ..batch import batch_size
+from ..callback import Callback, camel2snake, listify
+from ..handlers import name_of
+from ..runner import Runner
+
+Metric = Any
+"""``metric(pred, yb)`` returning a number or a scalar tensor, or a torchmetrics metric."""
+
+
+class AvgStats:
+    """Averages over one phase, each batch weighted by its number of samples.
+
+    The sums stay on the device of the loss, in float64 where it has that, and
+    are read once, when a property is. A torchmetrics metric keeps its own state.
+
+    Args:
+        metrics: One metric or several. A function's mean over a batch is
+            averaged; a torchmetrics metric is updated and computed.
+        in_train: Whether these are the training batches' averages.
+    """
+
+    def __init__(self, metrics: Metric | Iterable[Metric] | None, in_train: bool) -> None:
+        self.metrics: list[Metric] = [metrics] if _keeps_state(metrics) else listify(metrics)
+        self.in_train = in_train
+        self.reset()
+
+    def reset(self) -> None:
+        """Start over."""
+        self.count = 0
+        self._sums: list[Any] = [0.0] * (1 + len(self.metrics))
+        for metric in self.metrics:
+            if _keeps_state(metric):
+                metric.reset()
+
+    @property
+    def names(self) -> list[str]:
+        """``"loss"`` and the metrics' names, in the order of ``avg_stats``."""
+        names: list[str] = []
+        for metric in ["loss", *self.metrics]:
+            name = metric if isinstance(metric, str) else _metric_name(metric)
+            same = sum(other.rstrip("_0123456789") == name for other in names)
+            names.append(f"{name}_{same + 1}" if name in names else name)
+        return names
+
+    @property
+    def all_stats(self) -> list[float]:
+        """The sums, loss first, as plain floats; 0.0 for a torchmetrics metric."""
+        return _to_floats(self._sums)
+
+    @property
+    def avg_stats(self) -> list[float]:
+        """The averages, loss first, as plain floats; empty before the first batch."""
+        if not self.count:
+            return []
+        values = [total / self.count for total in self.all_stats]
+        for index, metric in enumerate(self.metrics, 1):
+            if _keeps_state(metric):
+                values[index] = float(metric.compute())
+        return values
+
+    def accumulate(self, run: Runner) -> None:
+        """Add the batch that ``run`` has just computed the loss of."""
+        n = batch_size(run.batch)
+        self.count += n
+        self._add(0, run.loss, n)
+        for index, metric in enumerate(self.metrics, 1):
+            if _keeps_state(metric):
+                metric.to(run.loss.device).update(run.pred, run.yb)
+            else:
+                self._add(index, metric(run.pred, run.yb), n)
+
+    def _add(self, index: int, value: Any, n: int) -> None:
+        if isinstance(value, torch.Tensor):
+            value = value.detach()
+            if not isinstance(self._sums[index], torch.Tensor):
+                exact = torch.float32 if value.device.type == "mps" else torch.float64
+                self._sums[index] = torch.zeros((), dtype=exact, device=value.device)
+            self._sums[index].add_(value.mean() if value.ndim else value, alpha=n)
+        else:
+            self._sums[index] += value * n
+
+    def __repr__(self) -> str:
+        if not self.count:
+            return ""
+        pairs = zip(self.names, self.avg_stats, strict=True)
+        text = ", ".join(f"{name} {value:.4f}" for name, value in pairs)
+        return f"{'train' if self.in_train else 'valid'}: {text}"
+
+
+class AvgStatsCallback(Callback):
+    """Prints one line of averages an epoch, and writes them to ``run.history``.
+
+    Args:
+        metrics: As for ``AvgStats``.
+        report: Called with each line; ``None`` for silence.
+
+    Attributes:
+        train_stats, valid_stats: The ``AvgStats`` of the last epoch.
+    """
+
+    priority = 50  # metrics: before anything that reads run.history
+
+    def __init__(
+        self,
+        metrics: Metric | Iterable[Metric] | None = None,
+        report: Callable[[str], object] | None = print,
+    ) -> None:
+        self.train_stats = AvgStats(metrics, in_train=True)
+        self.valid_stats = AvgStats(copy.deepcopy(self.train_stats.metrics), in_train=False)
+        self._report = report
+        self._titles: list[str] = []
+        self._start = 0.0
+
+    def begin_fit(self, run: Runner) -> None:
+        """Print the column titles again."""
+        self._titles = []
+
+    def begin_epoch(self, run: Runner) -> None:
+        """Start the epoch's clock."""
+        self._start = time.perf_counter()
+        self.train_stats.reset()
+        self.valid_stats.reset()
+
+    def begin_validate(self, run: Runner) -> None:
+        """Start over, for a validation outside of a fit too."""
+        self.valid_stats.reset()
+
+    def after_loss(self, run: Runner) -> None:
+        """Add the batch."""
+        with torch.no_grad():
+            (self.train_stats if run.in_train else self.valid_stats).accumulate(run)
+
+    def after_validate(self, run: Runner) -> None:
+        """Report a validation that is no part of a fit."""
+        if run.token.scope is None:
+            run.history[-1].update(self._row(self.valid_stats))
+            self._print_line(run.history[-1])
+
+    def after_epoch(self, run: Runner) -> None:
+        """Report the epoch."""
+        row = {**self._row(self.train_stats), **self._row(self.valid_stats)}
+        run.history[-1].update(row)
+        self._print_line({"epoch": run.epoch, **row, "seconds": time.perf_counter() - self._start})
+
+    def _row(self, stats: AvgStats) -> dict[str, float]:
+        prefix = "train" if stats.in_train else "valid"
+        pairs = zip(stats.names, stats.avg_stats, strict=False)
+        return {f"{prefix}_{name}": value for name, value in pairs}
+
+    def _print_line(self, row: dict[str, Any]) -> None:
+        if self._report is None:
+            return
+        shown = {title: value for title, value in row.items() if value is not None}
+        if self._titles != list(shown):
+            self._titles = list(shown)
+            self._report("  ".join(f"{title:>{_width(title)}}" for title in shown))
+        self._report("  ".join(f"{_text(v):>{_width(title)}}" for title, v in shown.items()))
+
+
+def _keeps_state(metric: Any) -> bool:
+    """Whether it is a torchmetrics metric, or one that behaves alike."""
+    return all(callable(getattr(metric, name, None)) for name in ("update", "compute", "reset"))
+
+
+def _metric_name(metric: Any) -> str:
+    return camel2snake(type(metric).__name__) if _keeps_state(metric) else name_of(metric)
+
+
+def _to_floats(values: list[Any]) -> list[float]:
+    """Read all tensors among ``values`` from the device in one go."""
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    if not tensors:
+        return [float(value) for value in values]
+    read = iter(torch.stack([t.double() if t.device.type != "mps" else t for t in tensors]).tolist())
+    return [next(read) if isinstance(value, torch.Tensor) else float(value) for value in values]
+
+
+def _width(title: str) -> int:
+    return max(len(title), 7)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

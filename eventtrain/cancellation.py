@@ -1,0 +1,413 @@
+"""Cancellation: a token that asks a scope of the loop to end, and the scopes that obey.
+
+``token.cancel("epoch", "plateau")`` only notes the request. A checkpoint (every
+emission is one) delivers it by unwinding to that scope, which absorbs it; the
+scopes on the way close as they would have closed anyway.
+
+Source: scopes that absorb only their own cancellation are trio's
+``CancelScope``; tokens that are handed around and linked are .NET's
+``CancellationToken``.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal
+
+from .errors import ScopeNotOpenError, combine_errors
+
+Outcome = Literal["completed", "cancelled", "failed"]
+Origin = tuple[str | None, str | None, int | None, int | None]
+"""Handler, event, epoch and batch that a cancellation came from."""
+
+
+class Unwind(BaseException):
+    """Carries a delivered cancellation outward to the scope that absorbs it.
+
+    A ``BaseException``, so that ``except Exception`` in a handler or a model
+    cannot eat it. Private to the package.
+    """
+
+    def __init__(self, token: CancellationToken) -> None:
+        super().__init__("a cancellation is being delivered")
+        self.token = token
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """A request to end a scope: what, why, by whom and where.
+
+    Attributes:
+        scope: The scope asked to end.
+        reason: The caller's words; may be empty.
+        by: The handler that asked, or the function or thread outside of any handler.
+        event: The event that handler was serving; ``None`` outside of handlers.
+        epoch: Epoch at the time, counted from 0; ``None`` where there was none.
+        batch: Index of the batch within its phase, from 0; ``None`` where there was none.
+        time: Seconds since the Unix epoch.
+    """
+
+    scope: str
+    reason: str
+    by: str
+    event: str | None
+    epoch: int | None
+    batch: int | None
+    time: float
+
+
+class CancellationToken:
+    """Steers one fit from handlers, other threads, timers and signals.
+
+    Attributes:
+        pending: The request that no scope has absorbed yet, or ``None``. Reading
+            it is cheap; it never touches the device.
+        absorbed: The request that a scope absorbed last, or ``None``.
+        history: Every request accepted so far, oldest first.
+        outcome: How the scope whose closing event is running ended; ``None``
+            outside of closing events.
+        exception: The exception that is escaping, or ``None``.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_children",
+        "_finished",
+        "_lock",
+        "_target",
+        "_timers",
+        "_top",
+        "absorbed",
+        "exception",
+        "history",
+        "origin",
+        "outcome",
+        "pending",
+    )
+
+    def __init__(self) -> None:
+        self.pending: Cancellation | None = None
+        self.absorbed: Cancellation | None = None
+        self.history: list[Cancellation] = []
+        self.outcome: Outcome | None = None
+        self.exception: BaseException | None = None
+        self.origin: Callable[[], Origin] | None = None
+        self._top: Scope | None = None
+        self._target: Scope | None = None
+        self._finished = False
+        # Re-entrant: a signal handler may cancel while cancel() is running.
+        self._lock = threading.RLock()
+        self._children: weakref.WeakSet[CancellationToken] = weakref.WeakSet()
+        self._timers: list[threading.Timer] = []
+
+    @classmethod
+    def linked(cls, *parents: CancellationToken) -> CancellationToken:
+        """Return a token whose fit is cancelled when any parent's fit is.
+
+        Cancelling the child leaves its parents alone. A parent that already
+        holds a pending request cancels the child at once.
+        """
+        child = cls()
+        for parent in parents:
+            parent._children.add(child)
+            if parent.pending is not None and parent.pending.scope == "fit":
+                child._follow(parent.pending)
+        return child
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether a request waits to be absorbed."""
+        return self.pending is not None
+
+    @property
+    def open_scopes(self) -> tuple[str, ...]:
+        """Names of the open scopes, outermost first."""
+        names: list[str] = []
+        scope = self._top
+        while scope is not None:
+            names.append(scope.name)
+            scope = scope.parent
+        return tuple(reversed(names))
+
+    @property
+    def scope(self) -> str | None:
+        """Name of the innermost open scope. In ``after_X`` scope X has closed already."""
+        top = self._top
+        return None if top is None else top.name
+
+    def cancel(self, scope: str = "fit", reason: str = "", *, by: str | None = None) -> None:
+        """Ask the innermost open scope of that name, and all inside it, to end.
+
+        Returns at once and raises nothing into the caller's flow; the next
+        checkpoint leaves the scope. Of several requests the outermost wins.
+        May be called from handlers, other threads, timers and signal handlers.
+        Before its fit starts a token accepts ``"fit"``, and that fit then does
+        nothing.
+
+        Args:
+            scope: Name of an open scope.
+            reason: Why, in your own words; kept in ``history`` and the result.
+            by: Who asks; worked out from the call stack by default.
+
+        Raises:
+            ScopeNotOpenError: No scope of that name is open.
+        """
+        handler, event, epoch, batch = self.origin() if self.origin else (None,) * 4
+        name = by or handler or _caller()
+        record = Cancellation(str(scope), reason, name, event, epoch, batch, time.time())
+        self._accept(record)
+        if scope == "fit":
+            for child in list(self._children):
+                child._follow(record)
+
+    def cancel_after(
+        self, seconds: float, scope: str = "fit", reason: str | None = None
+    ) -> threading.Timer:
+        """Cancel ``scope`` when ``seconds`` have passed, from a timer thread.
+
+        A timer that finds its scope closed does nothing.
+
+        Args:
+            seconds: Delay in seconds, not negative.
+            scope: Name of the scope that should be open by then.
+            reason: Defaults to a sentence with the number of seconds.
+
+        Returns:
+            The running timer; its ``cancel()`` calls it off. Timers of a token
+            that ``fit`` made itself end with that fit.
+
+        Raises:
+            ValueError: ``seconds`` is negative or not finite.
+        """
+        if not (math.isfinite(seconds) and seconds >= 0):
+            raise ValueError(f"cancel_after needs seconds >= 0, got {seconds!r}")
+        # The thread must not keep a token alive that everyone else has dropped.
+        reference = weakref.ref(self)
+
+        def fire() -> None:
+            token = reference()
+            if token is None:
+                return
+            try:
+                token.cancel(scope, reason or f"{seconds:g} s have passed", by="timer")
+            except ScopeNotOpenError:
+                pass
+
+        timer = threading.Timer(seconds, fire)
+        timer.daemon = True
+        self._timers.append(timer)
+        timer.start()
+        return timer
+
+    def check(self) -> None:
+        """Be a checkpoint: leave here, if a scope that is open has been cancelled.
+
+        For long handlers, in the thread of the loop. Without a request it
+        returns at once.
+        """
+        if self.pending is not None:
+            self._deliver()
+
+    def finish(self) -> None:
+        """End this token's life: its timers stop and it accepts no more requests."""
+        self._finished = True
+        self.forget()
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+    def forget(self) -> None:
+        """Drop what belongs to the run that has ended; ``history`` stays."""
+        self.pending = self.absorbed = self._target = None
+        self.exception = self.outcome = self.origin = None
+
+    def _accept(self, record: Cancellation) -> None:
+        with self._lock:
+            target = self._find(record.scope)
+            self.history.append(record)
+            if self.pending is None or self._is_outside(target):
+                self._target = target
+                self.pending = record
+
+    def _follow(self, record: Cancellation) -> None:
+        """Accept a parent's request, unless this token's fit has ended already."""
+        try:
+            self._accept(record)
+        except ScopeNotOpenError:
+            pass
+
+    def _find(self, name: str) -> Scope | None:
+        """Return the innermost open scope called ``name``; ``None`` is a fit yet to begin."""
+        scope = self._top
+        while scope is not None:
+            if scope.name == name:
+                return scope
+            scope = scope.parent
+        # An outcome is set while closing events run: then the fit is over, not yet to begin.
+        if name == "fit" and self._top is None and not self._finished and self.outcome is None:
+            return None
+        raise ScopeNotOpenError(name, self.open_scopes)
+
+    def _is_outside(self, target: Scope | None) -> bool:
+        """Whether ``target`` encloses the scope that the pending request aims at."""
+        scope = None if self._target is None else self._target.parent
+        while scope is not None:
+            if scope is target:
+                return True
+            scope = scope.parent
+        return False
+
+    def _deliver(self) -> None:
+        with self._lock:
+            scope = self._top
+            if scope is None or self.pending is None:
+                return
+            while scope.parent is not None and scope is not self._target:
+                scope = scope.parent
+            if self._target is None:  # asked for before the outermost scope was opened
+                self._target = scope
+            if scope is not self._target:
+                # Another thread asked just as that scope was closing: nothing is left to end.
+                self.pending = self._target = None
+                return
+        raise Unwind(self)
+
+    def absorb(self, scope: Scope) -> bool:
+        """Take the pending request back if it aims at ``scope``, which is closing."""
+        if self.pending is None or self._target is not scope:
+            return False
+        self.absorbed = self.pending
+        self.pending = self._target = None
+        return True
+
+
+class Scope:
+    """A stretch of the loop that can be cancelled; a context manager, usable again and again.
+
+    It absorbs the cancellations that aim at it and passes outer ones on. When
+    it is left, however that happens, its closing event fires exactly once.
+
+    Attributes:
+        name: The name that ``token.cancel`` takes.
+        outcome: How it ended last: ``"completed"``, ``"cancelled"``, ``"failed"``;
+            ``None`` before and while it is open.
+        closing: Called when the scope has ended (``after_X``), or ``None``.
+        cancelled: Called before ``closing`` when the scope absorbed a
+            cancellation (``after_cancel_X``), or ``None``.
+        failed: Called before ``closing`` when an exception starts to escape
+            (``fit_failed``), or ``None``.
+    """
+
+    __slots__ = ("cancelled", "closing", "failed", "is_open", "name", "outcome", "parent", "token")
+
+    def __init__(self, token: CancellationToken, name: str) -> None:
+        self.token = token
+        self.name = name
+        self.parent: Scope | None = None
+        self.is_open = False
+        self.outcome: Outcome | None = None
+        self.closing: Callable[[], object] | None = None
+        self.cancelled: Callable[[], object] | None = None
+        self.failed: Callable[[], object] | None = None
+
+    def __enter__(self) -> Scope:
+        token = self.token
+        if self.is_open:
+            raise RuntimeError(f"scope {self.name!r} is open already; leave it before entering it")
+        if token.pending is not None:
+            token.check()
+        self.outcome = None
+        self.is_open = True
+        self.parent = token._top
+        token._top = self
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        token = self.token
+        token._top = self.parent
+        self.is_open = False
+        if error is not None or token.pending is not None:
+            return self._leave(error)
+        self.outcome = "completed"
+        if self.closing is not None:
+            token.outcome = "completed"
+            try:
+                self.closing()
+            finally:
+                token.outcome = None
+            if token.pending is not None:
+                token.check()
+        return False
+
+    def _leave(self, error: BaseException | None) -> bool:
+        """Close after a cancellation or a failure; return whether ``error`` ends here."""
+        token = self.token
+        unwinding = isinstance(error, Unwind)
+        failing = error is not None and not unwinding
+        passing = isinstance(error, Unwind) and error.token is not token
+        # A failure outranks the request, but this scope is gone for it all the same.
+        absorbed = token.absorb(self) and not failing and not passing
+        if absorbed or unwinding:
+            self.outcome = "cancelled"
+        else:
+            self.outcome = "failed" if failing else "completed"
+        hooks = [self.closing]
+        if absorbed:
+            hooks.insert(0, self.cancelled)
+        if failing and token.exception is None:
+            token.exception = error
+            if self.name == "fit" or "fit" in token.open_scopes:
+                hooks.insert(0, self.failed)
+        errors = self._run(hooks)
+        if errors:
+            raised = combine_errors([error, *errors] if error and failing else errors)
+            if raised is not error:
+                raise _without_unwind(raised)
+        if failing:
+            return False
+        if absorbed or error is None:
+            token.check()
+        return absorbed
+
+    def _run(self, hooks: list[Callable[[], object] | None]) -> list[BaseException]:
+        """Call every hook with the outcome readable, and return what they raised."""
+        errors: list[BaseException] = []
+        self.token.outcome = self.outcome
+        for hook in hooks:
+            if hook is not None:
+                try:
+                    hook()
+                except BaseException as error:
+                    errors.append(error)
+        self.token.outcome = None
+        return errors
+
+
+def _without_unwind(error: BaseException) -> BaseException:
+    """Cut the private unwinding out of the chain that a traceback prints."""
+    link = error
+    while link.__context__ is not None:
+        if isinstance(link.__context__, Unwind):
+            link.__context__ = None
+            break
+        link = link.__context__
+    return error
+
+
+def _caller() -> str:
+    """Name the function that called ``cancel``, and its thread unless that is the main one."""
+    name = sys._getframe(2).f_code.co_qualname
+    thread = threading.current_thread()
+    return name if thread is threading.main_thread() else f"{name} in thread {thread.name!r}"

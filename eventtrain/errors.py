@@ -1,0 +1,89 @@
+"""Exceptions that eventtrain raises on its own account.
+
+Wrong argument types and values raise Python's ``TypeError`` and
+``ValueError``. The classes here mark what a caller may want to catch by name;
+each also derives from the built-in exception closest in meaning.
+"""
+
+from __future__ import annotations
+
+import difflib
+import traceback
+from collections.abc import Iterable, Sequence
+
+
+class EventTrainError(Exception):
+    """Base of every exception that eventtrain defines."""
+
+
+class UnknownEventError(EventTrainError, KeyError):
+    """An event name that the bus does not declare."""
+
+    # KeyError prints the repr of its argument, which would quote the sentence.
+    __str__ = Exception.__str__
+
+
+class OrderError(EventTrainError, ValueError):
+    """``before=``/``after=`` constraints that name nobody or contradict each other."""
+
+
+class ScopeNotOpenError(EventTrainError, RuntimeError):
+    """A cancellation of a scope that is not open.
+
+    Attributes:
+        scope: The scope that was asked for.
+        open_scopes: Names of the scopes open at that moment, outermost first.
+    """
+
+    def __init__(self, scope: str, open_scopes: Sequence[str]) -> None:
+        self.scope = scope
+        self.open_scopes = tuple(open_scopes)
+        state = f"open now: {' > '.join(open_scopes)}" if open_scopes else "no scope is open"
+        super().__init__(
+            f"cannot cancel {scope!r}: that scope is not open ({state}). "
+            "A scope is open from its begin_ event until just before its after_ event."
+        )
+
+
+class CallbackError(EventTrainError, TypeError):
+    """A ``Callback`` class or instance that cannot be used as written."""
+
+
+class PluginError(EventTrainError, RuntimeError):
+    """A plugin that could not be loaded; nothing of it stays on the bus."""
+
+
+class DataError(EventTrainError, ValueError):
+    """Data that is missing, damaged or of the wrong form."""
+
+
+class EmptyLoaderError(DataError):
+    """A loader that gave no batch."""
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Return a hint such as ``" Did you mean 'after_loss'?"``, or an empty string."""
+    matches = difflib.get_close_matches(str(name), list(choices), n=1)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def combine_errors(errors: Sequence[BaseException]) -> BaseException:
+    """Choose the exception to raise out of several and attach the others as notes.
+
+    The first one is kept, so that its type still selects ``except`` clauses;
+    but one outside ``Exception`` (``KeyboardInterrupt``, ``SystemExit``)
+    outranks the others, because nothing may swallow it.
+
+    Args:
+        errors: At least one exception, in the order they were raised.
+
+    Returns:
+        The chosen exception. The others stand in its ``__notes__`` with their
+        tracebacks.
+    """
+    chosen = next((e for e in errors if not isinstance(e, Exception)), errors[0])
+    for error in errors:
+        if error is not chosen:
+            text = "".join(traceback.format_exception(error)).rstrip()
+            chosen.add_note(f"Raised as well, while scopes were closing:\n{text}")
+    return chosen

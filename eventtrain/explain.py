@@ -1,0 +1,82 @@
+"""The order of handlers, as a table for people and as plain data for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+
+from .handlers import Handler
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One handler: where it stands, why, and where it comes from."""
+
+    event: str
+    position: int
+    handler: str
+    priority: float
+    constraints: str
+    filter: str
+    on_error: str
+    source: str
+    sender: str
+    calls: int | None
+
+
+class Explanation(Sequence[Row]):
+    """Every handler in its true order. ``print`` it, iterate over it, or take ``to_dicts()``."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = tuple(rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._rows)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        return self._rows[index]
+
+    def to_dicts(self) -> list[dict[str, object]]:
+        """Return one dictionary a handler, with the fields of ``Row``."""
+        return [asdict(row) for row in self._rows]
+
+    def __str__(self) -> str:
+        if not self._rows:
+            return "no handlers"
+        titles = [field.name for field in fields(Row)]
+        cells = [[_text(getattr(row, title)) for title in titles] for row in self._rows]
+        kept = [i for i, _ in enumerate(titles) if any(row[i] for row in cells)]
+        table = [[row[i] for i in kept] for row in [titles, *cells]]
+        widths = [max(len(row[i]) for row in table) for i in range(len(kept))]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in table]
+        return "\n".join(line.rstrip() for line in lines)
+
+    __repr__ = __str__
+
+
+def row_of(handler: Handler, position: int, sender: str) -> Row:
+    """Describe ``handler``, the ``position``-th to run, counted from 1."""
+    constraints = [f"before {name}" for name in handler.before]
+    constraints += [f"after {name}" for name in handler.after]
+    source = f"{handler.source} ({handler.plugin})" if handler.plugin else handler.source
+    return Row(
+        event=handler.event,
+        position=position,
+        handler=handler.name,
+        priority=handler.priority,
+        constraints=", ".join(constraints),
+        filter=handler.describe_filter(),
+        on_error="" if handler.options.on_error == "raise" else handler.options.on_error,
+        source=source,
+        sender=sender,
+        calls=handler.calls,
+    )
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)

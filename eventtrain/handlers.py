@@ -1,0 +1,337 @@
+"""One handler of one event: what to call, when, in what order, and what if it fails."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .events import PHASES
+
+Receiver = Callable[..., object]
+OnError = Literal["raise", "warn", "disable"]
+logger = logging.getLogger("eventtrain")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a handler is subscribed; see ``EventBus.on`` for the meaning of each field.
+
+    Raises:
+        TypeError: A value has the wrong type.
+        ValueError: A value is out of range.
+    """
+
+    priority: float = 0
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    name: str | None = None
+    every: int = 1
+    once: bool = False
+    when: Callable[[Any], object] | None = None
+    during: str | None = None
+    weak: bool = False
+    on_error: OnError = "raise"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.priority, bool) or not isinstance(self.priority, (int, float)):
+            raise TypeError(f"priority must be a number, got {self.priority!r}")
+        if math.isnan(self.priority):
+            raise ValueError("priority must be a number, got nan")
+        if isinstance(self.every, bool) or not isinstance(self.every, int):
+            raise TypeError(f"every must be a whole number, got {self.every!r}")
+        if self.every < 1:
+            raise ValueError(f"every must be at least 1, got {self.every}")
+        if self.when is not None and not callable(self.when):
+            raise TypeError(f"when must be a function of the run, got {self.when!r}")
+        if self.during is not None and self.during not in PHASES:
+            raise ValueError(f"during must be one of {', '.join(PHASES)}, got {self.during!r}")
+        if self.on_error not in ("raise", "warn", "disable"):
+            raise ValueError(f"on_error must be raise, warn or disable, got {self.on_error!r}")
+        object.__setattr__(self, "before", names(self.before))
+        object.__setattr__(self, "after", names(self.after))
+
+
+def names(value: str | Iterable[str]) -> tuple[str, ...]:
+    """Return one name or several as a tuple."""
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+class Handler:
+    """A receiver on one event, with its options; what a signal's order consists of.
+
+    Attributes:
+        event: Name of the event.
+        name: The name that ``before=`` and ``after=`` of others refer to.
+        priority, before, after: What its place in the order follows from.
+        options: All options.
+        source: Where the function was written, as ``module:line``.
+        plugin: Which plugin brought it, as people should read it; ``None`` for user code.
+        calls: How often it has run, counted for handlers with a filter;
+            ``None`` for the others, which are called without any detour.
+        key: What its signal knows it by; ``None`` while it is on none.
+        detach: Takes it off its signal; does nothing the second time.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_receiver",
+        "_seen",
+        "after",
+        "before",
+        "calls",
+        "detach",
+        "event",
+        "key",
+        "name",
+        "options",
+        "plugin",
+        "priority",
+        "source",
+    )
+
+    def __init__(
+        self,
+        event: str,
+        receiver: Receiver,
+        options: Options,
+        *,
+        origin: Receiver | None = None,
+        plugin: str | None = None,
+    ) -> None:
+        written = origin or receiver
+        self.event = event
+        self.options = options
+        self.name = options.name or name_of(written)
+        self.priority = options.priority
+        self.before = options.before
+        self.after = options.after
+        self.source = source_of(written)
+        self.plugin = plugin
+        self.key: Any = None
+        self.detach: Callable[[], None] = _nothing
+        self._receiver: Any = receiver
+        if options.weak:
+            self._receiver = reference_to(receiver, self._receiver_died)
+        self._seen = 0
+        self.calls: int | None = 0 if self._is_filtered else None
+
+    @property
+    def _is_filtered(self) -> bool:
+        options = self.options
+        return (
+            options.every > 1
+            or options.once
+            or options.when is not None
+            or options.during is not None
+        )
+
+    @property
+    def receiver(self) -> Receiver | None:
+        """The function that runs; ``None`` once a weakly held one is gone."""
+        if self.options.weak:
+            receiver: Receiver | None = self._receiver()
+            return receiver
+        held: Receiver = self._receiver
+        return held
+
+    def __call__(self, sender: object, **arguments: object) -> object:
+        """Run it as ``blinker.Signal.send`` does, filters and all."""
+        if arguments:
+            receiver = self.receiver
+            return None if receiver is None else receiver(sender, **arguments)
+        return self.compile()(sender)
+
+    def __repr__(self) -> str:
+        return f"<{self.describe()}>"
+
+    def describe(self) -> str:
+        """Name it for a message: event, handler, priority, source and plugin."""
+        plugin = f", plugin {self.plugin}" if self.plugin else ""
+        return (
+            f"handler {self.name!r} of event {self.event!r} "
+            f"(priority {self.priority:g}, {self.source}{plugin})"
+        )
+
+    def describe_filter(self) -> str:
+        """Return the filter options that are set, as they would be written."""
+        options = self.options
+        parts = []
+        if options.every > 1:
+            parts.append(f"every={options.every}")
+        if options.once:
+            parts.append("once")
+        if options.during is not None:
+            parts.append(f"during={options.during}")
+        if options.when is not None:
+            parts.append(f"when={name_of(options.when)}")
+        return " ".join(parts)
+
+    def compile(self) -> Callable[[Any], object]:
+        """Return what an emission calls: the bare function when nothing stands between."""
+        call: Callable[[Any], object] = self._dereferencing() if self.options.weak else self._receiver
+        if self._is_filtered:
+            call = self._filtering(call)
+        if self.options.on_error != "raise":
+            call = self._guarding(call)
+        return call
+
+    def _dereferencing(self) -> Callable[[Any], object]:
+        reference = self._receiver
+
+        def call(sender: object) -> object:
+            receiver = reference()
+            return None if receiver is None else receiver(sender)
+
+        return call
+
+    def _filtering(self, receiver: Callable[[Any], object]) -> Callable[[Any], object]:
+        options = self.options
+        during, when, every, once = options.during, options.when, options.every, options.once
+
+        def call(sender: Any) -> object:
+            if during is not None and sender.phase != during:
+                return None
+            if when is not None and not when(sender):
+                return None
+            if every > 1:
+                self._seen += 1
+                if self._seen % every:
+                    return None
+            if once:
+                self.detach()
+            self.calls += 1  # type: ignore[operator]  # a filtered handler counts
+            return receiver(sender)
+
+        return call
+
+    def _guarding(self, receiver: Callable[[Any], object]) -> Callable[[Any], object]:
+        disable = self.options.on_error == "disable"
+
+        def call(sender: object) -> object:
+            try:
+                result = receiver(sender)
+                reject_flag(result)
+                return result
+            except Exception as error:
+                if disable:
+                    self.detach()
+                    logger.exception("%s failed and has been disconnected", self.describe())
+                else:
+                    text = f"{self.describe()} failed: {type(error).__name__}: {error}"
+                    warnings.warn(text, RuntimeWarning, stacklevel=2)
+                return None
+
+        return call
+
+    def _receiver_died(self, _: object) -> None:
+        self.detach()
+
+
+def _nothing() -> None:
+    return None
+
+
+class Subscription:
+    """What ``on`` returns: a handle on handlers subscribed together.
+
+    As a context manager it disconnects them when the block is left.
+    """
+
+    __slots__ = ("handlers",)
+
+    def __init__(self, handlers: Sequence[Handler]) -> None:
+        self.handlers = tuple(handlers)
+
+    @property
+    def connected(self) -> bool:
+        """Whether any of the handlers is still subscribed."""
+        return any(handler.key is not None for handler in self.handlers)
+
+    def disconnect(self) -> None:
+        """End the subscription; does nothing the second time."""
+        for handler in self.handlers:
+            handler.detach()
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.disconnect()
+
+    def __repr__(self) -> str:
+        state = "" if self.connected else "disconnected: "
+        return f"<Subscription: {state}{'; '.join(h.describe() for h in self.handlers)}>"
+
+
+def reject_flag(result: object) -> None:
+    """Refuse a handler's ``True`` or ``False``, which in other frameworks steers the loop.
+
+    Raises:
+        TypeError: It is one of the two; the message says how to cancel.
+    """
+    if result is True or result is False:
+        raise TypeError(
+            f"a handler returned {result}, which steers nothing here. To cancel, call "
+            'run.token.cancel("batch", "why") (or another scope); otherwise return None.'
+        )
+
+
+def reference_to(receiver: Receiver, callback: Callable[[Any], None]) -> Any:
+    """Return a weak reference to a function or a bound method.
+
+    Raises:
+        TypeError: The receiver cannot be referred to weakly.
+    """
+    if inspect.ismethod(receiver):
+        return weakref.WeakMethod(receiver, callback)
+    return weakref.ref(receiver, callback)
+
+
+def name_of(receiver: object) -> str:
+    """Return the name a handler goes by unless it is given one."""
+    while hasattr(receiver, "func"):  # functools.partial
+        receiver = receiver.func
+    return getattr(receiver, "__name__", None) or type(receiver).__name__
+
+
+def source_of(receiver: object) -> str:
+    """Return ``module:line`` of a function, method or callable object."""
+    while hasattr(receiver, "func"):
+        receiver = receiver.func
+    function = inspect.unwrap(receiver) if callable(receiver) else receiver
+    if not hasattr(function, "__code__") and not inspect.ismethod(function):
+        function = getattr(type(receiver), "__call__", receiver)
+    code = getattr(function, "__code__", None)
+    module = getattr(receiver, "__module__", None) or type(receiver).__module__
+    return f"{module}:{code.co_firstlineno}" if code else str(module)
+
+
+def check_receiver(receiver: object, event: str) -> None:
+    """Check that ``receiver`` can be called with one argument, the sender.
+
+    Raises:
+        TypeError: It is not callable, is a coroutine function, or takes other
+            arguments. The message names the handler and the event.
+    """
+    where = f"handler {name_of(receiver)!r} for event {event!r}"
+    if not callable(receiver):
+        raise TypeError(f"{where} is not callable: {receiver!r}")
+    if inspect.iscoroutinefunction(receiver):
+        raise TypeError(f"{where} is a coroutine function; handlers run synchronously")
+    try:
+        signature = inspect.signature(receiver)
+    except (TypeError, ValueError):  # a builtin that does not tell
+        return
+    try:
+        signature.bind(object())
+    except TypeError:
+        raise TypeError(
+            f"{where} takes {signature}, but a handler is called with one argument, the run: "
+            f"def {name_of(receiver)}(run)"
+        ) from None

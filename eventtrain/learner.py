@@ -1,0 +1,71 @@
+"""What is trained: a model with its optimizer, loss and data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .data import DataBunch
+from .errors import DataError
+
+
+@dataclass(eq=False)
+class Learner:
+    """Model, optimizer, loss function and data, together and mutable.
+
+    The loop reads them where it uses them, so a change takes effect at the
+    next use, in the middle of a fit too.
+
+    Attributes:
+        model: Called with ``xb``; usually an ``nn.Module``.
+        opt: A ``torch.optim`` optimizer, or anything with ``step`` and ``zero_grad``.
+        loss_func: ``loss_func(pred, yb)``, a scalar tensor.
+        data: The loaders.
+    """
+
+    model: Any
+    opt: Any
+    loss_func: Callable[..., Any]
+    data: DataBunch
+
+
+def get_model(
+    data: DataBunch, lr: float = 0.5, nh: int = 50
+) -> tuple[nn.Sequential, torch.optim.Optimizer]:
+    """Return a classifier with one hidden layer, and plain SGD over its parameters.
+
+    Args:
+        data: Its ``train_ds.x`` is float [n, features]; ``c`` is the number of
+            classes, taken from the largest label in ``train_ds.y`` when it is ``None``.
+        lr: Learning rate.
+        nh: Number of hidden units.
+
+    Returns:
+        ``(model, opt)``; the model maps [batch, features] to logits [batch, c].
+
+    Raises:
+        DataError: ``train_ds.x`` is not two-dimensional.
+    """
+    x = data.train_ds.x
+    if x.ndim != 2:
+        raise DataError(f"get_model needs inputs of shape [n, features], got {list(x.shape)}")
+    classes = int(data.train_ds.y.max()) + 1 if data.c is None else int(data.c)
+    model = nn.Sequential(nn.Linear(x.shape[1], nh), nn.ReLU(), nn.Linear(nh, classes))
+    return model, torch.optim.SGD(model.parameters(), lr=lr)
+
+
+def accuracy(out: Tensor, yb: Tensor) -> Tensor:
+    """Return the share of rows whose largest logit is at the label.
+
+    Args:
+        out: Logits, float [batch, classes].
+        yb: Labels, int64 [batch].
+
+    Returns:
+        A float32 scalar on the device of ``out``, in [0, 1].
+    """
+    return (out.argmax(dim=1) == yb).float().mean()

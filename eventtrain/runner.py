@@ -1,0 +1,336 @@
+"""The loop: what is done with a batch, an epoch, a fit, and the events around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from .batch import batch_parts, loader_length, move_to
+from .bus import EventBus
+from .callback import Callback, TrainEvalCallback, listify
+from .cancellation import CancellationToken
+from .errors import CallbackError, DataError, EmptyLoaderError
+from .interrupts import Interrupts, OnInterrupt
+from .learner import Learner
+from .state import FitResult, RunState
+
+
+class Runner(RunState):
+    """Trains learners, and tells the handlers on its bus what is going on.
+
+    Args:
+        cbs: A callback or several.
+        cb_funcs: Functions that make a callback, called here; one or several.
+        bus: A bus to share with other runners; one of its own by default.
+        on_interrupt: What follows when Ctrl-C or SIGTERM has cancelled a run and
+            all closing events have run: ``"raise"`` hands the signal to the
+            handler that stood before (Python's own raises ``KeyboardInterrupt``),
+            ``"return"`` returns the result.
+
+    Attributes:
+        bus: The ``EventBus``.
+        cbs: The callbacks, ``TrainEvalCallback`` first; each is ``run.<its name>`` too.
+
+    Raises:
+        CallbackError: Two callbacks share a name, or one has a name of the runner's.
+    """
+
+    def __init__(
+        self,
+        cbs: Callback | Iterable[Callback] | None = None,
+        cb_funcs: Callable[[], Callback] | Iterable[Callable[[], Callback]] | None = None,
+        *,
+        bus: EventBus | None = None,
+        on_interrupt: OnInterrupt = "raise",
+    ) -> None:
+        if on_interrupt not in ("raise", "return"):
+            raise ValueError(f"on_interrupt must be 'raise' or 'return', got {on_interrupt!r}")
+        super().__init__()
+        self.bus = EventBus() if bus is None else bus
+        self._on_interrupt = on_interrupt
+        made = [make() for make in listify(cb_funcs)]
+        self.cbs: list[Callback] = [TrainEvalCallback(), *listify(cbs), *made]
+        self._named = _by_name(self.cbs, self)
+        handlers = [handler for callback in self.cbs for handler in callback.handlers()]
+        self.bus.attach(handlers, sender=self)
+        for callback in self.cbs:
+            callback.set_runner(self)
+
+    def on(self, event: str | Iterable[str], fn: Any = None, **options: Any) -> Any:
+        """Subscribe a handler to this runner's events; see ``EventBus.on``."""
+        return self.bus.on(event, fn, sender=self, **options)
+
+    def fit(
+        self, epochs: int, learn: Learner, token: CancellationToken | None = None
+    ) -> FitResult:
+        """Train for some epochs, validating after each where there is a loader for it.
+
+        Args:
+            epochs: How many; 0 fires ``begin_fit`` and ``after_fit`` alone.
+            learn: What to train.
+            token: Steers the fit; a new one by default. One that is cancelled
+                already keeps the fit from starting: no event fires.
+
+        Returns:
+            How it ended; also in ``run.result``, and there after an exception too.
+
+        Raises:
+            ValueError: ``epochs`` is negative.
+            EmptyLoaderError: A loader gives no batch.
+            RuntimeError: This runner is running already.
+        """
+        if isinstance(epochs, bool) or not isinstance(epochs, int):
+            raise TypeError(f"epochs must be a whole number, got {epochs!r}")
+        if epochs < 0:
+            raise ValueError(f"epochs must be 0 or more, got {epochs}")
+        return self._run(learn, token, "fit", lambda: self._all_epochs(epochs))
+
+    def _all_epochs(self, epochs: int) -> None:
+        scope, emit = self.scope, self.emit
+        self.epochs = epochs
+        with scope.fit:
+            emit.begin_fit()
+            for self.epoch in range(epochs):
+                self._start_row()
+                with scope.epoch:
+                    emit.begin_epoch()
+                    self._train()
+                    if self.data.valid_dl is not None:
+                        self._validate()
+                self._epochs_done += scope.epoch.outcome == "completed"
+
+    def _train(self) -> None:
+        self.iters = self._train_iters = loader_length(self.data.train_dl)
+        with self.scope.train:
+            self.emit.begin_train()
+            self.all_batches(self.data.train_dl)
+
+    def _validate(self) -> None:
+        self.iters = loader_length(self.data.valid_dl)
+        with torch.no_grad(), self.scope.validate:
+            self.emit.begin_validate()
+            self.all_batches(self.data.valid_dl)
+
+    def all_batches(self, dl: Iterable[Any]) -> None:
+        """Run every batch of ``dl`` through ``one_batch``, each in its scope.
+
+        Raises:
+            EmptyLoaderError: ``dl`` gives no batch.
+            DataError: ``dl`` ends before its own length.
+        """
+        scope, emit, device = self.scope.batch, self.emit, _device_to_move_to(self.model)
+        try:
+            for self.batch_index, batch in enumerate(dl):
+                self.batch = batch if device is None else move_to(batch, device)
+                self.xb, self.yb = batch_parts(self.batch)
+                self.pred = self.loss = None
+                with scope:
+                    try:
+                        emit.begin_batch()
+                        self.one_batch()
+                    finally:
+                        if self.in_train:
+                            self.n_iter += 1
+            _check_end(dl, self)
+        finally:
+            self.batch_index = None
+
+    def one_batch(self) -> None:
+        """Do with ``self.xb`` and ``self.yb`` what the algorithm does with a batch.
+
+        Override it for another algorithm, with ``self.emit`` and ``self.scope`` as here.
+        """
+        learn, emit = self._learner("learn"), self.emit
+        self.pred = learn.model(self.xb)
+        emit.after_pred()
+        if self.phase == "predict":
+            return
+        self.loss = learn.loss_func(self.pred, self.yb)
+        emit.after_loss()
+        if not self.in_train:
+            return
+        self.loss.backward()
+        emit.after_backward()
+        with self.scope.step as step:
+            emit.begin_step()
+            learn.opt.step()
+        if step.outcome == "completed":
+            self.steps += 1
+            emit.after_step()
+            learn.opt.zero_grad()
+
+    def validate(self, learn: Learner, token: CancellationToken | None = None) -> FitResult:
+        """Run the validation phase alone: no gradients, the model in evaluation mode.
+
+        Returns:
+            The result; ``history[0]`` holds what callbacks measured. The model is
+            in the mode it was in before.
+
+        Raises:
+            DataError: ``learn.data`` has no validation loader.
+        """
+        if learn.data.valid_dl is None:
+            raise DataError("there is no validation loader: learn.data.valid_dl is None")
+
+        def loop() -> None:
+            self._start_row()
+            self._validate()
+
+        return self._run_in_mode_of(learn, token, "validate", loop)
+
+    def predict(
+        self,
+        learn: Learner,
+        dl: Iterable[Any],
+        *,
+        with_targets: bool = False,
+        token: CancellationToken | None = None,
+    ) -> Any:
+        """Run the model over ``dl``: no gradients, evaluation mode, no loss.
+
+        Predictions stay on the device until the last batch. A run that is
+        cancelled returns the batches it finished, and ``run.result`` tells.
+
+        Args:
+            learn: Its model is used.
+            dl: Batches as for training; the model gets ``xb``.
+            with_targets: Return ``(predictions, targets)``.
+            token: As in ``fit``.
+
+        Returns:
+            The predictions for all batches, in order, joined along the first
+            dimension, on the CPU; empty when no batch was finished.
+        """
+        pairs: list[tuple[Tensor, Any]] = []
+
+        def loop() -> None:
+            self.iters = loader_length(dl)
+            with torch.no_grad(), self.scope.predict:
+                self.emit.begin_predict()
+                self.all_batches(dl)
+
+        def collect(run: Runner) -> None:
+            pairs.append((run.pred, run.yb))
+
+        # Last, so that handlers may put another prediction in its place.
+        with self.on("after_pred", collect, priority=float("-inf")):
+            self._run_in_mode_of(learn, token, "predict", loop)
+        preds = _joined([pred for pred, _ in pairs])
+        return (preds, _joined([yb for _, yb in pairs])) if with_targets else preds
+
+    def _run_in_mode_of(
+        self, learn: Learner, token: CancellationToken | None, root: str, loop: Callable[[], None]
+    ) -> FitResult:
+        """Run ``loop`` and put the model's mode back."""
+        mode = getattr(learn.model, "training", None)
+        try:
+            return self._run(learn, token, root, loop)
+        finally:
+            if mode is not None:
+                learn.model.train(mode)
+
+    def _run(
+        self, learn: Learner, token: CancellationToken | None, root: str, loop: Callable[[], None]
+    ) -> FitResult:
+        """Run ``loop`` with state, token and signal handlers in place, and clean up after it."""
+        if self._is_running:
+            raise RuntimeError("this runner is running already: inside a handler, use another one")
+        self._is_running = True
+        self._clear_counters()
+        self.learn, self.token = learn, token or CancellationToken()
+        for callback in self.cbs:
+            callback.set_runner(self)
+        self.emit, self.scope = self.bus.bind(self, self.token)
+        known, start, failure = len(self.token.history), time.perf_counter(), None
+        try:
+            with Interrupts(self.token, self._on_interrupt):
+                try:
+                    if self.token.pending is None:
+                        loop()
+                except BaseException as error:
+                    failure = error
+                    raise
+        finally:
+            seconds = time.perf_counter() - start
+            self.result = self._summary(getattr(self.scope, root), known, failure, seconds)
+            failure = None  # its traceback refers to this frame
+            if token is None:
+                self.token.finish()
+            self.token.forget()
+            self._drop_references()
+            self._is_running = False
+        return self.result
+
+    def _start_row(self) -> None:
+        self.history.append({"epoch": self.epoch})
+        self._first_iter = self.n_iter
+
+    def __getattr__(self, name: str) -> Callback:
+        callback = self.__dict__.get("_named", {}).get(name)
+        if callback is None:
+            hint = "; it exists during a run only" if name in ("emit", "scope") else ""
+            raise AttributeError(f"the runner has no attribute or callback {name!r}{hint}")
+        found: Callback = callback
+        return found
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._named})
+
+    def __repr__(self) -> str:
+        state = "running" if self._is_running else "idle"
+        return f"<Runner, {state}: {', '.join(self._named)}>"
+
+
+def _by_name(callbacks: Sequence[Callback], run: Runner) -> dict[str, Callback]:
+    named: dict[str, Callback] = {}
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise CallbackError(f"a callback must be an instance of Callback, got {callback!r}")
+        name = callback.name
+        if name in named:
+            raise CallbackError(
+                f"two callbacks are called {name!r}: {named[name]!r} and {callback!r}. "
+                "Give one of them another name: callback.name = ..."
+            )
+        if name in run.__dict__ or hasattr(Runner, name):
+            raise CallbackError(f"callback name {name!r} is an attribute of the runner's own")
+        named[name] = callback
+    return named
+
+
+def _device_to_move_to(model: Any) -> torch.device | None:
+    """Return the device that batches must be moved to; ``None`` when they are to stay."""
+    parameters = getattr(model, "parameters", None)
+    first = next(iter(parameters()), None) if parameters is not None else None
+    return None if first is None or first.device.type == "cpu" else first.device
+
+
+def _check_end(dl: Iterable[Any], run: Runner) -> None:
+    """Tell a loader that has run out from one that has nothing, or lost its end."""
+    where = f"the {run.phase} loader" + ("" if run.epoch is None else f" in epoch {run.epoch}")
+    if run.batch_index is None:
+        raise EmptyLoaderError(
+            f"{where} gave no batch ({type(dl).__name__}). A generator can be read only once: "
+            "pass something that can be iterated over in every epoch."
+        )
+    count, length = run.batch_index + 1, loader_length(dl)
+    if (
+        length is not None
+        and count < length
+        and isinstance(dl, DataLoader)
+        and not isinstance(dl.dataset, IterableDataset)
+    ):
+        # DataLoader takes a StopIteration out of a dataset for its own end.
+        raise DataError(
+            f"{where} ended after {count} of {length} batches. "
+            "Look for a StopIteration raised in its dataset, sampler or collate function."
+        )
+
+
+def _joined(batches: list[Tensor]) -> Tensor:
+    return torch.cat(batches).cpu() if batches else torch.empty(0)

@@ -1,0 +1,164 @@
+"""The state of a run that handlers read, and the record that remains of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .binding import Emitter, Scopes
+from .cancellation import Cancellation, CancellationToken, Outcome, Scope
+from .data import DataBunch
+from .learner import Learner
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """How a run ended and what it did.
+
+    Attributes:
+        outcome: ``"completed"``, ``"cancelled"`` or ``"failed"``.
+        reason: The reason of the cancellation that ended it, or the exception
+            that did; ``None`` when it completed.
+        cancellations: Every request during the run, oldest first.
+        epochs: Epochs that ran to their end.
+        steps: Optimizer steps taken.
+        seconds: Wall time.
+        history: One row an epoch, ``{"epoch": 0, ...}``, filled in by callbacks.
+    """
+
+    outcome: Outcome
+    reason: str | None
+    cancellations: tuple[Cancellation, ...]
+    epochs: int
+    steps: int
+    seconds: float
+    history: list[dict[str, Any]] = field(default_factory=list, repr=False)
+
+
+class RunState:
+    """What a run knows about itself. ``Runner`` adds the loop.
+
+    Attributes:
+        learn: The ``Learner`` during a run, else ``None``.
+        token: The ``CancellationToken`` of the run; an idle one between runs.
+        epoch, epochs: Index of the epoch from 0, and their number; ``None`` before.
+        n_iter: Training batches that have ended in this fit.
+        steps: Optimizer steps taken in this fit.
+        iters: Batches in the current phase, ``None`` where the loader cannot tell.
+        batch_index: Index of the batch in its phase from 0, ``None`` between phases.
+        phase: ``"train"``, ``"validate"`` or ``"predict"`` from its ``begin_`` event
+            on, until the next epoch begins.
+        in_train: Whether the model is in training mode.
+        batch: The batch as loaded, on the model's device.
+        xb, yb: Its two parts, or the whole batch twice where it has not two.
+        pred, loss: What model and loss function returned for this batch; ``None``
+            until then.
+        history: One row an epoch, ``{"epoch": 0}``, for callbacks to fill in.
+        result: The ``FitResult`` of the last run, also when it raised.
+    """
+
+    emit: Emitter
+    """Fires events during a run: ``self.emit.after_loss()``."""
+    scope: Scopes
+    """Opens scopes during a run: ``with self.scope.batch:``."""
+
+    def __init__(self) -> None:
+        self.result: FitResult | None = None
+        self.in_train = False
+        self._is_running = False
+        self._clear_counters()
+        self._drop_references()
+
+    @property
+    def model(self) -> Any:
+        """``learn.model``."""
+        return self._learner("model").model
+
+    @property
+    def opt(self) -> Any:
+        """``learn.opt``."""
+        return self._learner("opt").opt
+
+    @property
+    def loss_func(self) -> Callable[..., Any]:
+        """``learn.loss_func``."""
+        return self._learner("loss_func").loss_func
+
+    @property
+    def data(self) -> DataBunch:
+        """``learn.data``."""
+        return self._learner("data").data
+
+    @property
+    def n_epochs(self) -> float:
+        """Epochs trained so far, with the fraction of the current one where its length is known."""
+        if self.epoch is None:
+            return 0.0
+        done = self.n_iter - self._first_iter
+        return self.epoch + (done / self._train_iters if self._train_iters else 0.0)
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """In a closing event, how its scope ended; between runs, how the last run did."""
+        if self._is_running:
+            return self.token.outcome
+        return None if self.result is None else self.result.outcome
+
+    @property
+    def exception(self) -> BaseException | None:
+        """The exception that is escaping, in ``fit_failed`` and the closing events after it."""
+        return self.token.exception
+
+    def _learner(self, name: str) -> Learner:
+        if self.learn is None:
+            raise AttributeError(f"{name!r} is there during a run only: no learner is being run")
+        return self.learn
+
+    def _clear_counters(self) -> None:
+        self.epoch: int | None = None
+        self.epochs: int | None = None
+        self.phase: str | None = None
+        self.n_iter = 0
+        self.steps = 0
+        self.history: list[dict[str, Any]] = []
+        self._epochs_done = 0
+        self._first_iter = 0
+        self._train_iters: int | None = None
+
+    def _drop_references(self) -> None:
+        """Forget everything that would keep a model, its data or its graph alive."""
+        self.learn: Learner | None = None
+        self.batch: Any = None
+        self.xb: Any = None
+        self.yb: Any = None
+        self.pred: Any = None
+        self.loss: Any = None
+        self.batch_index: int | None = None
+        self.iters: int | None = None
+        self.__dict__.pop("emit", None)
+        self.__dict__.pop("scope", None)
+        self.token = CancellationToken()
+        self.token.finish()
+
+    def _summary(
+        self, scope: Scope, known: int, failure: BaseException | None, seconds: float
+    ) -> FitResult:
+        """Make the result of a run whose outermost scope was ``scope``."""
+        token, reason = self.token, None
+        outcome: Outcome = scope.outcome or "cancelled"
+        if failure is not None:
+            outcome, reason = "failed", f"{type(failure).__name__}: {failure}"
+        elif outcome == "cancelled":
+            # Pending still: it was cancelled before it began, and nobody absorbed that.
+            ended_by = token.pending or token.absorbed
+            reason = None if ended_by is None else ended_by.reason
+        return FitResult(
+            outcome=outcome,
+            reason=reason,
+            cancellations=tuple(token.history[known:]),
+            epochs=self._epochs_done,
+            steps=self.steps,
+            seconds=seconds,
+            history=self.history,
+        )
