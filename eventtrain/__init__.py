@@ -1,4 +1,4 @@
-"""Event-bus training for PyTorch: ordered handlers, cancellation with a reason, a loop you can read."""
+"""Event-bus training for PyTorch: ordered handlers, cancellation with a reason."""
 
 from .bus import EventBus, Signal
 from .callback import Callback, TrainEvalCallback, camel2snake, handler, listify

@@ -8,11 +8,10 @@ once for a fit, so that a batch looks nothing up.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .cancellation import CancellationToken, Origin, Scope
-from .dispatch import compile_emission, running_handler
-from .errors import UnknownEventError, did_you_mean
+from .dispatch import Style, compile_emission, running_handler
 from .events import Event
 from .handlers import Handler
 
@@ -58,7 +57,8 @@ class Emitter:
 
     An event of kind opening or point is a checkpoint: after it, and after each
     of its handlers, a cancellation that was asked for takes effect. Closing
-    events are fired by the scopes.
+    events are fired by the scopes. Its own names start with an underscore,
+    which no event's name does.
     """
 
     def __init__(self, sender: Any, token: CancellationToken, scopes: Scopes) -> None:
@@ -66,16 +66,16 @@ class Emitter:
         self._token = token
         self._scopes = scopes
 
-    def __getattr__(self, name: str) -> Callable[[], None]:
-        hint = did_you_mean(name, vars(self))
-        raise UnknownEventError(f"the bus declares no event {name!r}.{hint}")
+    if TYPE_CHECKING:
+        # For the type checker alone: a class with a __getattr__ is slow to read from.
+        def __getattr__(self, name: str) -> Callable[[], None]: ...
 
-    def refresh(self, source: Source, event: Event) -> None:
+    def _refresh(self, source: Source, event: Event) -> None:
         """Take up a changed list of handlers, from the next emission on."""
         if not source.receivers:
             self._install(event, None)
             return
-        style = "closing" if event.kind == "closing" else "checkpoint"
+        style: Style = "closing" if event.kind == "closing" else "checkpoint"
 
         def compile_and_emit() -> None:
             handlers = source.handlers_for(self._sender)

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
 import blinker
-from blinker.base import ANY, ANY_ID, make_id
+from blinker._utilities import make_id
+from blinker.base import ANY, ANY_ID
 
 from .binding import Emitter, Scopes, origin_of
 from .cancellation import CancellationToken
@@ -16,7 +17,17 @@ from .dispatch import compile_emission
 from .errors import UnknownEventError, did_you_mean
 from .events import EVENTS, PHASES, Event
 from .explain import Explanation, Row, row_of
-from .handlers import Handler, OnError, Options, Receiver, Subscription, check_receiver
+from .handlers import (
+    Handler,
+    OnError,
+    Options,
+    Receiver,
+    Subscription,
+    check_receiver,
+    is_same,
+    name_of,
+    names,
+)
 from .ordering import in_order, require_names
 
 F = TypeVar("F", bound=Receiver)
@@ -50,7 +61,10 @@ class Signal(blinker.NamedSignal):
     @property
     def handlers(self) -> list[Handler]:
         """Every handler on this signal, for whatever sender, in order of dispatch."""
-        standing = [self._handlers[key] for key in list(self.receivers)]
+        # blinker keeps a receiver of its own that has no sender left.
+        standing = [
+            self._handlers[key] for key in list(self.receivers) if self._by_receiver.get(key)
+        ]
         return in_order(standing, self.name)
 
     def handlers_for(self, sender: object) -> list[Handler]:
@@ -69,7 +83,7 @@ class Signal(blinker.NamedSignal):
         self.__dict__.pop("emit", None)
         self._by_id.clear()
         for emitter in list(self._emitters):
-            emitter.refresh(self, self.event)
+            emitter._refresh(self, self.event)
 
     # Emission
 
@@ -120,6 +134,8 @@ class Signal(blinker.NamedSignal):
         """Connect as ``blinker`` does: weakly by default, at priority 0."""
         key = make_id(receiver)
         handler = Handler(self.name, receiver, Options(weak=weak))
+        others = [known for known in self.handlers if known.key != key]
+        in_order([*others, handler], self.name)  # its name may close a cycle of constraints
         handler.key = key
         self._handlers[key] = handler
         try:
@@ -140,7 +156,7 @@ class Signal(blinker.NamedSignal):
             yield
         finally:
             if stood is None or handler is None:
-                self.disconnect(receiver)
+                super().disconnect(receiver)
             elif key in self.receivers:
                 self.receivers[key], self._handlers[key] = stood, handler
                 if not had_sender:
@@ -152,7 +168,7 @@ class Signal(blinker.NamedSignal):
         """Disconnect a receiver, however it was connected, from one sender or from all."""
         sender_id = ANY_ID if sender is ANY else make_id(sender)
         for handler in list(self._handlers.values()):
-            if handler.receiver == receiver:
+            if is_same(handler.receiver, receiver):
                 self._disconnect(handler.key, sender_id)
                 self._drop_if_orphaned(handler.key)
         super().disconnect(receiver, sender)
@@ -162,7 +178,7 @@ class Signal(blinker.NamedSignal):
         if receiver_id not in self.receivers:
             handler = self._handlers.pop(receiver_id, None)
             if handler is not None:
-                handler.key = None
+                handler.leave()
         self.changed()
 
     def _drop_if_orphaned(self, key: Any) -> None:
@@ -185,7 +201,7 @@ class Signal(blinker.NamedSignal):
     # The rest of blinker's interface
 
     @property
-    def is_muted(self) -> bool:  # type: ignore[override]
+    def is_muted(self) -> bool:
         """Whether emissions call nobody."""
         return self._is_muted or self._mute_depth > 0
 
@@ -217,10 +233,13 @@ class Signal(blinker.NamedSignal):
 
     def send(self, sender: Any = None, /, **arguments: Any) -> list[tuple[Receiver, Any]]:
         """Call the receivers in order and return ``(receiver, value)`` pairs, as blinker does."""
-        return [
-            ((receiver.receiver or receiver) if isinstance(receiver, Handler) else receiver, value)
-            for receiver, value in super().send(sender, **arguments)
-        ]
+        return _with_functions(super().send(sender, **arguments))
+
+    async def send_async(
+        self, sender: Any = None, /, **arguments: Any
+    ) -> list[tuple[Receiver, Any]]:
+        """Await the receivers in order and return ``(receiver, value)`` pairs, as blinker does."""
+        return _with_functions(await super().send_async(sender, **arguments))
 
     def senders_of(self, handler: Handler) -> str:
         """Say whom a handler serves, for people; empty when it serves any sender."""
@@ -232,6 +251,8 @@ class Signal(blinker.NamedSignal):
 
     def _clear_state(self) -> None:
         super()._clear_state()
+        for handler in self._handlers.values():
+            handler.leave()
         self._handlers.clear()
         self.changed()
 
@@ -256,6 +277,9 @@ class EventBus(blinker.Namespace):
 
     def __eq__(self, other: object) -> bool:
         return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
 
     def __repr__(self) -> str:
         count = sum(len(signal.receivers) for signal in self.values())
@@ -329,7 +353,7 @@ class EventBus(blinker.Namespace):
         token.origin = origin_of(sender)
         for name in self:
             signal = self.signal(name)
-            emitter.refresh(signal, signal.event)
+            emitter._refresh(signal, signal.event)
         self._emitters.add(emitter)
         return emitter, scopes
 
@@ -341,7 +365,7 @@ class EventBus(blinker.Namespace):
         self, event: str | Iterable[str], fn: None = None, **options: Any
     ) -> Callable[[F], F]: ...
 
-    def on(
+    def on(  # type: ignore[misc]  # the overloads leave the options to this signature
         self,
         event: str | Iterable[str],
         fn: Receiver | None = None,
@@ -386,15 +410,20 @@ class EventBus(blinker.Namespace):
             ValueError: An option is out of range.
             OrderError: A constraint names nobody, or constraints form a cycle.
         """
-        options = Options(
-            priority=priority, before=before, after=after, name=name, every=every, once=once,
-            when=when, during=during, weak=weak, on_error=on_error,
-        )  # fmt: skip
         events = (event,) if isinstance(event, str) else tuple(event)
 
         def subscribe(function: Receiver) -> Subscription:
             for each in events:
                 check_receiver(function, each)
+            try:
+                options = Options(
+                    priority=priority, before=names(before), after=names(after), name=name,
+                    every=every, once=once, when=when, during=during, weak=weak, on_error=on_error,
+                )  # fmt: skip
+            except (TypeError, ValueError) as error:
+                who = name or name_of(function)
+                where = ", ".join(map(repr, events))
+                raise type(error)(f"handler {who!r} for event {where}: {error}") from None
             subscription = Subscription([Handler(each, function, options) for each in events])
             self.attach(subscription.handlers, sender)
             return subscription
@@ -420,14 +449,22 @@ class EventBus(blinker.Namespace):
         for handler in handlers:
             by_event.setdefault(handler.event, []).append(handler)
         for name, new in by_event.items():
-            signal = self.signal(name)
+            try:
+                signal = self.signal(name)
+            except UnknownEventError as error:
+                raise UnknownEventError(f"handler {new[0].name!r}: {error}") from None
             for handler in new:
                 _check_phase(signal.event, handler)
             together = [*signal.handlers, *new]
             require_names(new, together, name)
             in_order(together, name)
-        for handler in handlers:
-            self.signal(handler.event).attach(handler, sender)
+        try:
+            for handler in handlers:
+                self.signal(handler.event).attach(handler, sender)
+        except BaseException:  # from whoever listens to receiver_connected
+            for handler in handlers:
+                handler.detach()
+            raise
 
     def explain(self, event: str | None = None) -> Explanation:
         """Return the handlers of one event, or of all, in the order in which they run.
@@ -441,6 +478,15 @@ class EventBus(blinker.Namespace):
             for position, handler in enumerate(signal.handlers, 1):
                 rows.append(row_of(handler, position, signal.senders_of(handler)))
         return Explanation(rows)
+
+
+def _with_functions(results: list[tuple[Receiver, Any]]) -> list[tuple[Receiver, Any]]:
+    """Put the user's functions in the place of their handlers."""
+    pairs = []
+    for receiver, value in results:
+        function = receiver.receiver if isinstance(receiver, Handler) else receiver
+        pairs.append((receiver if function is None else function, value))
+    return pairs
 
 
 def _check_phase(event: Event, handler: Handler) -> None:

@@ -28,7 +28,7 @@ def camel2snake(name: str) -> str:
 
 
 def listify(value: Any) -> list[Any]:
-    """Return ``value`` as a new list: ``None`` is empty, a string or any non-iterable is one item."""
+    """Return ``value`` as a new list: empty for ``None``, one item for a string or non-iterable."""
     if value is None:
         return []
     if isinstance(value, str) or not isinstance(value, Iterable):
@@ -212,4 +212,6 @@ class TrainEvalCallback(Callback):
 def _enter(run: Runner, phase: str | None, *, training: bool) -> None:
     run.phase = phase
     run.in_train = training
-    run.model.train(training)
+    train = getattr(run.model, "train", None)
+    if train is not None:  # a plain function has no modes
+        train(training)

@@ -16,10 +16,11 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal
+from typing import Literal, NoReturn
 
 from .errors import ScopeNotOpenError, combine_errors
 
@@ -195,10 +196,8 @@ class CancellationToken:
             token = reference()
             if token is None:
                 return
-            try:
+            with suppress(ScopeNotOpenError):
                 token.cancel(scope, reason or f"{seconds:g} s have passed", by="timer")
-            except ScopeNotOpenError:
-                pass
 
         timer = threading.Timer(seconds, fire)
         timer.daemon = True
@@ -238,10 +237,8 @@ class CancellationToken:
 
     def _follow(self, record: Cancellation) -> None:
         """Accept a parent's request, unless this token's fit has ended already."""
-        try:
+        with suppress(ScopeNotOpenError):
             self._accept(record)
-        except ScopeNotOpenError:
-            pass
 
     def _find(self, name: str) -> Scope | None:
         """Return the innermost open scope called ``name``; ``None`` is a fit yet to begin."""
@@ -321,9 +318,9 @@ class Scope:
         token = self.token
         if self.is_open:
             raise RuntimeError(f"scope {self.name!r} is open already; leave it before entering it")
+        self.outcome = None
         if token.pending is not None:
             token.check()
-        self.outcome = None
         self.is_open = True
         self.parent = token._top
         token._top = self
@@ -363,29 +360,31 @@ class Scope:
             self.outcome = "cancelled"
         else:
             self.outcome = "failed" if failing else "completed"
-        hooks = [self.closing]
+        hooks = ["closing"]
         if absorbed:
-            hooks.insert(0, self.cancelled)
+            hooks.insert(0, "cancelled")
         if failing and token.exception is None:
             token.exception = error
             if self.name == "fit" or "fit" in token.open_scopes:
-                hooks.insert(0, self.failed)
+                hooks.insert(0, "failed")
         errors = self._run(hooks)
         if errors:
             raised = combine_errors([error, *errors] if error and failing else errors)
             if raised is not error:
-                raise _without_unwind(raised)
+                _raise_without_unwind(raised)
         if failing:
             return False
         if absorbed or error is None:
             token.check()
         return absorbed
 
-    def _run(self, hooks: list[Callable[[], object] | None]) -> list[BaseException]:
+    def _run(self, hooks: Sequence[str]) -> list[BaseException]:
         """Call every hook with the outcome readable, and return what they raised."""
         errors: list[BaseException] = []
         self.token.outcome = self.outcome
-        for hook in hooks:
+        for name in hooks:
+            # Read only now: what the hook before did may have put another here.
+            hook = getattr(self, name)
             if hook is not None:
                 try:
                     hook()
@@ -395,15 +394,18 @@ class Scope:
         return errors
 
 
-def _without_unwind(error: BaseException) -> BaseException:
-    """Cut the private unwinding out of the chain that a traceback prints."""
+def _raise_without_unwind(error: BaseException) -> NoReturn:
+    """Raise ``error`` with the context it came with, less the private unwinding."""
     link = error
-    while link.__context__ is not None:
-        if isinstance(link.__context__, Unwind):
-            link.__context__ = None
-            break
+    while link.__context__ is not None and not isinstance(link.__context__, Unwind):
         link = link.__context__
-    return error
+    link.__context__ = None
+    context = error.__context__
+    try:
+        raise error
+    finally:
+        # The raise has just put the exception that is being handled here.
+        error.__context__ = context
 
 
 def _caller() -> str:

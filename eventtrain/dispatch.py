@@ -31,8 +31,8 @@ from types import CodeType, FrameType, FunctionType
 from typing import Literal, cast
 
 from .cancellation import CancellationToken, Unwind
-from .errors import combine_errors
-from .handlers import Handler, reject_flag
+from .errors import combine_errors  # noqa: F401  # the generated code calls it
+from .handlers import Handler, position, reject_flag
 
 Style = Literal["send", "checkpoint", "closing"]
 """``send``: skips the rest once the token is cancelled. ``checkpoint``: leaves the
@@ -80,16 +80,6 @@ def annotate(error: BaseException, entries: Sequence[Handler], sender: object) -
     handler = _running(frame, line, entries)
     if handler is not None:
         error.add_note(f"eventtrain: raised in {handler.describe()}{position(sender)}")
-
-
-def position(sender: object) -> str:
-    """Return ``", epoch 1, batch 17"`` as far as the sender knows them."""
-    text = ""
-    for label, field in (("epoch", "epoch"), ("batch", "batch_index")):
-        value = getattr(sender, field, None)
-        if value is not None:
-            text += f", {label} {value}"
-    return text
 
 
 def running_handler() -> Handler | None:
@@ -146,7 +136,7 @@ _HEAD: dict[Style, list[str]] = {
         "   if token.pending is not None: return",
     ],
     "checkpoint": ["  try:", "   if token.pending is not None: token.check()"],
-    "closing": ["  errors = None", "  try:"],
+    "closing": ["  errors = None", "  try:", "   pass"],
 }
 _EACH: dict[Style, list[str]] = {
     "send": [
@@ -167,7 +157,11 @@ _RAISE = ["  except BaseException as error:", "   annotate(error, entries, sende
 _TAIL: dict[Style, list[str]] = {
     "send": _RAISE,
     "checkpoint": _RAISE,
-    "closing": ["  finally:", "   if errors is not None: raise combine_errors(errors)"],
+    "closing": [
+        # An interrupt may arrive between two handlers.
+        "  except BaseException as error: errors = keep(errors, error, entries, sender)",
+        "  if errors is not None: raise combine_errors(errors)",
+    ],
 }
 
 
@@ -192,7 +186,7 @@ def _maker(style: Style, n: int) -> Callable[..., Callable[..., None]]:
 def _running(frame: FrameType, line: int, entries: Sequence[Handler]) -> Handler | None:
     names = frame.f_locals
     if "i" in names:
-        return entries[names["i"]]
+        return cast(Handler, entries[names["i"]])
     style = cast(Style, frame.f_code.co_filename.rstrip(">").rpartition(" ")[2])
     index = (line - 3 - len(_HEAD[style])) // len(_EACH[style])
     return entries[index] if 0 <= index < len(entries) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 
-from .handlers import Handler
+from .handlers import Handler, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,4 +79,4 @@ def row_of(handler: Handler, position: int, sender: str) -> Row:
 def _text(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return number(value) if isinstance(value, float) else str(value)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
-import math
+import types
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -41,7 +42,7 @@ class Options:
     def __post_init__(self) -> None:
         if isinstance(self.priority, bool) or not isinstance(self.priority, (int, float)):
             raise TypeError(f"priority must be a number, got {self.priority!r}")
-        if math.isnan(self.priority):
+        if self.priority != self.priority:  # not math.isnan, which overflows on a large int
             raise ValueError("priority must be a number, got nan")
         if isinstance(self.every, bool) or not isinstance(self.every, int):
             raise TypeError(f"every must be a whole number, got {self.every!r}")
@@ -142,10 +143,12 @@ class Handler:
 
     def __call__(self, sender: object, **arguments: object) -> object:
         """Run it as ``blinker.Signal.send`` does, filters and all."""
+        receiver = self.receiver
+        if receiver is None:
+            return None
         if arguments:
-            receiver = self.receiver
-            return None if receiver is None else receiver(sender, **arguments)
-        return self.compile()(sender)
+            receiver = functools.partial(receiver, **arguments)
+        return self._wrapped(receiver)(sender)
 
     def __repr__(self) -> str:
         return f"<{self.describe()}>"
@@ -155,7 +158,7 @@ class Handler:
         plugin = f", plugin {self.plugin}" if self.plugin else ""
         return (
             f"handler {self.name!r} of event {self.event!r} "
-            f"(priority {self.priority:g}, {self.source}{plugin})"
+            f"(priority {number(self.priority)}, {self.source}{plugin})"
         )
 
     def describe_filter(self) -> str:
@@ -174,12 +177,23 @@ class Handler:
 
     def compile(self) -> Callable[[Any], object]:
         """Return what an emission calls: the bare function when nothing stands between."""
-        call: Callable[[Any], object] = self._dereferencing() if self.options.weak else self._receiver
+        receiver = self.receiver
+        if _is_async(receiver):
+            return self._refuse_to_await
+        return self._wrapped(self._dereferencing() if self.options.weak else self._receiver)
+
+    def _wrapped(self, call: Callable[[Any], object]) -> Callable[[Any], object]:
         if self._is_filtered:
             call = self._filtering(call)
         if self.options.on_error != "raise":
             call = self._guarding(call)
         return call
+
+    def _refuse_to_await(self, _: object) -> object:
+        raise TypeError(
+            f"{self.describe()} is a coroutine function; handlers run synchronously. "
+            "Signal.send_async() awaits it."
+        )
 
     def _dereferencing(self) -> Callable[[Any], object]:
         reference = self._receiver
@@ -204,6 +218,8 @@ class Handler:
                 if self._seen % every:
                     return None
             if once:
+                if self.calls:  # an emission that began before it left
+                    return None
                 self.detach()
             self.calls += 1  # type: ignore[operator]  # a filtered handler counts
             return receiver(sender)
@@ -221,13 +237,22 @@ class Handler:
             except Exception as error:
                 if disable:
                     self.detach()
-                    logger.exception("%s failed and has been disconnected", self.describe())
+                    where = self.describe() + position(sender)
+                    logger.exception("%s failed and has been disconnected", where)
                 else:
-                    text = f"{self.describe()} failed: {type(error).__name__}: {error}"
+                    # With epoch and batch: Python shows warnings of equal text only once.
+                    where = self.describe() + position(sender)
+                    text = f"{where} failed: {type(error).__name__}: {error}"
                     warnings.warn(text, RuntimeWarning, stacklevel=2)
                 return None
 
         return call
+
+    def leave(self) -> None:
+        """Note that it is on no signal any more; its signal calls this."""
+        self.key = None
+        # It refers to this handler, which would otherwise live until a collection.
+        self.detach = _nothing
 
     def _receiver_died(self, _: object) -> None:
         self.detach()
@@ -293,20 +318,58 @@ def reference_to(receiver: Receiver, callback: Callable[[Any], None]) -> Any:
     return weakref.ref(receiver, callback)
 
 
+def is_same(receiver: object, other: object) -> bool:
+    """Whether two receivers are one: the same object, or the same method of the same object."""
+    # A bound method is a new object each time it is looked up. Equality serves
+    # only there: two callable objects may be equal and yet be two.
+    bound = (types.MethodType, types.BuiltinMethodType)
+    return receiver is other or (isinstance(receiver, bound) and receiver == other)
+
+
+def number(value: float) -> str:
+    """Return a priority as people would write it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def position(sender: object) -> str:
+    """Return ``", epoch 1, batch 17"`` as far as the sender knows them."""
+    text = ""
+    for label, field in (("epoch", "epoch"), ("batch", "batch_index")):
+        value = getattr(sender, field, None)
+        if value is not None:
+            text += f", {label} {value}"
+    return text
+
+
 def name_of(receiver: object) -> str:
     """Return the name a handler goes by unless it is given one."""
-    while hasattr(receiver, "func"):  # functools.partial
-        receiver = receiver.func
+    receiver = _without_partial(receiver)
     return getattr(receiver, "__name__", None) or type(receiver).__name__
+
+
+def _without_partial(receiver: object) -> object:
+    while isinstance(receiver, functools.partial):
+        receiver = receiver.func
+    return receiver
+
+
+def _call_of(instance: object) -> object:
+    """Return what its class runs when ``instance`` is called."""
+    return getattr(type(instance), "__call__", None)  # noqa: B004
+
+
+def _is_async(receiver: object) -> bool:
+    """Whether calling ``receiver``, a function or an object, gives a coroutine."""
+    call = _call_of(_without_partial(receiver))
+    return inspect.iscoroutinefunction(receiver) or inspect.iscoroutinefunction(call)
 
 
 def source_of(receiver: object) -> str:
     """Return ``module:line`` of a function, method or callable object."""
-    while hasattr(receiver, "func"):
-        receiver = receiver.func
+    receiver = _without_partial(receiver)
     function = inspect.unwrap(receiver) if callable(receiver) else receiver
     if not hasattr(function, "__code__") and not inspect.ismethod(function):
-        function = getattr(type(receiver), "__call__", receiver)
+        function = _call_of(receiver)
     code = getattr(function, "__code__", None)
     module = getattr(receiver, "__module__", None) or type(receiver).__module__
     return f"{module}:{code.co_firstlineno}" if code else str(module)
@@ -322,7 +385,7 @@ def check_receiver(receiver: object, event: str) -> None:
     where = f"handler {name_of(receiver)!r} for event {event!r}"
     if not callable(receiver):
         raise TypeError(f"{where} is not callable: {receiver!r}")
-    if inspect.iscoroutinefunction(receiver):
+    if _is_async(receiver):
         raise TypeError(f"{where} is a coroutine function; handlers run synchronously")
     try:
         signature = inspect.signature(receiver)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Literal
 
@@ -61,10 +62,8 @@ class Interrupts:
         self._received = number
         scopes = self._token.open_scopes
         name = signal.Signals(number).name
-        try:
+        with suppress(ScopeNotOpenError):  # raised when the run is closing already
             self._token.cancel(scopes[0] if scopes else "fit", name, by=name)
-        except ScopeNotOpenError:
-            pass  # the run is closing already
 
     def _restore(self) -> None:
         for number, previous in self._previous.items():

@@ -48,7 +48,7 @@ def in_order(handlers: Sequence[T], event: str) -> list[T]:
     if not any(handler.before or handler.after for handler in handlers):
         return sorted(handlers, key=lambda handler: -handler.priority)
     predecessors = _predecessors(handlers)
-    positions = _Positions(handlers).all()
+    positions = _positions(handlers)
     successors: list[list[int]] = [[] for _ in handlers]
     waiting = [len(before) for before in predecessors]
     for index, before in enumerate(predecessors):
@@ -101,38 +101,37 @@ def _predecessors(handlers: Sequence[T]) -> list[set[int]]:
     return result
 
 
-class _Positions:
-    """Computes where each handler wants to stand."""
+def _positions(handlers: Sequence[T]) -> list[Position]:
+    """Where each handler wants to stand: by its priority, or next to one that it names."""
+    own: list[Position] = [(-handler.priority, i, 0) for i, handler in enumerate(handlers)]
+    after = [_named(handlers, handler.after, i) for i, handler in enumerate(handlers)]
+    before = [_named(handlers, handler.before, i) for i, handler in enumerate(handlers)]
+    found: dict[int, Position] = {}
 
-    def __init__(self, handlers: Sequence[Ordered]) -> None:
-        self.handlers = handlers
-        self.found: dict[int, Position] = {}
-        self.visiting: set[int] = set()
+    def position(index: int) -> Position:
+        # One without a position yet is one that names this one back; in_order()
+        # reports it if the two disagree.
+        lowest = max((found.get(i, own[i]) for i in after[index]), default=own[index])
+        highest = min((found.get(i, own[i]) for i in before[index]), default=own[index])
+        if own[index] < lowest:
+            return (*lowest[:-1], 1, *own[index])
+        if own[index] > highest:
+            return (*highest[:-1], -1, *own[index])
+        return own[index]
 
-    def all(self) -> list[Position]:
-        return [self.of(index) for index in range(len(self.handlers))]
-
-    def of(self, index: int) -> Position:
-        if index in self.found:
-            return self.found[index]
-        handler = self.handlers[index]
-        own: Position = (-handler.priority, index, 0)
-        if index in self.visiting:
-            # Two handlers name each other; in_order() reports it if they disagree.
-            return own
-        self.visiting.add(index)
-        lowest = max((self.of(i) for i in _named(self.handlers, handler.after, index)), default=own)
-        highest = min(
-            (self.of(i) for i in _named(self.handlers, handler.before, index)), default=own
-        )
-        self.visiting.discard(index)
-        position = own
-        if position < lowest:
-            position = (*lowest[:-1], 1, *own)
-        elif position > highest:
-            position = (*highest[:-1], -1, *own)
-        self.found[index] = position
-        return position
+    for start in range(len(handlers)):
+        # No recursion: a chain of names may be longer than Python's stack.
+        path = {} if start in found else {start: None}
+        while path:
+            index = next(reversed(path))
+            named = (*after[index], *before[index])
+            missing = next((i for i in named if i not in found and i not in path), None)
+            if missing is not None:
+                path[missing] = None
+            else:
+                found[index] = position(index)
+                del path[index]
+    return [found[index] for index in range(len(handlers))]
 
 
 def _cycle_message(

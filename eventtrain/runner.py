@@ -55,7 +55,8 @@ class Runner(RunState):
         self._on_interrupt = on_interrupt
         made = [make() for make in listify(cb_funcs)]
         self.cbs: list[Callback] = [TrainEvalCallback(), *listify(cbs), *made]
-        self._named = _by_name(self.cbs, self)
+        for name, callback in _by_name(self.cbs, self).items():
+            setattr(self, name, callback)
         handlers = [handler for callback in self.cbs for handler in callback.handlers()]
         self.bus.attach(handlers, sender=self)
         for callback in self.cbs:
@@ -65,9 +66,7 @@ class Runner(RunState):
         """Subscribe a handler to this runner's events; see ``EventBus.on``."""
         return self.bus.on(event, fn, sender=self, **options)
 
-    def fit(
-        self, epochs: int, learn: Learner, token: CancellationToken | None = None
-    ) -> FitResult:
+    def fit(self, epochs: int, learn: Learner, token: CancellationToken | None = None) -> FitResult:
         """Train for some epochs, validating after each where there is a loader for it.
 
         Args:
@@ -97,12 +96,14 @@ class Runner(RunState):
             emit.begin_fit()
             for self.epoch in range(epochs):
                 self._start_row()
-                with scope.epoch:
-                    emit.begin_epoch()
-                    self._train()
-                    if self.data.valid_dl is not None:
-                        self._validate()
-                self._epochs_done += scope.epoch.outcome == "completed"
+                try:
+                    with scope.epoch:
+                        emit.begin_epoch()
+                        self._train()
+                        if self.data.valid_dl is not None:
+                            self._validate()
+                finally:
+                    self._epochs_done += scope.epoch.outcome == "completed"
 
     def _train(self) -> None:
         self.iters = self._train_iters = loader_length(self.data.train_dl)
@@ -116,13 +117,14 @@ class Runner(RunState):
             self.emit.begin_validate()
             self.all_batches(self.data.valid_dl)
 
-    def all_batches(self, dl: Iterable[Any]) -> None:
-        """Run every batch of ``dl`` through ``one_batch``, each in its scope.
+    def all_batches(self, dl: Iterable[Any], one_batch: Callable[[], None] | None = None) -> None:
+        """Run ``one_batch``, by default the method, for every batch of ``dl``, each in its scope.
 
         Raises:
             EmptyLoaderError: ``dl`` gives no batch.
             DataError: ``dl`` ends before its own length.
         """
+        one_batch = one_batch or self.one_batch
         scope, emit, device = self.scope.batch, self.emit, _device_to_move_to(self.model)
         try:
             for self.batch_index, batch in enumerate(dl):
@@ -132,7 +134,7 @@ class Runner(RunState):
                 with scope:
                     try:
                         emit.begin_batch()
-                        self.one_batch()
+                        one_batch()
                     finally:
                         if self.in_train:
                             self.n_iter += 1
@@ -145,11 +147,10 @@ class Runner(RunState):
 
         Override it for another algorithm, with ``self.emit`` and ``self.scope`` as here.
         """
-        learn, emit = self._learner("learn"), self.emit
+        learn, emit = self.learn, self.emit
+        assert learn is not None
         self.pred = learn.model(self.xb)
         emit.after_pred()
-        if self.phase == "predict":
-            return
         self.loss = learn.loss_func(self.pred, self.yb)
         emit.after_loss()
         if not self.in_train:
@@ -159,8 +160,8 @@ class Runner(RunState):
         with self.scope.step as step:
             emit.begin_step()
             learn.opt.step()
-        if step.outcome == "completed":
             self.steps += 1
+        if step.outcome == "completed":
             emit.after_step()
             learn.opt.zero_grad()
 
@@ -212,14 +213,14 @@ class Runner(RunState):
             self.iters = loader_length(dl)
             with torch.no_grad(), self.scope.predict:
                 self.emit.begin_predict()
-                self.all_batches(dl)
+                self.all_batches(dl, one_batch)
 
-        def collect(run: Runner) -> None:
-            pairs.append((run.pred, run.yb))
+        def one_batch() -> None:
+            self.pred = learn.model(self.xb)
+            self.emit.after_pred()
+            pairs.append((self.pred, self.yb))
 
-        # Last, so that handlers may put another prediction in its place.
-        with self.on("after_pred", collect, priority=float("-inf")):
-            self._run_in_mode_of(learn, token, "predict", loop)
+        self._run_in_mode_of(learn, token, "predict", loop)
         preds = _joined([pred for pred, _ in pairs])
         return (preds, _joined([yb for _, yb in pairs])) if with_targets else preds
 
@@ -270,20 +271,9 @@ class Runner(RunState):
         self.history.append({"epoch": self.epoch})
         self._first_iter = self.n_iter
 
-    def __getattr__(self, name: str) -> Callback:
-        callback = self.__dict__.get("_named", {}).get(name)
-        if callback is None:
-            hint = "; it exists during a run only" if name in ("emit", "scope") else ""
-            raise AttributeError(f"the runner has no attribute or callback {name!r}{hint}")
-        found: Callback = callback
-        return found
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *self._named})
-
     def __repr__(self) -> str:
         state = "running" if self._is_running else "idle"
-        return f"<Runner, {state}: {', '.join(self._named)}>"
+        return f"<Runner, {state}: {', '.join(callback.name for callback in self.cbs)}>"
 
 
 def _by_name(callbacks: Sequence[Callback], run: Runner) -> dict[str, Callback]:
@@ -297,7 +287,7 @@ def _by_name(callbacks: Sequence[Callback], run: Runner) -> dict[str, Callback]:
                 f"two callbacks are called {name!r}: {named[name]!r} and {callback!r}. "
                 "Give one of them another name: callback.name = ..."
             )
-        if name in run.__dict__ or hasattr(Runner, name):
+        if name in run.__dict__ or hasattr(type(run), name):
             raise CallbackError(f"callback name {name!r} is an attribute of the runner's own")
         named[name] = callback
     return named

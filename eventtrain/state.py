@@ -54,14 +54,42 @@ class RunState:
         xb, yb: Its two parts, or the whole batch twice where it has not two.
         pred, loss: What model and loss function returned for this batch; ``None``
             until then.
+        emit: Fires events, ``self.emit.after_loss()``; there during a run only.
+        scope: Opens scopes, ``with self.scope.batch:``; there during a run only.
         history: One row an epoch, ``{"epoch": 0}``, for callbacks to fill in.
         result: The ``FitResult`` of the last run, also when it raised.
     """
 
+    # Slots: the interpreter reads and writes them faster than a dictionary this
+    # large, and the loop does so ten times a batch.
+    __slots__ = (
+        "_epochs_done",
+        "_first_iter",
+        "_is_running",
+        "_train_iters",
+        "batch",
+        "batch_index",
+        "emit",
+        "epoch",
+        "epochs",
+        "history",
+        "in_train",
+        "iters",
+        "learn",
+        "loss",
+        "n_iter",
+        "phase",
+        "pred",
+        "result",
+        "scope",
+        "steps",
+        "token",
+        "xb",
+        "yb",
+    )
+
     emit: Emitter
-    """Fires events during a run: ``self.emit.after_loss()``."""
     scope: Scopes
-    """Opens scopes during a run: ``with self.scope.batch:``."""
 
     def __init__(self) -> None:
         self.result: FitResult | None = None
@@ -73,22 +101,22 @@ class RunState:
     @property
     def model(self) -> Any:
         """``learn.model``."""
-        return self._learner("model").model
+        return self._learner().model
 
     @property
     def opt(self) -> Any:
         """``learn.opt``."""
-        return self._learner("opt").opt
+        return self._learner().opt
 
     @property
     def loss_func(self) -> Callable[..., Any]:
         """``learn.loss_func``."""
-        return self._learner("loss_func").loss_func
+        return self._learner().loss_func
 
     @property
     def data(self) -> DataBunch:
         """``learn.data``."""
-        return self._learner("data").data
+        return self._learner().data
 
     @property
     def n_epochs(self) -> float:
@@ -110,9 +138,9 @@ class RunState:
         """The exception that is escaping, in ``fit_failed`` and the closing events after it."""
         return self.token.exception
 
-    def _learner(self, name: str) -> Learner:
+    def _learner(self) -> Learner:
         if self.learn is None:
-            raise AttributeError(f"{name!r} is there during a run only: no learner is being run")
+            raise AttributeError("model, opt, loss_func and data are there during a run only")
         return self.learn
 
     def _clear_counters(self) -> None:
@@ -136,8 +164,9 @@ class RunState:
         self.loss: Any = None
         self.batch_index: int | None = None
         self.iters: int | None = None
-        self.__dict__.pop("emit", None)
-        self.__dict__.pop("scope", None)
+        for name in ("emit", "scope"):
+            if hasattr(self, name):
+                delattr(self, name)
         self.token = CancellationToken()
         self.token.finish()
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict, namedtuple
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,24 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from eventtrain.data import (
-    DataBunch,
-    Dataset,
-    TensorLoader,
-    batch_parts,
-    batch_size,
-    get_dls,
-    loader_length,
-    move_to,
-)
+from eventtrain.data import DataBunch, Dataset, TensorLoader, get_dls
 from eventtrain.errors import DataError, EmptyLoaderError
 
-Pair = namedtuple("Pair", "x y")
-aten = torch.ops.aten
 META = torch.device("meta")
 
 
@@ -41,23 +27,6 @@ def order(loader: TensorLoader) -> list[int]:
     return [int(y) for _, yb in loader for y in yb]
 
 
-class NoSync(TorchDispatchMode):
-    """Fails on what makes the host wait for a value."""
-
-    FORBIDDEN = (
-        aten._local_scalar_dense,
-        aten.item,
-        aten.equal,
-        aten.nonzero,
-        aten.is_nonzero,
-    )
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket in self.FORBIDDEN:
-            raise AssertionError(f"{func} makes the host wait")
-        return func(*args, **(kwargs or {}))
-
-
 class Stream(IterableDataset):
     def __iter__(self) -> Iterator[Tensor]:
         return iter(torch.arange(10))
@@ -67,17 +36,6 @@ class Doubled(Dataset):
     def __getitem__(self, index: Any) -> Any:
         x, y = super().__getitem__(index)
         return x * 2, y
-
-
-class Movable:
-    """Something with ``.to`` that is no tensor."""
-
-    def __init__(self, device: str = "cpu", non_blocking: bool = False) -> None:
-        self.device = device
-        self.non_blocking = non_blocking
-
-    def to(self, device: str, non_blocking: bool = False) -> Movable:
-        return Movable(device, non_blocking)
 
 
 # --- Dataset -----------------------------------------------------------------
@@ -278,15 +236,10 @@ def test_batches_stay_on_the_device_of_the_data(shuffle: bool) -> None:
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_an_epoch_makes_the_host_wait_for_nothing(shuffle: bool) -> None:
+def test_an_epoch_makes_the_host_wait_for_nothing(shuffle: bool, no_sync: Any) -> None:
     loader = TensorLoader(*rows(100), 7, shuffle)
-    with NoSync():
-        assert sum(batch_size(batch) for batch in loader) == 100
-
-
-def test_the_guard_against_waiting_sees_an_item_call() -> None:
-    with NoSync(), pytest.raises(AssertionError, match="makes the host wait"):
-        torch.zeros(1).item()
+    with no_sync:
+        assert sum(len(xb) for xb, _ in loader) == 100
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -483,128 +436,3 @@ def test_an_iterable_dataset_keeps_its_own_order() -> None:
 def test_order_and_batch_size_are_not_options(option: str) -> None:
     with pytest.raises(TypeError, match=f"for {option} make the loaders yourself"):
         get_dls(Dataset(*rows(4)), None, **{option: 1})
-
-
-# --- batches -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("batch", [("in", "out"), ["in", "out"], Pair("in", "out")])
-def test_two_parts_are_input_and_target(batch: Any) -> None:
-    xb, yb = batch_parts(batch)
-    assert (xb, yb) == ("in", "out")
-
-
-@pytest.mark.parametrize(
-    "batch", [torch.zeros(2, 3), {"x": 1, "y": 2}, (1, 2, 3), [1], (), "ab"], ids=repr
-)
-def test_any_other_batch_is_input_and_target_as_a_whole(batch: Any) -> None:
-    xb, yb = batch_parts(batch)
-    assert xb is batch and yb is batch
-
-
-@pytest.mark.parametrize(
-    "batch",
-    [
-        torch.zeros(5, 2),
-        (torch.zeros(5), torch.zeros(9)),
-        [["text"], {"a": torch.zeros(5, 1)}],
-        {"id": "text", "scale": torch.tensor(1.0), "x": torch.zeros(5, 2)},
-    ],
-    ids=["tensor", "tuple", "nested", "dict"],
-)
-def test_rows_are_counted_on_the_first_tensor_that_has_some(batch: Any) -> None:
-    assert batch_size(batch) == 5
-
-
-@pytest.mark.parametrize("batch", ["text", [], {"a": 1}, torch.tensor(1.0)], ids=repr)
-def test_a_batch_without_rows_has_no_size(batch: Any) -> None:
-    with pytest.raises(DataError, match=f"a batch of type {type(batch).__name__}"):
-        batch_size(batch)
-
-
-def test_counting_rows_makes_the_host_wait_for_nothing() -> None:
-    batch = {"x": torch.zeros(5)}
-    with NoSync():
-        assert batch_size(batch) == 5
-
-
-def test_moving_reaches_nested_tensors() -> None:
-    moved = move_to({"a": (torch.zeros(1), [torch.zeros(2)]), "b": "text"}, META)
-    assert moved["a"][0].device == META and moved["a"][1][0].device == META
-    assert moved["b"] == "text"
-
-
-def test_moving_leaves_the_batch_that_was_given_alone() -> None:
-    batch = [torch.zeros(1), {"a": torch.zeros(1)}]
-    move_to(batch, META)
-    assert batch[0].device.type == "cpu" and batch[1]["a"].device.type == "cpu"
-
-
-@pytest.mark.parametrize(
-    "batch",
-    [
-        (torch.zeros(1), 1),
-        Pair(torch.zeros(1), 1),
-        [torch.zeros(1)],
-        {"a": torch.zeros(1)},
-        OrderedDict(a=torch.zeros(1)),
-        defaultdict(list, a=torch.zeros(1)),
-    ],
-    ids=lambda batch: type(batch).__name__,
-)
-def test_moving_keeps_the_type(batch: Any) -> None:
-    moved = move_to(batch, META)
-    assert type(moved) is type(batch) and moved is not batch
-
-
-def test_moving_keeps_the_factory_of_a_defaultdict() -> None:
-    assert move_to(defaultdict(list, a=torch.zeros(1)), META).default_factory is list
-
-
-@pytest.mark.parametrize(
-    "batch", ["text", 3, None, [1, ("a", {})], {"a": 1}, Tensor, torch.Size([2])], ids=repr
-)
-def test_what_holds_no_tensor_is_returned_itself(batch: Any) -> None:
-    assert move_to(batch, META) is batch
-
-
-def test_a_batch_that_is_there_already_is_returned_itself() -> None:
-    batch = (torch.zeros(1), {"a": torch.zeros(1)})
-    assert move_to(batch, "cpu") is batch
-
-
-def test_anything_with_a_to_method_is_moved_without_waiting() -> None:
-    moved = move_to([Movable()], "cuda")[0]
-    assert moved.device == "cuda" and moved.non_blocking
-
-
-def test_a_named_tuple_with_a_to_method_is_asked_to_move_itself() -> None:
-    packed = pack_padded_sequence(torch.zeros(3, 2, 1), [3, 2])
-    moved = move_to(packed, META)
-    # Its batch_sizes have to stay on the CPU, which only its own method knows.
-    assert isinstance(moved, PackedSequence)
-    assert moved.data.device == META and moved.batch_sizes.device.type == "cpu"
-
-
-@pytest.mark.parametrize(
-    ("loader", "length"),
-    [
-        ([1, 2, 3], 3),
-        (TensorLoader(torch.zeros(10), bs=4), 3),
-        (iter([1, 2]), None),
-        (DataLoader(Stream(), batch_size=4), None),
-    ],
-    ids=["list", "TensorLoader", "iterator", "IterableDataset"],
-)
-def test_the_length_of_a_loader_is_none_where_it_cannot_tell(
-    loader: Any, length: int | None
-) -> None:
-    assert loader_length(loader) == length
-
-
-def test_a_length_that_is_not_implemented_is_unknown() -> None:
-    class Unsized:
-        def __len__(self) -> int:
-            raise NotImplementedError
-
-    assert loader_length(Unsized()) is None

@@ -182,7 +182,7 @@ def _to_floats(values: list[Any]) -> list[float]:
     tensors = [value for value in values if isinstance(value, torch.Tensor)]
     if not tensors:
         return [float(value) for value in values]
-    read = iter(torch.stack([t.double() if t.device.type != "mps" else t for t in tensors]).tolist())
+    read = iter(torch.stack(tensors).tolist())
     return [next(read) if isinstance(value, torch.Tensor) else float(value) for value in values]
 
 

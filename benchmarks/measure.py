@@ -1,0 +1,223 @@
+"""Timing variants side by side, and what was found.
+
+Everything is measured in rounds: each round times every variant once, in an
+order that shifts from round to round, and a variant is only ever compared with
+the baseline of its own round. Whatever slows the machine down for a while then
+slows both.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Any
+
+Variant = Callable[[], float]
+"""Does the work once and returns the seconds it took, per unit of work."""
+
+UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for on the command line.
+
+    Attributes:
+        quick: Measure a little of everything; the figures mean nothing.
+        seed: Seed of all random numbers.
+    """
+
+    quick: bool = False
+    seed: int = 0
+
+    def pick(self, full: int, quick: int) -> int:
+        """Return ``quick`` in a quick run, else ``full``."""
+        return quick if self.quick else full
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of some rounds, with the smallest and the largest."""
+
+    median: float
+    min: float
+    max: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        """Summarise ``values``, at least one."""
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@dataclass
+class Group:
+    """Variants that were timed in the same rounds; the first is the baseline.
+
+    Attributes:
+        title: What was measured.
+        unit: Unit that people read it in: a key of ``UNITS``.
+        rounds: For each variant its seconds, one value a round.
+    """
+
+    title: str
+    unit: str
+    rounds: dict[str, list[float]]
+
+    @property
+    def baseline(self) -> str:
+        """Name of the variant that the others are compared with."""
+        return next(iter(self.rounds))
+
+    def time(self, name: str) -> Spread:
+        """Return how long a variant took, in ``unit``."""
+        return Spread.of([seconds / UNITS[self.unit] for seconds in self.rounds[name]])
+
+    def ratio(self, name: str, to: str | None = None) -> Spread:
+        """Return the variant over ``to`` (the baseline), round by round."""
+        return Spread.of([a / b for a, b in self._pairs(name, to)])
+
+    def difference(self, name: str, to: str | None = None) -> Spread:
+        """Return the variant minus ``to`` (the baseline), round by round, in ``unit``."""
+        return Spread.of([(a - b) / UNITS[self.unit] for a, b in self._pairs(name, to)])
+
+    def _pairs(self, name: str, to: str | None) -> Iterator[tuple[float, float]]:
+        return zip(self.rounds[name], self.rounds[to or self.baseline], strict=True)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure that was promised, and the one that was measured."""
+
+    text: str
+    value: float
+    limit: float
+    unit: str = "x"
+    at_least: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether the promise holds in this run."""
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+
+@dataclass
+class Suite:
+    """What a suite found."""
+
+    groups: list[Group] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Statement:
+    """A variant that runs a line of Python many times, everything it names being local.
+
+    Each has code of its own, so that the interpreter specialises it for itself.
+    The cost of the empty loop around it is measured beside it and taken off.
+
+    Args:
+        text: The statement.
+        seconds: About how long one measurement is to take.
+        **names: What the statement refers to.
+    """
+
+    def __init__(self, text: str, seconds: float, /, **names: Any) -> None:
+        self._timed = _timed(text, names)
+        self._empty = _timed("pass", {})
+        self._count = 100
+        while (taken := self._timed(self._count)) < seconds / 10:
+            self._count *= 10 if taken < seconds / 100 else 2
+        self._count = max(1, int(self._count * seconds / taken))
+
+    def __call__(self) -> float:
+        """Return the seconds that one run of the statement takes."""
+        return (self._timed(self._count) - self._empty(self._count)) / self._count
+
+
+def _timed(text: str, names: Mapping[str, Any]) -> Callable[[int], float]:
+    body = "\n".join(f"            {line}" for line in text.splitlines())
+    source = (
+        f"def make(repeat, clock, {', '.join(names)}):\n"
+        f"    def timed(count, {', '.join(f'{name}={name}' for name in names)}):\n"
+        f"        times = repeat(None, count)\n"
+        f"        start = clock()\n"
+        f"        for _ in times:\n{body}\n"
+        f"        return clock() - start\n"
+        f"    return timed\n"
+    )
+    namespace: dict[str, Any] = {}
+    exec(source, namespace)
+    timed: Callable[[int], float] = namespace["make"](repeat, time.perf_counter, **names)
+    return timed
+
+
+def stopwatch(function: Callable[[], object], units: int = 1) -> Variant:
+    """Return the variant that calls ``function``, which does ``units`` units of work."""
+
+    def timed() -> float:
+        start = time.perf_counter()
+        function()
+        return (time.perf_counter() - start) / units
+
+    return timed
+
+
+def distinct_functions(count: int) -> list[Callable[[Any], None]]:
+    """Make functions of one argument that do nothing, each compiled for itself.
+
+    Copies of one function would let a ``for`` over them run as if it always
+    called the same, which no list of real handlers does.
+    """
+    made: dict[str, Any] = {}
+    for index in range(count):
+        exec(compile(f"def handler_{index}(run): pass", f"<handler {index}>", "exec"), made)
+    return [made[f"handler_{index}"] for index in range(count)]
+
+
+def compare(
+    title: str,
+    unit: str,
+    variants: Mapping[str, Variant],
+    *,
+    rounds: int,
+    passes: int = 1,
+    warmup: int = 1,
+) -> Group:
+    """Time every variant once a round; the first one is the baseline.
+
+    Args:
+        title, unit: See ``Group``.
+        variants: What to time.
+        rounds: How many rounds count.
+        passes: How often each variant runs in a round, taking turns. The
+            fastest counts: what disturbs a short measurement only adds to it.
+        warmup: Rounds before those that count.
+    """
+    found: dict[str, list[float]] = {name: [] for name in variants}
+    names = list(variants)
+    for number in range(-warmup, rounds):
+        turn = number % len(names)
+        order = [*names[turn:], *names[:turn]]
+        with _without_gc():
+            timed = [{name: variants[name]() for name in order} for _ in range(passes)]
+        if number >= 0:
+            for name in names:
+                found[name].append(min(each[name] for each in timed))
+    return Group(title, unit, found)
+
+
+@contextmanager
+def _without_gc() -> Iterator[None]:
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,208 @@
+"""What ``eventtrain demo`` does: train a small model on digits and draw its losses."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .callback import Callback, handler
+from .callbacks import AvgStatsCallback
+from .data import DataBunch, Dataset, get_dls
+from .datasets import get_data
+from .learner import Learner, accuracy, get_model
+from .runner import Runner
+from .state import FitResult
+
+
+class DemoError(Exception):
+    """The demo cannot run here; the message is for the user."""
+
+
+class ProgressBar(Callback):
+    """Shows a bar over the batches of each phase, on a terminal only.
+
+    A bar is gone when its phase has ended, so what others print at the end of
+    an epoch finds a clean line.
+    """
+
+    priority = -80  # reports
+
+    def begin_train(self, run: Runner) -> None:
+        """Show a bar."""
+        self._open(run)
+
+    def begin_validate(self, run: Runner) -> None:
+        """Show a bar."""
+        self._open(run)
+
+    def after_batch(self) -> None:
+        """Move it."""
+        self._bar.update()
+
+    def after_train(self) -> None:
+        """Take it away."""
+        self._bar.close()
+
+    def after_validate(self) -> None:
+        """Take it away."""
+        self._bar.close()
+
+    def _open(self, run: Runner) -> None:
+        # disable=None: not a byte where there is no terminal.
+        self._bar = tqdm(
+            total=run.iters,
+            desc=f"epoch {run.epoch} {run.phase}",
+            unit="batch",
+            leave=False,
+            disable=None,
+            dynamic_ncols=True,
+        )
+
+
+class LossRecorder(Callback):
+    """Keeps the training loss of every batch and the validation loss of every epoch.
+
+    The training losses stay on their device until ``read`` is called.
+
+    Attributes:
+        valid: ``(batches trained so far, validation loss)``, one pair an epoch.
+    """
+
+    priority = -80  # after AvgStatsCallback has written the epoch's row
+
+    def begin_fit(self) -> None:
+        """Start over."""
+        self._losses: list[Tensor] = []
+        self.valid: list[tuple[int, float]] = []
+
+    @handler(during="train")
+    def after_loss(self, run: Runner) -> None:
+        """Keep the loss, cut from its graph."""
+        self._losses.append(run.loss.detach().clone())
+
+    def after_epoch(self, run: Runner) -> None:
+        """Keep the average over the validation set, if it is one over the whole set."""
+        if run.outcome == "completed":
+            self.valid.append((run.n_iter, run.history[-1]["valid_loss"]))
+
+    def read(self) -> list[float]:
+        """Return the training losses, fetched from the device in one go."""
+        return torch.stack(self._losses).tolist() if self._losses else []
+
+
+def run_demo(*, epochs: int, lr: float, batch_size: int, seed: int, out: Path) -> int:
+    """Train on digits, print a line an epoch, and save ``loss.png`` in ``out``.
+
+    Returns:
+        0, or 128 plus the number of the signal that ended it early.
+
+    Raises:
+        DemoError: ``out`` cannot be written to.
+        ModuleNotFoundError: scikit-learn is missing.
+    """
+    picture = _writable(out)
+    torch.manual_seed(seed)
+    x_train, y_train, x_valid, y_valid = get_data("digits")
+    loaders = get_dls(Dataset(x_train, y_train), Dataset(x_valid, y_valid), batch_size)
+    data = DataBunch(*loaders, c=10)
+    model, opt = get_model(data, lr=lr)
+    print(f"{len(x_train)} images of digits to train on, {len(x_valid)} to validate on")
+
+    losses = LossRecorder()
+    callbacks = [AvgStatsCallback(accuracy), losses, ProgressBar()]
+    run = Runner(callbacks, on_interrupt="return")
+    result = run.fit(epochs, Learner(model, opt, nn.functional.cross_entropy, data))
+
+    train = losses.read()
+    if train:
+        _save(draw(train, losses.valid), picture)
+        print(f"loss curves: {picture}")
+    final = _last_accuracy(result)
+    if result.outcome == "cancelled":
+        print(f"ended early by {result.reason} after {result.epochs} of {epochs} epochs")
+    if final is not None:
+        print(f"validation accuracy: {final:.4f}")
+    return 0 if result.outcome == "completed" else 128 + signal.Signals[str(result.reason)]
+
+
+def draw(train: list[float], valid: list[tuple[int, float]]) -> Figure:
+    """Draw loss curves over the number of training batches, on a logarithmic scale.
+
+    Args:
+        train: The training loss of every batch; at least one.
+        valid: ``(batches trained so far, validation loss)`` of every epoch.
+    """
+    steps = range(1, len(train) + 1)
+    ends, means = _means(train, valid[0][0] if valid else len(train))
+    # A figure of its own: pyplot would keep it, and might look for a screen.
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(steps, train, color="#9ecae1", linewidth=0.6, label="training, each batch")
+    line: dict[str, Any] = {"linewidth": 1.8, "marker": "o", "markersize": 3.5}
+    axes.plot(ends, means, color="#08519c", label="training, mean of the epoch", **line)
+    axes.plot(
+        [batches for batches, _ in valid],
+        [loss for _, loss in valid],
+        color="#e6550d",
+        label="validation",
+        **line,
+    )
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="training batches", ylabel="cross entropy", title="Loss on handwritten digits")
+    axes.grid(alpha=0.25, which="both", linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _means(values: list[float], size: int) -> tuple[list[int], list[float]]:
+    """Average every ``size`` values; return the ends of the stretches and the averages."""
+    starts = range(0, len(values) - size + 1, size)
+    return [i + size for i in starts], [sum(values[i : i + size]) / size for i in starts]
+
+
+def _last_accuracy(result: FitResult) -> float | None:
+    known = [row["valid_accuracy"] for row in result.history[: result.epochs]]
+    return known[-1] if known else None
+
+
+def _writable(out: Path) -> Path:
+    """Make the folder and see that a picture can be written there; return the picture's path."""
+    picture = out / "loss.png"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+        if picture.exists():
+            with picture.open("r+b"):
+                pass
+    except OSError as error:
+        raise _cannot_write(picture, error) from error
+    return picture
+
+
+def _save(figure: Figure, picture: Path) -> None:
+    try:
+        # Long lines are drawn in pieces: Agg refuses a path with too many turns.
+        with rc_context({"agg.path.chunksize": 10_000}):
+            figure.savefig(picture)
+    except OSError as error:
+        raise _cannot_write(picture, error) from error
+
+
+def _cannot_write(picture: Path, error: OSError) -> DemoError:
+    if isinstance(error, FileExistsError):  # from mkdir
+        return DemoError(f"cannot write {picture}: {picture.parent} is not a folder")
+    return DemoError(f"cannot write {picture}: {error.strerror or error}")

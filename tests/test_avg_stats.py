@@ -1,0 +1,211 @@
+"""Averages against plain arithmetic, and the table that people read."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from eventtrain import AvgStats, AvgStatsCallback, DataBunch, Learner, Runner, accuracy
+
+torchmetrics = pytest.importorskip("torchmetrics", reason="needs torchmetrics (extra 'test')")
+
+
+class Frozen(torch.optim.SGD):
+    def step(self, closure: Any = None) -> None:
+        """Leave the weights as they are, so that averages can be computed afterwards."""
+
+
+def uneven(learner: Learner) -> Learner:
+    """Batches of 4, 4 and 1 rows in training; 4 and 2 in validation; weights stay put."""
+    x, y = learner.data.train_ds.x[:9], learner.data.train_ds.y[:9]
+    batches = [(x[0:4], y[0:4]), (x[4:8], y[4:8]), (x[8:9], y[8:9])]
+    learner.data = DataBunch(batches, [(x[0:4], y[0:4]), (x[4:6], y[4:6])])
+    learner.opt = Frozen(learner.model.parameters(), lr=0.1)
+    return learner
+
+
+def whole(learner: Learner, rows: int) -> tuple[float, float]:
+    """Loss and accuracy over the first rows in one go."""
+    x = torch.cat([xb for xb, _ in learner.data.train_dl])[:rows]
+    y = torch.cat([yb for _, yb in learner.data.train_dl])[:rows]
+    with torch.no_grad():
+        pred = learner.model(x)
+        return nn.functional.cross_entropy(pred, y).item(), accuracy(pred, y).item()
+
+
+def test_averages_are_weighted_by_samples(learner: Learner) -> None:
+    stats = AvgStatsCallback(accuracy, report=None)
+    Runner(cbs=stats).fit(1, uneven(learner))
+    assert stats.train_stats.avg_stats == pytest.approx(whole(learner, 9), abs=1e-6)
+    assert stats.valid_stats.avg_stats == pytest.approx(whole(learner, 6), abs=1e-6)
+
+
+def test_averages_are_plain_floats(learner: Learner) -> None:
+    stats = AvgStatsCallback(accuracy, report=None)
+    Runner(cbs=stats).fit(1, learner)
+    loss, acc = stats.valid_stats.avg_stats
+    assert (type(loss), type(acc)) == (float, float)
+
+
+def test_all_stats_are_the_sums(learner: Learner) -> None:
+    stats = AvgStatsCallback(accuracy, report=None)
+    Runner(cbs=stats).fit(1, uneven(learner))
+    sums, averages = stats.train_stats.all_stats, stats.train_stats.avg_stats
+    assert sums == pytest.approx([value * 9 for value in averages])
+
+
+def test_the_sums_stay_on_the_device_until_they_are_read() -> None:
+    stats = AvgStats(accuracy, in_train=True)
+    run = Runner()
+    run.batch = torch.ones(2, 3, device="meta"), torch.zeros(2, dtype=torch.int64, device="meta")
+    run.pred, run.yb = run.batch
+    run.loss = torch.ones((), device="meta")
+    stats.accumulate(run)
+    assert stats.count == 2
+
+
+def test_every_epoch_starts_over(learner: Learner) -> None:
+    stats = AvgStatsCallback(accuracy, report=None)
+    learner = uneven(learner)
+    Runner(cbs=stats).fit(3, learner)
+    assert stats.train_stats.count == 9
+    assert stats.train_stats.avg_stats == pytest.approx(whole(learner, 9), abs=1e-6)
+
+
+def test_metrics_may_return_plain_numbers(learner: Learner) -> None:
+    def rows(pred: Tensor, yb: Tensor) -> float:
+        return float(len(yb))
+
+    stats = AvgStatsCallback(rows, report=None)
+    Runner(cbs=stats).fit(1, uneven(learner))
+    assert stats.train_stats.avg_stats[1] == pytest.approx((4 * 4 + 4 * 4 + 1) / 9)
+
+
+def test_a_loss_that_is_not_reduced_is_averaged(learner: Learner) -> None:
+    stats = AvgStatsCallback(report=None)
+    learner = uneven(learner)
+    mean_loss = learner.loss_func
+    learner.data.train_dl = learner.data.valid_dl
+
+    def each(pred: Tensor, yb: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(pred, yb, reduction="none")
+
+    run = Runner(cbs=stats)
+    run.on("after_loss", lambda run: run.token.cancel("batch"))
+    learner.loss_func = each
+    run.fit(1, learner)
+    learner.loss_func = mean_loss
+    x, y = learner.data.train_dl[0]
+    x, y = torch.cat([x, learner.data.train_dl[1][0]]), torch.cat([y, learner.data.train_dl[1][1]])
+    expected = mean_loss(learner.model(x), y).item()
+    assert stats.train_stats.avg_stats == pytest.approx([expected], abs=1e-6)
+
+
+def test_torchmetrics_are_updated_and_computed(learner: Learner) -> None:
+    metric = torchmetrics.classification.MulticlassAccuracy(num_classes=3, average="micro")
+    stats = AvgStatsCallback([accuracy, metric], report=None)
+    Runner(cbs=stats).fit(2, uneven(learner))
+    for averages in (stats.train_stats.avg_stats, stats.valid_stats.avg_stats):
+        assert averages[2] == pytest.approx(averages[1], abs=1e-6)
+
+
+def test_the_validation_has_torchmetrics_of_its_own() -> None:
+    metric = torchmetrics.MeanMetric()
+    stats = AvgStatsCallback(metric, report=None)
+    assert stats.train_stats.metrics == [metric]
+    assert stats.valid_stats.metrics[0] is not metric
+
+
+def test_metrics_of_one_name_are_told_apart() -> None:
+    names = AvgStats([accuracy, accuracy, accuracy], in_train=True).names
+    assert names == ["loss", "accuracy", "accuracy_2", "accuracy_3"]
+
+
+def test_a_partial_metric_goes_by_its_functions_name() -> None:
+    def top(pred: Tensor, yb: Tensor, k: int) -> Tensor:
+        return pred.topk(k).indices.eq(yb[:, None]).any(1).float().mean()
+
+    assert AvgStats(partial(top, k=2), in_train=True).names == ["loss", "top"]
+
+
+def test_before_the_first_batch_there_are_no_averages() -> None:
+    stats = AvgStats(accuracy, in_train=True)
+    assert stats.avg_stats == []
+    assert repr(stats) == ""
+
+
+def test_the_representation_names_the_phase_and_every_average(learner: Learner) -> None:
+    stats = AvgStatsCallback(accuracy, report=None)
+    Runner(cbs=stats).fit(1, learner)
+    loss, acc = stats.valid_stats.avg_stats
+    assert repr(stats.valid_stats) == f"valid: loss {loss:.4f}, accuracy {acc:.4f}"
+
+
+def test_a_line_an_epoch_is_printed_under_one_line_of_titles(learner: Learner, capsys) -> None:
+    Runner(cb_funcs=partial(AvgStatsCallback, accuracy)).fit(2, learner)
+    titles, *lines = capsys.readouterr().out.splitlines()
+    assert titles.split() == [
+        "epoch",
+        "train_loss",
+        "train_accuracy",
+        "valid_loss",
+        "valid_accuracy",
+        "seconds",
+    ]
+    assert [line.split()[0] for line in lines] == ["0", "1"]
+    assert {len(line) for line in [titles, *lines]} == {len(titles)}
+
+
+def test_without_validation_the_table_has_no_columns_for_it(make_learner, capsys) -> None:
+    Runner(cbs=AvgStatsCallback(accuracy)).fit(1, make_learner(valid=0))
+    assert "valid" not in capsys.readouterr().out
+
+
+def test_the_averages_are_written_to_the_history(learner: Learner) -> None:
+    stats = AvgStatsCallback(accuracy, report=None)
+    result = Runner(cbs=stats).fit(2, learner)
+    assert [row["epoch"] for row in result.history] == [0, 1]
+    assert result.history[-1]["valid_loss"] == stats.valid_stats.avg_stats[0]
+    assert set(result.history[0]) == {
+        "epoch",
+        "train_loss",
+        "train_accuracy",
+        "valid_loss",
+        "valid_accuracy",
+    }
+
+
+def test_user_code_finds_the_history_of_the_epoch_complete(learner: Learner) -> None:
+    run = Runner(cbs=AvgStatsCallback(accuracy, report=None))
+    seen: list[bool] = []
+    run.on("after_epoch", lambda run: seen.append("valid_accuracy" in run.history[-1]))
+    run.fit(1, learner)
+    assert seen == [True]
+
+
+def test_a_validation_alone_reports_itself(learner: Learner, capsys) -> None:
+    stats = AvgStatsCallback(accuracy)
+    result = Runner(cbs=stats).validate(learner)
+    assert result.history[0]["valid_accuracy"] == stats.valid_stats.avg_stats[1]
+    titles, line = capsys.readouterr().out.splitlines()
+    assert titles.split() == ["valid_loss", "valid_accuracy"]
+    assert len(titles) == len(line)
+
+
+def test_a_cancelled_epoch_reports_what_it_saw(learner: Learner, capsys) -> None:
+    run = Runner(cbs=AvgStatsCallback(accuracy))
+    run.on("after_batch", lambda run: run.token.cancel("fit"))
+    run.fit(1, learner)
+    assert "train_loss" in capsys.readouterr().out
+
+
+def test_an_epoch_without_a_batch_prints_no_numbers(learner: Learner) -> None:
+    lines: list[str] = []
+    run = Runner(cbs=AvgStatsCallback(accuracy, report=lines.append))
+    run.on("begin_epoch", lambda run: run.token.cancel("epoch"))
+    run.fit(1, learner)
+    assert lines[0].split() == ["epoch", "seconds"]

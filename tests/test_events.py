@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import dataclasses
+from itertools import pairwise
+
+import pytest
+
+from eventtrain.events import ALWAYS, EVENTS, PHASES, SCOPES, Event, event_names
+
+BY_NAME = {event.name: event for event in EVENTS}
+
+
+def rank(name: str) -> int:
+    """The place of an event in the table."""
+    return event_names().index(name)
+
+
+def test_no_name_stands_twice_in_the_table() -> None:
+    assert len(BY_NAME) == len(EVENTS)
+
+
+def test_every_name_is_a_public_identifier() -> None:
+    assert all(name.isidentifier() and not name.startswith("_") for name in BY_NAME)
+
+
+def test_every_event_belongs_to_a_scope() -> None:
+    assert {event.scope for event in EVENTS} == set(SCOPES)
+
+
+def test_the_phases_are_scopes() -> None:
+    assert set(PHASES) < set(SCOPES)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_every_scope_is_opened_by_one_event_of_its_name(scope: str) -> None:
+    assert [e.name for e in EVENTS if e.scope == scope and e.kind == "opening"] == [
+        f"begin_{scope}"
+    ]
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_every_scope_tells_that_it_was_cancelled(scope: str) -> None:
+    assert BY_NAME[f"after_cancel_{scope}"].kind == "closing"
+    assert BY_NAME[f"after_cancel_{scope}"].scope == scope
+
+
+@pytest.mark.parametrize("scope", [scope for scope in SCOPES if scope != "step"])
+def test_every_scope_but_the_step_is_closed_by_an_event_of_its_name(scope: str) -> None:
+    assert BY_NAME[f"after_{scope}"].kind == "closing"
+    assert BY_NAME[f"after_{scope}"].scope == scope
+
+
+def test_the_step_has_ended_at_a_point_of_the_batch() -> None:
+    assert (BY_NAME["after_step"].scope, BY_NAME["after_step"].kind) == ("batch", "point")
+
+
+def test_the_failure_of_a_fit_is_a_closing_event_of_the_fit() -> None:
+    assert (BY_NAME["fit_failed"].scope, BY_NAME["fit_failed"].kind) == ("fit", "closing")
+
+
+@pytest.mark.parametrize("scope", [scope for scope in SCOPES if scope != "step"])
+def test_opening_cancelling_and_closing_stand_in_this_order(scope: str) -> None:
+    names = [f"begin_{scope}", f"after_cancel_{scope}", f"after_{scope}"]
+    assert sorted(names, key=rank) == names
+
+
+def test_the_events_of_a_batch_stand_in_the_order_in_which_they_fire() -> None:
+    names = ["begin_batch", "after_pred", "after_loss", "after_backward", "begin_step",
+             "after_step", "after_batch"]  # fmt: skip
+    assert sorted(names, key=rank) == names
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [*pairwise(("fit", "epoch", "train", "batch", "step")), ("epoch", "validate")],
+)
+def test_an_inner_scope_opens_after_the_outer_one_and_closes_before_it(
+    outer: str, inner: str
+) -> None:
+    assert rank(f"begin_{outer}") < rank(f"begin_{inner}")
+    assert rank(f"after_{inner}") < rank(f"after_{outer}")
+
+
+def test_every_event_has_a_meaning_for_people() -> None:
+    assert all(event.meaning and event.meaning == event.meaning.strip() for event in EVENTS)
+
+
+def test_no_event_lists_a_field_that_is_always_valid() -> None:
+    assert not any(set(event.fields) & set(ALWAYS) for event in EVENTS)
+
+
+def test_the_loss_is_valid_only_where_it_has_been_computed() -> None:
+    with_loss = {event.name for event in EVENTS if "loss" in event.fields}
+    assert with_loss == {
+        "after_loss", "after_backward", "begin_step", "after_cancel_step", "after_step"
+    }  # fmt: skip
+
+
+def test_names_come_in_the_order_of_the_events_given() -> None:
+    events = [Event("b", "", "point", (), ""), Event("a", "", "point", (), "")]
+    assert event_names(events) == ("b", "a")
+
+
+def test_the_table_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        EVENTS[0].name = "other"  # type: ignore[misc]

@@ -1,0 +1,75 @@
+"""The scripts in examples/ run as their docstrings say, and do what they claim."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_example(name: str, *arguments: str) -> str:
+    """Run an example with warnings as errors and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(ROOT / "examples" / name), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.fixture
+def mnist_folder() -> Path:
+    """The folder that holds MNIST's files."""
+    named = Path(os.environ.get("EVENTTRAIN_DATA") or ROOT.parent / "shared" / "data" / "mnist")
+    for folder in (named, named / "mnist"):
+        if any(folder.glob("train-images-idx3-ubyte*")):
+            return folder
+    pytest.skip("MNIST is not here; set EVENTTRAIN_DATA to a folder that holds its files")
+
+
+def test_the_mnist_example_reaches_93_percent_in_one_epoch(mnist_folder: Path) -> None:
+    printed = run_example("mnist.py", "--data", str(mnist_folder), "--epochs", "1")
+    match = re.search(r"validation loss and accuracy: \[(.*), (.*)\]", printed)
+    assert match is not None
+    assert float(match[2]) >= 0.93
+
+
+def test_the_stopping_example_counts_to_ten_and_no_further() -> None:
+    lines = run_example("stop_after_ten.py").splitlines()
+    assert [line for line in lines if line.isdigit()] == [str(n) for n in range(1, 11)]
+
+
+def test_the_stopping_example_prints_who_cancelled_and_why() -> None:
+    *_, result, record = run_example("stop_after_ten.py").splitlines()
+    assert result == "cancelled after 10 steps: ten steps are enough"
+    assert record.startswith(
+        "Cancellation(scope='fit', reason='ten steps are enough', by='test', event='after_step', "
+        "epoch=0, batch=9, "
+    )
+
+
+def test_the_own_loop_example_learns_the_distribution_and_stops_by_the_token() -> None:
+    printed = run_example("own_loop.py")
+    match = re.search(r"^after: mean (.*), std (.*)$", printed, re.MULTILINE)
+    assert match is not None
+    # A sample of its own, so a little more room than the example's condition leaves.
+    assert float(match[1]) == pytest.approx(4.0, abs=0.25)
+    assert float(match[2]) == pytest.approx(1.25, abs=0.25)
+    assert "are close enough', by='stop_when_close', event='after_step'" in printed
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+def test_every_example_says_how_to_run_it(path: Path) -> None:
+    docstring = path.read_text(encoding="utf-8").split('"""')[1]
+    assert f"python examples/{path.name}" in docstring

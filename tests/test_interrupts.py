@@ -1,0 +1,182 @@
+"""Ctrl-C and SIGTERM, with real signals; in subprocesses where the process may end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from eventtrain import Learner, Runner
+
+
+@pytest.fixture(autouse=True)
+def _handlers_are_put_back() -> Iterator[None]:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def interrupt(run: Runner) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_closes_every_scope_and_then_raises(learner: Learner) -> None:
+    run = Runner()
+    events: list[str] = []
+    run.on("after_loss", interrupt, once=True)
+    for event in ("after_batch", "after_train", "after_epoch", "after_cancel_fit", "after_fit"):
+        run.on(event, lambda run, event=event: events.append(event))
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(1, learner)
+    assert events == ["after_batch", "after_train", "after_epoch", "after_cancel_fit", "after_fit"]
+
+
+def test_ctrl_c_is_the_reason_of_the_cancellation(learner: Learner) -> None:
+    run = Runner(on_interrupt="return")
+    run.on("after_loss", interrupt, once=True)
+    result = run.fit(1, learner)
+    assert (result.outcome, result.reason) == ("cancelled", "SIGINT")
+    assert result.cancellations[0].by == "SIGINT"
+
+
+def test_the_result_stays_readable_after_ctrl_c(learner: Learner) -> None:
+    run = Runner()
+    run.on("after_step", interrupt, once=True)
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(1, learner)
+    assert run.result is not None
+    assert (run.result.outcome, run.result.steps) == ("cancelled", 1)
+
+
+def test_a_second_ctrl_c_raises_at_once(learner: Learner) -> None:
+    run = Runner()
+    reached: list[str] = []
+
+    def slow(run: Runner) -> None:
+        interrupt(run)
+        reached.append("after the first")
+        interrupt(run)
+        reached.append("after the second")
+
+    run.on("after_loss", slow, once=True)
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(1, learner)
+    assert reached == ["after the first"]
+
+
+def test_ctrl_c_in_the_last_event_still_raises(learner: Learner) -> None:
+    run = Runner()
+    run.on("after_fit", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(1, learner)
+    assert run.result is not None
+    assert run.result.outcome == "completed"
+
+
+def test_ctrl_c_during_validate_cancels_the_validation(learner: Learner) -> None:
+    run = Runner(on_interrupt="return")
+    run.on("after_loss", interrupt, once=True)
+    assert run.validate(learner).outcome == "cancelled"
+
+
+def test_a_handler_of_the_users_own_is_given_the_signal_afterwards(learner: Learner) -> None:
+    received: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        run = Runner()
+        run.on("after_loss", lambda run: os.kill(os.getpid(), signal.SIGTERM), once=True)
+        run.on("after_fit", lambda run: received.append(0))
+        assert run.fit(1, learner).reason == "SIGTERM"
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert received == [0, signal.SIGTERM]
+
+
+def test_an_inner_fit_hands_ctrl_c_on_to_the_outer_one(make_learner) -> None:
+    outer = Runner(on_interrupt="return")
+    inner = Runner()
+
+    def nested(run: Runner) -> None:
+        inner.on("after_loss", interrupt, once=True)
+        inner.fit(1, make_learner())
+
+    outer.on("after_loss", nested, once=True)
+    assert outer.fit(1, make_learner()).outcome == "cancelled"
+    assert inner.result is not None
+    assert inner.result.outcome == "cancelled"
+
+
+def test_a_failure_leaves_the_signal_handlers_as_they_were(learner: Learner) -> None:
+    run = Runner()
+    run.on("after_loss", lambda run: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run.fit(1, learner)
+
+
+def test_an_ignored_signal_stays_ignored(learner: Learner) -> None:
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run = Runner()
+        run.on("after_loss", interrupt, once=True)
+        assert run.fit(1, learner).outcome == "completed"
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def test_a_fit_in_another_thread_leaves_signals_alone(learner: Learner) -> None:
+    run = Runner()
+    seen: list[object] = []
+    run.on("begin_fit", lambda run: seen.append(signal.getsignal(signal.SIGINT)))
+    thread = threading.Thread(target=run.fit, args=(1, learner))
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(signal.SIGINT)]
+
+
+def test_an_unknown_answer_to_interrupts_is_refused() -> None:
+    with pytest.raises(ValueError, match="on_interrupt"):
+        Runner(on_interrupt="ignore")  # type: ignore[arg-type]
+
+
+PROGRAM = """
+import os, signal
+import torch
+from torch import nn
+from eventtrain import DataBunch, Learner, Runner
+
+model = nn.Linear(1, 1)
+batch = (torch.ones(1, 1), torch.ones(1, 1))
+opt = torch.optim.SGD(model.parameters(), lr=0.1)
+learn = Learner(model, opt, nn.functional.mse_loss, DataBunch([batch] * 3))
+run = Runner()
+run.on("after_fit", lambda run: print("closed", run.outcome, flush=True))
+run.on("after_loss", lambda run: os.kill(os.getpid(), signal.{name}), once=True)
+run.fit(1, learn)
+print("not reached")
+"""
+
+
+def ends_by(name: str) -> subprocess.CompletedProcess[str]:
+    program = textwrap.dedent(PROGRAM).format(name=name)
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=120
+    )
+
+
+def test_sigterm_closes_the_fit_and_then_ends_the_process() -> None:
+    done = ends_by("SIGTERM")
+    assert done.stdout == "closed cancelled\n"
+    assert done.returncode == -signal.SIGTERM
+
+
+def test_ctrl_c_closes_the_fit_and_then_ends_the_process() -> None:
+    done = ends_by("SIGINT")
+    assert done.stdout == "closed cancelled\n"
+    assert done.returncode == -signal.SIGINT
+    assert "KeyboardInterrupt" in done.stderr

@@ -1,0 +1,124 @@
+"""What is built from the tree holds what it should, and can be installed."""
+
+from __future__ import annotations
+
+import email.message
+import email.parser
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import eventtrain
+
+ROOT = Path(__file__).resolve().parents[1]
+EXTRAS = {"bench", "cli", "demo", "dev", "test"}
+
+pytestmark = pytest.mark.skipif(
+    not (find_spec("build") and find_spec("setuptools")),
+    reason="building needs the packages build and setuptools: pip install -e '.[dev]'",
+)
+
+
+def run(*arguments: str, cwd: Path, path: str = "") -> str:
+    """Run Python in ``cwd`` with ``path`` as PYTHONPATH and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist, and with the wheel that was built from that sdist."""
+    folder = tmp_path_factory.mktemp("built")
+    # A copy, because building leaves folders behind.
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
+    shutil.copytree(ROOT, folder / "tree", ignore=ignored)
+    run("-m", "build", "--no-isolation", "--outdir", str(folder), cwd=folder / "tree")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    """The wheel."""
+    (path,) = built.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> email.message.Message:
+    """The wheel's metadata."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+        return email.parser.Parser().parsestr(archive.read(name).decode())
+
+
+def sources() -> set[str]:
+    """Every module of the package, as a path from the root of the tree."""
+    return {path.relative_to(ROOT).as_posix() for path in (ROOT / "eventtrain").rglob("*.py")}
+
+
+def test_the_wheel_holds_every_module_the_type_marker_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert names == sources() | {"eventtrain/py.typed"}
+
+
+def test_the_sdist_holds_what_it_takes_to_test_it(built: Path) -> None:
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    tests = {file.relative_to(ROOT).as_posix() for file in (ROOT / "tests").glob("*.py")}
+    others = {"LICENSE", "constraints.txt", "examples/own_loop.py", "pyproject.toml", "setup.cfg"}
+    assert names >= sources() | tests | others
+
+
+def test_the_metadata_names_every_extra(metadata: email.message.Message) -> None:
+    assert set(metadata.get_all("Provides-Extra", [])) == EXTRAS
+
+
+def test_installing_without_extras_asks_for_torch_and_blinker_only(
+    metadata: email.message.Message,
+) -> None:
+    plain = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
+    assert sorted(line.partition(">")[0].partition("<")[0] for line in plain) == [
+        "blinker",
+        "torch",
+    ]
+
+
+def test_the_version_is_the_packages_own(metadata: email.message.Message) -> None:
+    assert metadata["Version"] == eventtrain.__version__
+
+
+def test_the_licence_travels_with_the_wheel(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert any(name.endswith("LICENSE") for name in archive.namelist())
+
+
+def test_the_installed_wheel_can_be_imported(wheel: Path, tmp_path: Path) -> None:
+    target = tmp_path / "site"
+    options = ("--quiet", "--no-deps", "--no-index", "--no-compile", "--target", str(target))
+    run("-m", "pip", "install", *options, str(wheel), cwd=tmp_path)
+    program = "import eventtrain; print(eventtrain.__file__); eventtrain.Runner()"
+    printed = run("-W", "error", "-c", program, cwd=tmp_path, path=str(target))
+    assert Path(printed.strip()) == target / "eventtrain" / "__init__.py"
+
+
+def test_the_installed_wheel_brings_the_command(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith("entry_points.txt")]
+        assert "eventtrain = eventtrain.cli:main" in archive.read(name).decode()
