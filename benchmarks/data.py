@@ -112,7 +112,7 @@ def _epochs(x: Tensor, y: Tensor, shuffle: bool, options: Options) -> tuple[Grou
         name: stopwatch(partial(way, learn, *rest)) for name, (learn, way, rest) in ways.items()
     }
     title = f"{'a shuffled' if shuffle else 'an unshuffled'} epoch of training"
-    group = compare(title, "ms", variants, rounds=options.pick(15, 2), warmup=1)
+    group = compare(title, "ms", variants, rounds=options.pick(9, 2), passes=options.pick(3, 1))
     weights = {
         name: torch.nn.utils.parameters_to_vector(learn.model.parameters())
         for name, (learn, _, _) in ways.items()

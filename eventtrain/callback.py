@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import CallbackError, did_you_mean
 from .events import event_names
-from .handlers import Handler, Options, Receiver
+from .handlers import Handler, Options
+from .receivers import Receiver
 
 if TYPE_CHECKING:
     from .runner import Runner

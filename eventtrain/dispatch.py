@@ -32,7 +32,8 @@ from typing import Literal, cast
 
 from .cancellation import CancellationToken, Unwind
 from .errors import combine_errors  # noqa: F401  # the generated code calls it
-from .handlers import Handler, position, reject_flag
+from .handlers import Handler, position
+from .receivers import reject_flag
 
 Style = Literal["send", "checkpoint", "closing"]
 """``send``: skips the rest once the token is cancelled. ``checkpoint``: leaves the

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
-import types
 import warnings
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from .events import PHASES
+from .receivers import Receiver, is_async, name_of, reference_to, reject_flag, source_of
 
-Receiver = Callable[..., object]
 OnError = Literal["raise", "warn", "disable"]
 logger = logging.getLogger("eventtrain")
 
@@ -63,6 +60,28 @@ def names(value: str | Iterable[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
+class Tally:
+    """What the handlers of one subscription count together.
+
+    Attributes:
+        handlers: Those of them that are subscribed.
+        seen: Calls that ``during`` and ``when`` have let through.
+        is_spent: Whether ``once`` has had its call.
+    """
+
+    __slots__ = ("handlers", "is_spent", "seen")
+
+    def __init__(self) -> None:
+        self.handlers: list[Handler] = []
+        self.seen = 0
+        self.is_spent = False
+
+    def detach(self) -> None:
+        """Take all of them off their signals."""
+        for handler in list(self.handlers):
+            handler.detach()
+
+
 class Handler:
     """A receiver on one event, with its options; what a signal's order consists of.
 
@@ -75,6 +94,8 @@ class Handler:
         plugin: Which plugin brought it, as people should read it; ``None`` for user code.
         calls: How often it has run, counted for handlers with a filter;
             ``None`` for the others, which are called without any detour.
+        tally: What ``every`` and ``once`` count, together with the handlers
+            subscribed in the same call.
         key: What its signal knows it by; ``None`` while it is on none.
         detach: Takes it off its signal; does nothing the second time.
     """
@@ -82,7 +103,6 @@ class Handler:
     __slots__ = (
         "__weakref__",
         "_receiver",
-        "_seen",
         "after",
         "before",
         "calls",
@@ -94,6 +114,7 @@ class Handler:
         "plugin",
         "priority",
         "source",
+        "tally",
     )
 
     def __init__(
@@ -104,6 +125,7 @@ class Handler:
         *,
         origin: Receiver | None = None,
         plugin: str | None = None,
+        tally: Tally | None = None,
     ) -> None:
         written = origin or receiver
         self.event = event
@@ -119,7 +141,8 @@ class Handler:
         self._receiver: Any = receiver
         if options.weak:
             self._receiver = reference_to(receiver, self._receiver_died)
-        self._seen = 0
+        self.tally = Tally() if tally is None else tally
+        self.tally.handlers.append(self)
         self.calls: int | None = 0 if self._is_filtered else None
 
     @property
@@ -178,7 +201,7 @@ class Handler:
     def compile(self) -> Callable[[Any], object]:
         """Return what an emission calls: the bare function when nothing stands between."""
         receiver = self.receiver
-        if _is_async(receiver):
+        if is_async(receiver):
             return self._refuse_to_await
         return self._wrapped(self._dereferencing() if self.options.weak else self._receiver)
 
@@ -207,6 +230,7 @@ class Handler:
     def _filtering(self, receiver: Callable[[Any], object]) -> Callable[[Any], object]:
         options = self.options
         during, when, every, once = options.during, options.when, options.every, options.once
+        tally = self.tally
 
         def call(sender: Any) -> object:
             if during is not None and sender.phase != during:
@@ -214,13 +238,14 @@ class Handler:
             if when is not None and not when(sender):
                 return None
             if every > 1:
-                self._seen += 1
-                if self._seen % every:
+                tally.seen += 1
+                if tally.seen % every:
                     return None
             if once:
-                if self.calls:  # an emission that began before it left
+                if tally.is_spent:  # an emission that began before it left
                     return None
-                self.detach()
+                tally.is_spent = True
+                tally.detach()
             self.calls += 1  # type: ignore[operator]  # a filtered handler counts
             return receiver(sender)
 
@@ -251,8 +276,10 @@ class Handler:
     def leave(self) -> None:
         """Note that it is on no signal any more; its signal calls this."""
         self.key = None
-        # It refers to this handler, which would otherwise live until a collection.
+        # Both refer to this handler, which would otherwise live until a collection.
         self.detach = _nothing
+        if self in self.tally.handlers:
+            self.tally.handlers.remove(self)
 
     def _receiver_died(self, _: object) -> None:
         self.detach()
@@ -294,38 +321,6 @@ class Subscription:
         return f"<Subscription: {state}{'; '.join(h.describe() for h in self.handlers)}>"
 
 
-def reject_flag(result: object) -> None:
-    """Refuse a handler's ``True`` or ``False``, which in other frameworks steers the loop.
-
-    Raises:
-        TypeError: It is one of the two; the message says how to cancel.
-    """
-    if result is True or result is False:
-        raise TypeError(
-            f"a handler returned {result}, which steers nothing here. To cancel, call "
-            'run.token.cancel("batch", "why") (or another scope); otherwise return None.'
-        )
-
-
-def reference_to(receiver: Receiver, callback: Callable[[Any], None]) -> Any:
-    """Return a weak reference to a function or a bound method.
-
-    Raises:
-        TypeError: The receiver cannot be referred to weakly.
-    """
-    if inspect.ismethod(receiver):
-        return weakref.WeakMethod(receiver, callback)
-    return weakref.ref(receiver, callback)
-
-
-def is_same(receiver: object, other: object) -> bool:
-    """Whether two receivers are one: the same object, or the same method of the same object."""
-    # A bound method is a new object each time it is looked up. Equality serves
-    # only there: two callable objects may be equal and yet be two.
-    bound = (types.MethodType, types.BuiltinMethodType)
-    return receiver is other or (isinstance(receiver, bound) and receiver == other)
-
-
 def number(value: float) -> str:
     """Return a priority as people would write it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -339,62 +334,3 @@ def position(sender: object) -> str:
         if value is not None:
             text += f", {label} {value}"
     return text
-
-
-def name_of(receiver: object) -> str:
-    """Return the name a handler goes by unless it is given one."""
-    receiver = _without_partial(receiver)
-    return getattr(receiver, "__name__", None) or type(receiver).__name__
-
-
-def _without_partial(receiver: object) -> object:
-    while isinstance(receiver, functools.partial):
-        receiver = receiver.func
-    return receiver
-
-
-def _call_of(instance: object) -> object:
-    """Return what its class runs when ``instance`` is called."""
-    return getattr(type(instance), "__call__", None)  # noqa: B004
-
-
-def _is_async(receiver: object) -> bool:
-    """Whether calling ``receiver``, a function or an object, gives a coroutine."""
-    call = _call_of(_without_partial(receiver))
-    return inspect.iscoroutinefunction(receiver) or inspect.iscoroutinefunction(call)
-
-
-def source_of(receiver: object) -> str:
-    """Return ``module:line`` of a function, method or callable object."""
-    receiver = _without_partial(receiver)
-    function = inspect.unwrap(receiver) if callable(receiver) else receiver
-    if not hasattr(function, "__code__") and not inspect.ismethod(function):
-        function = _call_of(receiver)
-    code = getattr(function, "__code__", None)
-    module = getattr(receiver, "__module__", None) or type(receiver).__module__
-    return f"{module}:{code.co_firstlineno}" if code else str(module)
-
-
-def check_receiver(receiver: object, event: str) -> None:
-    """Check that ``receiver`` can be called with one argument, the sender.
-
-    Raises:
-        TypeError: It is not callable, is a coroutine function, or takes other
-            arguments. The message names the handler and the event.
-    """
-    where = f"handler {name_of(receiver)!r} for event {event!r}"
-    if not callable(receiver):
-        raise TypeError(f"{where} is not callable: {receiver!r}")
-    if _is_async(receiver):
-        raise TypeError(f"{where} is a coroutine function; handlers run synchronously")
-    try:
-        signature = inspect.signature(receiver)
-    except (TypeError, ValueError):  # a builtin that does not tell
-        return
-    try:
-        signature.bind(object())
-    except TypeError:
-        raise TypeError(
-            f"{where} takes {signature}, but a handler is called with one argument, the run: "
-            f"def {name_of(receiver)}(run)"
-        ) from None

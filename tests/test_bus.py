@@ -527,6 +527,34 @@ class TestFilters:
         self.emit(bus, 10)
         assert seen == [2]
 
+    def test_once_over_several_events_runs_once_in_all(
+        self, bus: EventBus, seen: list[Any]
+    ) -> None:
+        subscription = bus.on(["after_loss", "after_step"], seen.append, once=True)
+        bus.emit("after_step", "first")
+        bus.emit("after_loss", "second")
+        bus.emit("after_step", "third")
+        assert seen == ["first"]
+        assert not subscription.connected
+
+    def test_every_over_several_events_counts_them_together(
+        self, bus: EventBus, seen: list[Any]
+    ) -> None:
+        bus.on(["after_loss", "after_step"], seen.append, every=2)
+        for number in range(3):
+            bus.emit("after_loss", f"loss {number}")
+            bus.emit("after_step", f"step {number}")
+        assert seen == ["step 0", "step 1", "step 2"]
+
+    def test_two_subscriptions_of_one_function_count_apart(
+        self, bus: EventBus, seen: list[Any]
+    ) -> None:
+        for _ in range(2):
+            bus.on("after_loss", seen.append, every=2)
+        bus.emit("after_loss", 1)
+        bus.emit("after_loss", 2)
+        assert seen == [2, 2]
+
     def test_once_waits_for_the_call_that_the_others_let_through(
         self, bus: EventBus, seen: list[Any]
     ) -> None:

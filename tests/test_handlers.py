@@ -1,26 +1,12 @@
 from __future__ import annotations
 
-import functools
 import gc
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 
-from eventtrain.handlers import (
-    Handler,
-    Options,
-    Subscription,
-    check_receiver,
-    is_same,
-    name_of,
-    names,
-    number,
-    position,
-    reject_flag,
-    source_of,
-)
+from eventtrain.handlers import Handler, Options, Subscription, names, number, position
 
 HERE = __name__
 
@@ -32,65 +18,6 @@ class Plot:
     def draw(self, run: Any) -> None: ...
 
     def __call__(self, run: Any) -> None: ...
-
-
-class Forwarding:
-    """Answers every attribute with itself, as proxies do."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self
-
-    def __call__(self, run: Any) -> None: ...
-
-
-def line_of(function: Any) -> int:
-    line: int = function.__code__.co_firstlineno
-    return line
-
-
-@pytest.mark.parametrize(
-    ("receiver", "name"),
-    [
-        (plain, "plain"),
-        (Plot().draw, "draw"),
-        (Plot(), "Plot"),
-        (Plot, "Plot"),
-        (lambda run: None, "<lambda>"),
-        (functools.partial(plain), "plain"),
-        (functools.partial(functools.partial(Plot().draw)), "draw"),
-        ([].append, "append"),
-        (Mock(), "Mock"),
-        (Forwarding(), "Forwarding"),
-        (5, "int"),
-    ],
-)
-def test_a_handler_goes_by_the_name_of_its_function(receiver: Any, name: str) -> None:
-    assert name_of(receiver) == name
-
-
-@pytest.mark.parametrize(
-    ("receiver", "source"),
-    [
-        (plain, f"{HERE}:{line_of(plain)}"),
-        (Plot().draw, f"{HERE}:{line_of(Plot.draw)}"),
-        (Plot(), f"{HERE}:{line_of(Plot.__call__)}"),
-        (functools.partial(plain), f"{HERE}:{line_of(plain)}"),
-        (functools.lru_cache(plain), f"{HERE}:{line_of(plain)}"),
-        (Forwarding(), f"{HERE}:{line_of(Forwarding.__call__)}"),
-        (print, "builtins"),
-        ([].append, "builtins"),
-    ],
-)
-def test_its_source_is_module_and_line_as_far_as_python_knows_them(
-    receiver: Any, source: str
-) -> None:
-    assert source_of(receiver) == source
-
-
-def test_the_source_of_a_mock_is_its_module() -> None:
-    assert source_of(Mock()).startswith("unittest.mock")
 
 
 def test_one_name_or_several_become_a_tuple() -> None:
@@ -120,38 +47,6 @@ def test_a_position_is_told_as_far_as_the_sender_knows_it(sender: Any, text: str
     assert position(sender) == text
 
 
-def test_a_method_looked_up_twice_is_the_same_receiver() -> None:
-    plot, other = Plot(), Plot()
-    assert is_same(plot.draw, plot.draw)
-    assert not is_same(plot.draw, other.draw)
-    assert is_same(plain, plain)
-
-
-def test_equal_objects_are_two_receivers() -> None:
-    one = functools.partial(plain)
-    assert is_same(one, one)
-    assert not is_same((1, 2), tuple([1, 2]))  # noqa: C409  # a literal would be the same object
-
-
-@pytest.mark.parametrize("flag", [True, False])
-def test_flags_are_rejected_with_the_way_to_cancel(flag: bool) -> None:
-    with pytest.raises(TypeError, match=rf"returned {flag}.*run\.token\.cancel"):
-        reject_flag(flag)
-
-
-@pytest.mark.parametrize("value", [None, 0, 1, "", 0.0])
-def test_values_that_equal_flags_are_no_flags(value: object) -> None:
-    reject_flag(value)
-
-
-def test_a_receiver_whose_signature_cannot_be_read_is_trusted() -> None:
-    check_receiver(dict, "after_loss")
-
-
-def test_a_mock_is_a_receiver() -> None:
-    check_receiver(Mock(), "after_loss")
-
-
 def test_options_accept_one_name_for_several() -> None:
     options = Options(before="a", after=["b", "c"])  # type: ignore[arg-type]
     assert (options.before, options.after) == (("a",), ("b", "c"))
@@ -161,7 +56,7 @@ class TestHandler:
     def test_it_describes_itself_by_event_name_priority_and_source(self) -> None:
         handler = Handler("after_loss", plain, Options(priority=-2.5))
         assert handler.describe() == (
-            f"handler 'plain' of event 'after_loss' (priority -2.5, {HERE}:{line_of(plain)})"
+            f"handler 'plain' of event 'after_loss' (priority -2.5, {HERE}:{plain.__code__.co_firstlineno})"
         )
         assert repr(handler) == f"<{handler.describe()}>"
 
@@ -172,7 +67,7 @@ class TestHandler:
     def test_origin_is_what_its_name_and_source_come_from(self) -> None:
         handler = Handler("after_loss", lambda run: None, Options(), origin=plain)
         assert handler.name == "plain"
-        assert handler.source == f"{HERE}:{line_of(plain)}"
+        assert handler.source == f"{HERE}:{plain.__code__.co_firstlineno}"
 
     def test_a_name_in_the_options_wins(self) -> None:
         assert Handler("after_loss", plain, Options(name="x")).name == "x"

@@ -11,7 +11,7 @@ import torch
 
 from ..batch import batch_size
 from ..callback import Callback, camel2snake, listify
-from ..handlers import name_of
+from ..receivers import name_of
 from ..runner import Runner
 
 Metric = Any
