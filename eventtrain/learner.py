@@ -13,7 +13,7 @@ from .data import DataBunch
 from .errors import DataError
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Learner:
     """Model, optimizer, loss function and data, together and mutable.
 
@@ -31,6 +31,9 @@ class Learner:
     opt: Any
     loss_func: Callable[..., Any]
     data: DataBunch
+
+    def __repr__(self) -> str:
+        return f"<Learner: {type(self.model).__name__} with {type(self.opt).__name__}>"
 
 
 def get_model(

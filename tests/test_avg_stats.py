@@ -160,6 +160,14 @@ def test_a_line_an_epoch_is_printed_under_one_line_of_titles(learner: Learner, c
     assert {len(line) for line in [titles, *lines]} == {len(titles)}
 
 
+def test_a_loss_that_explodes_stays_in_its_column(learner: Learner, capsys) -> None:
+    learner.loss_func = lambda pred, yb: pred.mean() * 0 + 3.4e38
+    Runner(cbs=AvgStatsCallback(accuracy)).fit(1, learner)
+    titles, line = capsys.readouterr().out.splitlines()
+    assert len(titles) == len(line)
+    assert line.split()[1] == "3.4e+38"
+
+
 def test_without_validation_the_table_has_no_columns_for_it(make_learner, capsys) -> None:
     Runner(cbs=AvgStatsCallback(accuracy)).fit(1, make_learner(valid=0))
     assert "valid" not in capsys.readouterr().out

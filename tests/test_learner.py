@@ -47,6 +47,12 @@ def test_a_learner_takes_its_parts_in_order_and_is_mutable() -> None:
     assert learner.data is data
 
 
+def test_a_learner_names_model_and_optimizer_in_short() -> None:
+    data = bunch()
+    learner = Learner(*get_model(data), nn.functional.cross_entropy, data)
+    assert repr(learner) == "<Learner: Sequential with SGD>"
+
+
 def test_accuracy_is_the_share_of_right_rows() -> None:
     out = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
     result = accuracy(out, torch.tensor([1, 0, 0, 0]))

@@ -407,6 +407,46 @@ def test_no_further_batch_is_loaded_after_a_cancellation(learner: Learner) -> No
     assert loaded == [0]
 
 
+def cancelling_model(run: Runner, scope: str) -> nn.Module:
+    """A model that asks for a cancellation while it computes, as a thread might."""
+    model = nn.Linear(5, 3)
+    model.register_forward_hook(lambda *_: run.token.cancel(scope, "from outside"))
+    return model
+
+
+def test_a_request_from_between_events_skips_all_handlers_of_the_next(learner: Learner) -> None:
+    run = Runner()
+    learner.model = cancelling_model(run, "fit")
+    fired = record(run, "after_pred", "after_batch")
+    assert run.fit(1, learner).reason == "from outside"
+    assert fired == ["after_batch"]
+
+
+def test_an_event_without_handlers_is_a_checkpoint_too(learner: Learner) -> None:
+    run = Runner()
+    learner.model = cancelling_model(run, "fit")
+    called: list[int] = []
+    learner.loss_func = lambda pred, yb: called.append(1)
+    assert run.fit(1, learner).outcome == "cancelled"
+    assert called == []
+
+
+def test_a_request_made_while_a_cancelled_batch_closes_takes_effect_at_once(learner) -> None:
+    loaded: list[int] = []
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for i in range(3):
+            loaded.append(i)
+            yield torch.ones(2, 5), torch.tensor([0, 1])
+
+    learner.data = DataBunch(batches())
+    run = Runner()
+    run.on("after_loss", lambda run: run.token.cancel("batch"))
+    run.on("after_batch", lambda run: run.token.cancel("train"))
+    run.fit(1, learner)
+    assert loaded == [0]
+
+
 # Failure
 
 

@@ -191,4 +191,6 @@ def _width(title: str) -> int:
 
 
 def _text(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.1e}"
