@@ -67,7 +67,9 @@ def run(options: Options) -> Suite:
             text = "Runner without user handlers, a batch over the hand-written loop"
             targets.append(Target(text, group.difference(RUNNER).median, 1.2, "us"))
         if count == 10:
-            text = "Runner with 10 handlers on 6 events, over the calls written inline"
+            text = "Runner with 10 handlers on 6 events, over six for loops written inline"
+            targets.append(Target(text, group.ratio(RUNNER, IN_A_FOR).median, 1.5))
+            text = "Runner with 10 handlers on 6 events, over sixty calls written inline"
             targets.append(Target(text, group.ratio(RUNNER).median, 1.5))
     groups += [_batches("tiny step", tiny, tiny_batches, count, options) for count in (0, 1, 10)]
     groups.append(_set_up(options))

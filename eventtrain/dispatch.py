@@ -6,23 +6,22 @@ interpreter cannot specialise the one call site they share, while here each
 call has its own. ``python -m benchmarks emit`` shows the difference. Printed
 for two handlers (``print(source("checkpoint", 2))``), a function reads::
 
-    def emit():
-        try:
-            if token.pending is not None: token.check()
-            if ((r := h0(sender)) is not None or token.pending is not None) \
-and look(r, token): token.check()
-            if ((r := h1(sender)) is not None or token.pending is not None) \
-and look(r, token): token.check()
-        except BaseException as error:
-            annotate(error, entries)
-            raise
+    def emit(sender, token):
+     try:
+      if token.pending is not None: token.check()
+      if ((r := h0(sender)) is not None or ...) and look(r, token): token.check()
+      if ((r := h1(sender)) is not None or ...) and look(r, token): token.check()
+     except BaseException as error:
+      annotate(error, entries, sender)
+      raise
 
-The handler that is running, or that raised, is known from the line number, so
+with ``token.pending is not None`` for the dots. The handler that is running, or that raised, is known from the line number, so
 the calls themselves need not keep track of it.
 """
 
 from __future__ import annotations
 
+import builtins
 import linecache
 import sys
 from collections.abc import Callable, Sequence
@@ -31,7 +30,7 @@ from types import CodeType, FrameType, FunctionType
 from typing import Literal, cast
 
 from .cancellation import CancellationToken, Unwind
-from .errors import combine_errors  # noqa: F401  # the generated code calls it
+from .errors import combine_errors
 from .handlers import Handler, position
 from .receivers import reject_flag
 
@@ -87,8 +86,8 @@ def running_handler() -> Handler | None:
     """Return the handler that the calling code runs in, or ``None`` outside of handlers."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_filename.startswith(_PREFIX) and "entries" in frame.f_locals:
-            return _running(frame, frame.f_lineno, frame.f_locals["entries"])
+        if frame.f_code.co_filename.startswith(_PREFIX) and "entries" in frame.f_globals:
+            return _running(frame, frame.f_lineno, frame.f_globals["entries"])
         frame = frame.f_back
     return None
 
@@ -111,57 +110,60 @@ def compile_emission(
         ``emit(sender, token=None)`` for style ``send``, else ``emit()``.
     """
     calls = [entry.compile() for entry in entries]
-    unrolled = len(calls) <= _UNROLLED
-    make = _maker(style, len(calls) if unrolled else -1)
-    return make(tuple(entries), sender, token, *(calls if unrolled else [calls]))
+    n = len(calls) if len(calls) <= _UNROLLED else -1
+    # Handlers are the function's globals: read in place, where closure cells or
+    # arguments would be copied and counted handler by handler in every emission.
+    names = {**_NAMES, "entries": tuple(entries), "calls": calls}
+    names.update((f"h{i}", call) for i, call in enumerate(calls))
+    defaults = (None,) if style == "send" else (sender, token)
+    # The interpreter keeps what it learned about a call site in the code object:
+    # every emission gets code of its own, or they would unlearn each other's.
+    return FunctionType(_code(style, n).replace(), names, "emit", defaults)
 
 
 def source(style: Style, n: int) -> str:
     """Return the source that emits to ``n`` handlers; ``-1`` for any number, in a loop."""
-    names = [f"h{i}" for i in range(n)] if n >= 0 else ["calls"]
-    signature = {"send": "sender, token=None", "checkpoint": "", "closing": ""}[style]
-    lines = [f"def make(entries, sender, token, {', '.join(names)}):", f" def emit({signature}):"]
-    lines += _HEAD[style]
+    lines = ["def emit(sender, token):", *_HEAD[style]]
     if n >= 0:
         lines += [line.replace("CALL", f"h{i}") for i in range(n) for line in _EACH[style]]
     else:
-        lines.append("   for i, call in enumerate(calls):")
+        lines.append("  for i, call in enumerate(calls):")
         lines += [f" {line.replace('CALL', 'call')}" for line in _EACH[style]]
-    return "\n".join([*lines, *_TAIL[style], " return emit", ""])
+    return "\n".join([*lines, *_TAIL[style], ""])
 
 
 _HEAD: dict[Style, list[str]] = {
     "send": [
-        "  if token is None: token = NEVER",
-        "  try:",
-        "   if token.pending is not None: return",
+        " if token is None: token = NEVER",
+        " try:",
+        "  if token.pending is not None: return",
     ],
-    "checkpoint": ["  try:", "   if token.pending is not None: token.check()"],
-    "closing": ["  errors = None", "  try:", "   pass"],
+    "checkpoint": [" try:", "  if token.pending is not None: token.check()"],
+    "closing": [" errors = None", " try:", "  pass"],
 }
 _EACH: dict[Style, list[str]] = {
     "send": [
-        "   if ((r := CALL(sender)) is not None or token.pending is not None) "
+        "  if ((r := CALL(sender)) is not None or token.pending is not None) "
         "and look(r, token): return"
     ],
     "checkpoint": [
-        "   if ((r := CALL(sender)) is not None or token.pending is not None) "
+        "  if ((r := CALL(sender)) is not None or token.pending is not None) "
         "and look(r, token): token.check()"
     ],
     "closing": [
-        "   try:",
-        "    if (r := CALL(sender)) is not None: look(r, token)",
-        "   except BaseException as error: errors = keep(errors, error, entries, sender)",
+        "  try:",
+        "   if (r := CALL(sender)) is not None: look(r, token)",
+        "  except BaseException as error: errors = keep(errors, error, entries, sender)",
     ],
 }
-_RAISE = ["  except BaseException as error:", "   annotate(error, entries, sender)", "   raise"]
+_RAISE = [" except BaseException as error:", "  annotate(error, entries, sender)", "  raise"]
 _TAIL: dict[Style, list[str]] = {
     "send": _RAISE,
     "checkpoint": _RAISE,
     "closing": [
         # An interrupt may arrive between two handlers.
-        "  except BaseException as error: errors = keep(errors, error, entries, sender)",
-        "  if errors is not None: raise combine_errors(errors)",
+        " except BaseException as error: errors = keep(errors, error, entries, sender)",
+        " if errors is not None: raise combine_errors(errors)",
     ],
 }
 
@@ -176,18 +178,21 @@ def _code(style: Style, n: int) -> CodeType:
     return next(c for c in module.co_consts if isinstance(c, CodeType))
 
 
-def _maker(style: Style, n: int) -> Callable[..., Callable[..., None]]:
-    code = _code(style, n)
-    # The interpreter keeps what it learned about a call site in the code object:
-    # every emission gets code of its own, or they would unlearn each other's.
-    fresh = tuple(c.replace() if isinstance(c, CodeType) else c for c in code.co_consts)
-    return FunctionType(code.replace(co_consts=fresh), globals())
-
-
 def _running(frame: FrameType, line: int, entries: Sequence[Handler]) -> Handler | None:
     names = frame.f_locals
     if "i" in names:
         return cast(Handler, entries[names["i"]])
     style = cast(Style, frame.f_code.co_filename.rstrip(">").rpartition(" ")[2])
-    index = (line - 3 - len(_HEAD[style])) // len(_EACH[style])
+    index = (line - 2 - len(_HEAD[style])) // len(_EACH[style])
     return entries[index] if 0 <= index < len(entries) else None
+
+
+_NAMES = {
+    "NEVER": NEVER,
+    "annotate": annotate,
+    "combine_errors": combine_errors,
+    "keep": keep,
+    "look": look,
+    "__builtins__": builtins,
+    "__name__": __name__,
+}

@@ -227,25 +227,22 @@ class Handler:
 
         return call
 
-    def _filtering(self, receiver: Callable[[Any], object]) -> Callable[[Any], object]:
+    def _filtering(self, call: Callable[[Any], object]) -> Callable[[Any], object]:
+        """Put the filters around ``call``, the one that is asked first outermost."""
         options = self.options
-        during, when, every, once = options.during, options.when, options.every, options.once
-        tally = self.tally
+        call = self._counting(call)
+        if options.once:
+            call = _once(call, self.tally)
+        if options.every > 1:
+            call = _every(call, options.every, self.tally)
+        if options.when is not None:
+            call = _when(call, options.when)
+        if options.during is not None:
+            call = _during(call, options.during)
+        return call
 
-        def call(sender: Any) -> object:
-            if during is not None and sender.phase != during:
-                return None
-            if when is not None and not when(sender):
-                return None
-            if every > 1:
-                tally.seen += 1
-                if tally.seen % every:
-                    return None
-            if once:
-                if tally.is_spent:  # an emission that began before it left
-                    return None
-                tally.is_spent = True
-                tally.detach()
+    def _counting(self, receiver: Callable[[Any], object]) -> Callable[[Any], object]:
+        def call(sender: object) -> object:
             self.calls += 1  # type: ignore[operator]  # a filtered handler counts
             return receiver(sender)
 
@@ -287,6 +284,44 @@ class Handler:
 
 def _nothing() -> None:
     return None
+
+
+# One small function a filter: a call that is filtered out costs little more than the call.
+
+
+def _during(call: Callable[[Any], object], phase: str) -> Callable[[Any], object]:
+    def filtered(sender: Any) -> object:
+        return call(sender) if sender.phase == phase else None
+
+    return filtered
+
+
+def _when(
+    call: Callable[[Any], object], predicate: Callable[[Any], object]
+) -> Callable[[Any], object]:
+    def filtered(sender: object) -> object:
+        return call(sender) if predicate(sender) else None
+
+    return filtered
+
+
+def _every(call: Callable[[Any], object], n: int, tally: Tally) -> Callable[[Any], object]:
+    def filtered(sender: object) -> object:
+        tally.seen = seen = tally.seen + 1
+        return None if seen % n else call(sender)
+
+    return filtered
+
+
+def _once(call: Callable[[Any], object], tally: Tally) -> Callable[[Any], object]:
+    def filtered(sender: object) -> object:
+        if tally.is_spent:  # an emission that began before it left
+            return None
+        tally.is_spent = True
+        tally.detach()
+        return call(sender)
+
+    return filtered
 
 
 class Subscription:

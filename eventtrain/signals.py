@@ -42,6 +42,7 @@ class Signal(blinker.NamedSignal):
     def __init__(self, doc: str | None = None, *, name: str = "") -> None:
         self.event = Event(name, "", "point", (), doc or "")
         self._handlers: dict[Any, Handler] = {}
+        self._in_order: list[Handler] | None = None
         self._is_muted = False
         self._mute_depth = 0
         self._emitters: weakref.WeakSet[Emitter] = weakref.WeakSet()
@@ -53,11 +54,13 @@ class Signal(blinker.NamedSignal):
     @property
     def handlers(self) -> list[Handler]:
         """Every handler on this signal, for whatever sender, in order of dispatch."""
-        # blinker keeps a receiver of its own that has no sender left.
-        standing = [
-            self._handlers[key] for key in list(self.receivers) if self._by_receiver.get(key)
-        ]
-        return in_order(standing, self.name)
+        if self._in_order is None:
+            # blinker keeps a receiver of its own that has no sender left.
+            standing = [
+                self._handlers[key] for key in list(self.receivers) if self._by_receiver.get(key)
+            ]
+            self._in_order = in_order(standing, self.name)
+        return list(self._in_order)
 
     def handlers_for(self, sender: object) -> list[Handler]:
         """Return the handlers that an emission by ``sender`` runs, in order."""
@@ -72,6 +75,7 @@ class Signal(blinker.NamedSignal):
 
     def changed(self) -> None:
         """Drop what was compiled: the next emission sees the new state."""
+        self._in_order = None
         self.__dict__.pop("emit", None)
         self._by_id.clear()
         for emitter in list(self._emitters):

@@ -14,6 +14,9 @@ HERE = __name__
 def plain(run: Any) -> None: ...
 
 
+LINE = plain.__code__.co_firstlineno
+
+
 class Plot:
     def draw(self, run: Any) -> None: ...
 
@@ -56,7 +59,7 @@ class TestHandler:
     def test_it_describes_itself_by_event_name_priority_and_source(self) -> None:
         handler = Handler("after_loss", plain, Options(priority=-2.5))
         assert handler.describe() == (
-            f"handler 'plain' of event 'after_loss' (priority -2.5, {HERE}:{plain.__code__.co_firstlineno})"
+            f"handler 'plain' of event 'after_loss' (priority -2.5, {HERE}:{LINE})"
         )
         assert repr(handler) == f"<{handler.describe()}>"
 
@@ -67,7 +70,7 @@ class TestHandler:
     def test_origin_is_what_its_name_and_source_come_from(self) -> None:
         handler = Handler("after_loss", lambda run: None, Options(), origin=plain)
         assert handler.name == "plain"
-        assert handler.source == f"{HERE}:{plain.__code__.co_firstlineno}"
+        assert handler.source == f"{HERE}:{LINE}"
 
     def test_a_name_in_the_options_wins(self) -> None:
         assert Handler("after_loss", plain, Options(name="x")).name == "x"
