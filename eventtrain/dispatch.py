@@ -15,8 +15,8 @@ for two handlers (``print(source("checkpoint", 2))``), a function reads::
       annotate(error, entries, sender)
       raise
 
-with ``token.pending is not None`` for the dots. The handler that is running, or that raised, is known from the line number, so
-the calls themselves need not keep track of it.
+with ``token.pending is not None`` for the dots. The handler that is running, or
+that raised, is known from the line number: the calls need not keep track of it.
 """
 
 from __future__ import annotations

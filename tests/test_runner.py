@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,6 +42,13 @@ def record(run: Runner, *events: str) -> list[str]:
     for event in events or NAMES:
         run.on(event, lambda run, event=event: fired.append(event))
     return fired
+
+
+def noted_batches(loaded: list[int], count: int = 3) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give batches, noting each in ``loaded`` as it is asked for."""
+    for i in range(count):
+        loaded.append(i)
+        yield torch.ones(2, 5), torch.tensor([0, 1])
 
 
 # Events
@@ -394,13 +403,7 @@ def test_a_check_in_a_closing_event_ends_that_handler_alone(learner: Learner) ->
 
 def test_no_further_batch_is_loaded_after_a_cancellation(learner: Learner) -> None:
     loaded: list[int] = []
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for i in range(3):
-            loaded.append(i)
-            yield torch.ones(2, 5), torch.tensor([0, 1])
-
-    learner.data = DataBunch(batches())
+    learner.data = DataBunch(noted_batches(loaded))
     run = Runner()
     run.on("after_batch", lambda run: run.token.cancel("train"), once=True)
     run.fit(1, learner)
@@ -433,18 +436,47 @@ def test_an_event_without_handlers_is_a_checkpoint_too(learner: Learner) -> None
 
 def test_a_request_made_while_a_cancelled_batch_closes_takes_effect_at_once(learner) -> None:
     loaded: list[int] = []
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for i in range(3):
-            loaded.append(i)
-            yield torch.ones(2, 5), torch.tensor([0, 1])
-
-    learner.data = DataBunch(batches())
+    learner.data = DataBunch(noted_batches(loaded))
     run = Runner()
     run.on("after_loss", lambda run: run.token.cancel("batch"))
     run.on("after_batch", lambda run: run.token.cancel("train"))
     run.fit(1, learner)
     assert loaded == [0]
+
+
+def test_another_thread_can_cancel_a_running_fit(learner: Learner) -> None:
+    learner.data = DataBunch(itertools.repeat((torch.ones(2, 5), torch.tensor([0, 1]))))
+    run = Runner()
+    started = threading.Event()
+
+    def watch() -> None:
+        started.wait(30)
+        run.token.cancel("fit", "enough")
+
+    run.on("after_step", lambda run: started.set(), once=True)
+    thread = threading.Thread(target=watch, name="watchdog")
+    thread.start()
+    result = run.fit(1, learner)
+    thread.join()
+    assert (result.outcome, result.reason) == ("cancelled", "enough")
+    assert "watchdog" in result.cancellations[0].by
+
+
+def test_a_timer_can_cancel_a_running_fit(learner: Learner) -> None:
+    learner.data = DataBunch(itertools.repeat((torch.ones(2, 5), torch.tensor([0, 1]))))
+    run = Runner()
+    run.on("begin_fit", lambda run: run.token.cancel_after(0.05) and None)
+    result = run.fit(1, learner)
+    assert (result.outcome, result.cancellations[0].by) == ("cancelled", "timer")
+
+
+def test_timers_of_a_fit_end_with_it(learner: Learner) -> None:
+    run = Runner()
+    timers: list[threading.Timer] = []
+    run.on("begin_fit", lambda run: timers.append(run.token.cancel_after(60)))
+    run.fit(1, learner)
+    timers[0].join(5)
+    assert not timers[0].is_alive()
 
 
 # Failure
