@@ -189,7 +189,7 @@ class EventBus(Namespace):
                 who = name or name_of(function)
                 where = ", ".join(map(repr, events))
                 raise type(error)(f"handler {who!r} for event {where}: {error}") from None
-            tally = Tally()
+            tally = Tally(every)
             subscription = Subscription(
                 [Handler(each, function, options, tally=tally) for each in events]
             )

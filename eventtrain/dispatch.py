@@ -43,8 +43,8 @@ NEVER = CancellationToken()
 
 _FILENAME = "<eventtrain dispatch of {n} handlers, {style}>"
 _PREFIX = "<eventtrain dispatch"
-_UNROLLED = 64
-"""Above this many handlers a loop is as fast and its function is quicker to make."""
+_UNROLLED = 128
+"""Above this many handlers it is a loop after all: longer functions take long to compile."""
 
 
 def look(result: object, token: CancellationToken) -> bool:
@@ -168,7 +168,7 @@ _TAIL: dict[Style, list[str]] = {
 }
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=None)
 def _code(style: Style, n: int) -> CodeType:
     text = source(style, n)
     filename = _FILENAME.format(n=n if n >= 0 else f"over {_UNROLLED}", style=style)

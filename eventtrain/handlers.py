@@ -65,15 +65,16 @@ class Tally:
 
     Attributes:
         handlers: Those of them that are subscribed.
-        seen: Calls that ``during`` and ``when`` have let through.
+        left: How many calls that ``during`` and ``when`` let through remain until
+            ``every`` lets one through; it counts down.
         is_spent: Whether ``once`` has had its call.
     """
 
-    __slots__ = ("handlers", "is_spent", "seen")
+    __slots__ = ("handlers", "is_spent", "left")
 
-    def __init__(self) -> None:
+    def __init__(self, every: int = 1) -> None:
         self.handlers: list[Handler] = []
-        self.seen = 0
+        self.left = every
         self.is_spent = False
 
     def detach(self) -> None:
@@ -141,7 +142,7 @@ class Handler:
         self._receiver: Any = receiver
         if options.weak:
             self._receiver = reference_to(receiver, self._receiver_died)
-        self.tally = Tally() if tally is None else tally
+        self.tally = Tally(options.every) if tally is None else tally
         self.tally.handlers.append(self)
         self.calls: int | None = 0 if self._is_filtered else None
 
@@ -169,6 +170,8 @@ class Handler:
         receiver = self.receiver
         if receiver is None:
             return None
+        if self.calls is None and self.options.on_error == "raise":
+            return receiver(sender, **arguments)
         if arguments:
             receiver = functools.partial(receiver, **arguments)
         return self._wrapped(receiver)(sender)
@@ -307,8 +310,11 @@ def _when(
 
 def _every(call: Callable[[Any], object], n: int, tally: Tally) -> Callable[[Any], object]:
     def filtered(sender: object) -> object:
-        tally.seen = seen = tally.seen + 1
-        return None if seen % n else call(sender)
+        tally.left = left = tally.left - 1
+        if left:
+            return None
+        tally.left = n
+        return call(sender)
 
     return filtered
 

@@ -12,8 +12,8 @@ from eventtrain.dispatch import Style, compile_emission, running_handler, source
 from eventtrain.handlers import Handler, Options
 
 STYLES: list[Style] = ["send", "checkpoint", "closing"]
-COUNTS = [*range(6), 63, 64, 65, 70]
-POSITIONS = [(n, i) for n in (1, 2, 5, 64, 65, 70) for i in {0, 1, n // 2, n - 1} if i < n]
+COUNTS = [*range(6), 127, 128, 129, 140]
+POSITIONS = [(n, i) for n in (1, 2, 5, 128, 129, 140) for i in {0, 1, n // 2, n - 1} if i < n]
 SENDER = SimpleNamespace(epoch=1, batch_index=4)
 
 
@@ -45,7 +45,7 @@ def test_every_handler_runs_once_in_order(style: Style, n: int) -> None:
 
 
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("n", [1, 3, 64, 65])
+@pytest.mark.parametrize("n", [1, 3, 128, 129])
 def test_every_handler_is_given_the_sender(style: Style, n: int) -> None:
     seen: list[Any] = []
     emitter(style, [seen.append] * n)()
@@ -182,7 +182,7 @@ def test_a_checkpoint_leaves_the_scope_at_the_handler_that_cancels(
     assert scope.outcome == "cancelled"
 
 
-@pytest.mark.parametrize("n", [0, 1, 64, 65])
+@pytest.mark.parametrize("n", [0, 1, 128, 129])
 def test_a_checkpoint_that_finds_a_request_runs_no_handler(n: int) -> None:
     seen: list[int] = []
     token = CancellationToken()
@@ -195,7 +195,7 @@ def test_a_checkpoint_that_finds_a_request_runs_no_handler(n: int) -> None:
     assert scope.outcome == "cancelled"
 
 
-@pytest.mark.parametrize("n", [0, 1, 64, 65])
+@pytest.mark.parametrize("n", [0, 1, 128, 129])
 def test_sending_with_a_cancelled_token_runs_no_handler(n: int) -> None:
     seen: list[int] = []
     token = CancellationToken()
@@ -204,7 +204,7 @@ def test_sending_with_a_cancelled_token_runs_no_handler(n: int) -> None:
     assert seen == []
 
 
-@pytest.mark.parametrize("n", [1, 64, 65])
+@pytest.mark.parametrize("n", [1, 128, 129])
 def test_sending_without_a_token_runs_every_handler(n: int) -> None:
     seen: list[int] = []
     compile_emission("send", handlers(noting(n, seen)))(SENDER)
@@ -269,7 +269,7 @@ def test_closing_takes_a_checkpoint_inside_a_handler_for_that_handlers_end() -> 
     assert scope.outcome == "cancelled"
 
 
-@pytest.mark.parametrize("n", [5, 70])
+@pytest.mark.parametrize("n", [5, 140])
 def test_closing_raises_the_first_error_with_the_others_as_notes(n: int) -> None:
     def fail(kind: type[BaseException]) -> Callable[[Any], object]:
         def raise_it(run: Any) -> None:
@@ -288,7 +288,7 @@ def test_closing_raises_the_first_error_with_the_others_as_notes(n: int) -> None
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("n", [3, 70])
+@pytest.mark.parametrize("n", [3, 140])
 def test_closing_lets_an_interrupt_win_over_earlier_errors(
     kind: type[BaseException], n: int
 ) -> None:
@@ -331,7 +331,7 @@ def test_an_error_without_other_errors_has_no_context(style: Style) -> None:
 
 
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("n", [2, 70])
+@pytest.mark.parametrize("n", [2, 140])
 def test_a_traceback_shows_the_generated_line(style: Style, n: int) -> None:
     receivers = noting(n, [])
     receivers[1] = lambda run: 1 / 0
@@ -343,7 +343,7 @@ def test_a_traceback_shows_the_generated_line(style: Style, n: int) -> None:
 
 
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("n", [0, 1, 2, 64, -1])
+@pytest.mark.parametrize("n", [0, 1, 2, 128, -1])
 def test_the_source_can_be_printed_and_is_python(style: Style, n: int) -> None:
     compile(source(style, n), "printed", "exec")
     assert source(style, n).count("(sender)") == (n if n >= 0 else 1)
