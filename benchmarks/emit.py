@@ -73,7 +73,7 @@ def _handlers(count: int, options: Options) -> Group:
     variants = {
         name: Statement(text, _seconds(options), **names) for name, text in statements.items()
     }
-    title = f"one emission, {count} handler{'s' * (count != 1)} that do nothing"
+    title = f"one emission, {count} idle handler{'s' * (count != 1)}"
     return _compare(title, variants, options)
 
 
