@@ -25,7 +25,7 @@ import builtins
 import linecache
 import sys
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 from types import CodeType, FrameType, FunctionType
 from typing import Literal, cast
 
@@ -168,7 +168,7 @@ _TAIL: dict[Style, list[str]] = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def _code(style: Style, n: int) -> CodeType:
     text = source(style, n)
     filename = _FILENAME.format(n=n if n >= 0 else f"over {_UNROLLED}", style=style)

@@ -38,11 +38,16 @@ class ScopeNotOpenError(EventTrainError, RuntimeError):
     def __init__(self, scope: str, open_scopes: Sequence[str]) -> None:
         self.scope = scope
         self.open_scopes = tuple(open_scopes)
-        state = f"open now: {' > '.join(open_scopes)}" if open_scopes else "no scope is open"
-        super().__init__(
-            f"cannot cancel {scope!r}: that scope is not open ({state}). "
-            "A scope is open from its begin_ event until just before its after_ event."
-        )
+        if open_scopes:
+            state = f"open now: {' > '.join(open_scopes)}"
+            advice = "A scope is open from its begin_ event until just before its after_ event."
+        else:
+            state = "no scope is open"
+            advice = "To cancel a fit before it begins, give it a token of yours: fit(..., token=)."
+        super().__init__(f"cannot cancel {scope!r}: that scope is not open ({state}). {advice}")
+
+    def __reduce__(self) -> tuple[type[ScopeNotOpenError], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.scope, self.open_scopes)
 
 
 class CallbackError(EventTrainError, TypeError):

@@ -97,7 +97,8 @@ def check_receiver(receiver: object, event: str) -> None:
     try:
         signature.bind(object())
     except TypeError:
+        name = name_of(receiver)
+        form = "lambda run: ..." if name == "<lambda>" else f"def {name}(run)"
         raise TypeError(
-            f"{where} takes {signature}, but a handler is called with one argument, the run: "
-            f"def {name_of(receiver)}(run)"
+            f"{where} takes {signature}, but a handler is called with one argument, the run: {form}"
         ) from None

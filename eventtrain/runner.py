@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -13,11 +13,15 @@ from torch.utils.data import DataLoader, IterableDataset
 from .batch import batch_parts, loader_length, move_to
 from .bus import EventBus
 from .callback import Callback, TrainEvalCallback, listify
-from .cancellation import CancellationToken
+from .cancellation import CancellationToken, Scope
 from .errors import CallbackError, DataError, EmptyLoaderError
+from .handlers import Subscription
 from .interrupts import Interrupts, OnInterrupt
 from .learner import Learner
+from .receivers import Receiver
 from .state import FitResult, RunState
+
+F = TypeVar("F", bound=Receiver)
 
 
 class Runner(RunState):
@@ -61,6 +65,14 @@ class Runner(RunState):
         self.bus.attach(handlers, sender=self)
         for callback in self.cbs:
             callback.set_runner(self)
+
+    @overload
+    def on(self, event: str | Iterable[str], fn: Receiver, **options: Any) -> Subscription: ...
+
+    @overload
+    def on(
+        self, event: str | Iterable[str], fn: None = None, **options: Any
+    ) -> Callable[[F], F]: ...
 
     def on(self, event: str | Iterable[str], fn: Any = None, **options: Any) -> Any:
         """Subscribe a handler to this runner's events; see ``EventBus.on``."""
@@ -242,12 +254,24 @@ class Runner(RunState):
         if self._is_running:
             raise RuntimeError("this runner is running already: inside a handler, use another one")
         self._is_running = True
-        self._clear_counters()
-        self.learn, self.token = learn, token or CancellationToken()
-        for callback in self.cbs:
-            callback.set_runner(self)
-        self.emit, self.scope = self.bus.bind(self, self.token)
-        known, start, failure = len(self.token.history), time.perf_counter(), None
+        try:
+            self._clear_counters()
+            self.learn, self.token = learn, token or CancellationToken()
+            for callback in self.cbs:
+                callback.set_runner(self)
+            self.emit, self.scope = self.bus.bind(self, self.token)
+            return self._timed(loop, getattr(self.scope, root))
+        finally:
+            if token is None:
+                self.token.finish()
+            self.token.forget()
+            self._drop_references()
+            self._is_running = False
+
+    def _timed(self, loop: Callable[[], None], scope: Scope) -> FitResult:
+        """Run ``loop``, whose outermost scope is ``scope``, and keep the result of it."""
+        known, start = len(self.token.history), time.perf_counter()
+        failure: BaseException | None = None
         try:
             with Interrupts(self.token, self._on_interrupt):
                 try:
@@ -258,14 +282,9 @@ class Runner(RunState):
                     raise
         finally:
             seconds = time.perf_counter() - start
-            self.result = self._summary(getattr(self.scope, root), known, failure, seconds)
+            self.result = result = self._summary(scope, known, failure, seconds)
             failure = None  # its traceback refers to this frame
-            if token is None:
-                self.token.finish()
-            self.token.forget()
-            self._drop_references()
-            self._is_running = False
-        return self.result
+        return result
 
     def _start_row(self) -> None:
         self.history.append({"epoch": self.epoch})

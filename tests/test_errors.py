@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from eventtrain import errors
@@ -119,3 +121,13 @@ def test_an_error_raised_twice_is_no_note_of_its_own() -> None:
     error = raised(ValueError("one"))
     assert combine_errors([error, error]) is error
     assert not hasattr(error, "__notes__")
+
+
+def test_a_scope_error_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(ScopeNotOpenError("batch", ("fit", "epoch"))))
+    assert (error.scope, error.open_scopes) == ("batch", ("fit", "epoch"))
+    assert "fit > epoch" in str(error)
+
+
+def test_a_scope_error_with_nothing_open_says_how_to_cancel_beforehand() -> None:
+    assert "fit(..., token=)" in str(ScopeNotOpenError("fit", ()))

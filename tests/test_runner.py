@@ -599,6 +599,24 @@ def test_a_runner_that_is_running_cannot_be_started(learner: Learner) -> None:
         run.fit(1, learner)
 
 
+def test_a_run_that_could_not_be_set_up_leaves_the_runner_usable(learner: Learner) -> None:
+    class Reluctant(Callback):
+        refuse = True
+
+        def set_runner(self, run: Runner) -> None:
+            if run.learn is not None and self.refuse:
+                raise KeyboardInterrupt
+            super().set_runner(run)
+
+    reluctant = Reluctant()
+    run = Runner(cbs=reluctant)
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(1, learner)
+    assert run.learn is None
+    reluctant.refuse = False
+    assert run.fit(1, learner).outcome == "completed"
+
+
 def test_after_a_failure_the_runner_can_fit_again(learner: Learner) -> None:
     run = Runner()
     run.on("after_loss", lambda run: 1 / 0, once=True)
