@@ -2,7 +2,7 @@
 
 from .bus import EventBus, Signal
 from .callback import Callback, TrainEvalCallback, camel2snake, handler, listify
-from .callbacks import AvgStats, AvgStatsCallback
+from .callbacks import AvgStats, AvgStatsCallback, EventLog
 from .cancellation import Cancellation, CancellationToken, Scope
 from .data import DataBunch, Dataset, TensorLoader, get_dls
 from .datasets import get_data
@@ -38,6 +38,7 @@ __all__ = [
     "EmptyLoaderError",
     "Event",
     "EventBus",
+    "EventLog",
     "EventTrainError",
     "FitResult",
     "Learner",

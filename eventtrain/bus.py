@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar, overload
 
 from .binding import Emitter, Scopes, origin_of
-from .cancellation import CancellationToken
+from .cancellation import CancellationToken, Scope
 from .errors import UnknownEventError, did_you_mean
-from .events import EVENTS, PHASES, Event
+from .events import EVENTS, PHASES, SCOPES, Event
 from .explain import Explanation, Row, row_of
 from .handlers import Handler, OnError, Options, Subscription, Tally, names
 from .ordering import in_order, require_names
+from .profiling import MAX_SPANS, Profile
 from .receivers import Receiver, check_receiver, name_of
 from .signals import ANY, Namespace, Signal
 
@@ -34,6 +38,7 @@ class EventBus(Namespace):
     def __init__(self, events: Iterable[Event] = EVENTS) -> None:
         super().__init__()
         self._emitters: weakref.WeakSet[Emitter] = weakref.WeakSet()
+        self._profile: Profile | None = None
         for event in events:
             self._add(event)
 
@@ -89,7 +94,7 @@ class EventBus(Namespace):
         signal.event = event
         signal._emitters = self._emitters
         self[event.name] = signal
-        signal.changed()
+        self._wrap_calls(signal)
         return signal
 
     def emit(self, name: str, sender: Any, token: CancellationToken | None = None) -> None:
@@ -119,6 +124,8 @@ class EventBus(Namespace):
             signal = self.signal(name)
             emitter._refresh(signal, signal.event)
         self._emitters.add(emitter)
+        if self._profile is not None:
+            self._profile.follow(_each(scopes))
         return emitter, scopes
 
     @overload
@@ -234,8 +241,26 @@ class EventBus(Namespace):
                 handler.detach()
             raise
 
+    @contextmanager
+    def transaction(self) -> Generator[None, None, None]:
+        """Undo every subscription and declaration made in the block if the block raises."""
+        declared = set(self)
+        restores = [self.signal(name).snapshot() for name in self]
+        try:
+            yield
+        except BaseException:
+            for name in set(self) - declared:
+                self.signal(name)._clear_state()
+                del self[name]
+            for restore in restores:
+                restore()
+            raise
+
     def explain(self, event: str | None = None) -> Explanation:
         """Return the handlers of one event, or of all, in the order in which they run.
+
+        Inside a ``profile()`` block it has the calls of every handler: of those
+        without a filter, the calls since the block began.
 
         Raises:
             UnknownEventError: The bus does not declare the event.
@@ -244,8 +269,57 @@ class EventBus(Namespace):
         for name in self if event is None else (event,):
             signal = self.signal(name)
             for position, handler in enumerate(signal.handlers, 1):
-                rows.append(row_of(handler, position, signal.senders_of(handler)))
+                row = row_of(handler, position, signal.senders_of(handler))
+                if row.calls is None and self._profile is not None:
+                    row = replace(row, calls=self._profile.calls_of(handler))
+                rows.append(row)
         return Explanation(rows)
+
+    @contextmanager
+    def profile(self, max_spans: int = MAX_SPANS) -> Generator[Profile, None, None]:
+        """Time every handler, and the scopes, while the block runs; outside of it nothing.
+
+        Handlers that are subscribed and runs that begin inside of the block are
+        included. Nothing waits for a CUDA device until the block ends.
+
+        Args:
+            max_spans: How many calls and scopes the trace may have.
+
+        Yields:
+            The ``Profile``: ``table()``, ``to_json()``, ``to_chrome_trace(path)``. It can
+            be read in the block and after it.
+
+        Raises:
+            RuntimeError: This bus is being profiled already.
+        """
+        if self._profile is not None:
+            raise RuntimeError(
+                "this bus is being profiled already: use the profile of the outer block"
+            )
+        self._profile = profile = Profile(max_spans)
+        try:
+            profile.start()
+            for name in self:
+                self._wrap_calls(self.signal(name))
+            for emitter in list(self._emitters):
+                profile.follow(_each(emitter._scopes))
+            yield profile
+        finally:
+            self._profile = None
+            for name in self:
+                self._wrap_calls(self.signal(name))
+            for emitter in list(self._emitters):
+                profile.unfollow(_each(emitter._scopes))
+            profile.stop()
+
+    def _wrap_calls(self, signal: Signal) -> None:
+        profile = self._profile
+        around = None if profile is None else partial(profile.wrap, signal.event.scope)
+        signal.wrap_calls(around)
+
+
+def _each(scopes: Scopes) -> list[Scope]:
+    return [getattr(scopes, name) for name in SCOPES]
 
 
 def _check_phase(event: Event, handler: Handler) -> None:

@@ -7,17 +7,27 @@ costs one line instead of a traceback.
 
 from __future__ import annotations
 
-import math
 import signal
 import sys
-from collections.abc import Callable
-from pathlib import Path
+import traceback
 from typing import TYPE_CHECKING, Any
+
+from .commands import demo, doctor, events, replay, train
+from .errors import EventTrainError
 
 if TYPE_CHECKING:
     import click
 
-_INSTALL = 'pip install "eventtrain[demo]"'
+_COMMANDS = (demo, train, replay, events, doctor)
+"""In the order in which help lists them."""
+
+_EPILOG = """\b
+Try: eventtrain demo
+Completion of commands and options by the shell:
+  bash  eval "$(_EVENTTRAIN_COMPLETE=bash_source eventtrain)"
+  zsh   eval "$(_EVENTTRAIN_COMPLETE=zsh_source eventtrain)"
+  fish  _EVENTTRAIN_COMPLETE=fish_source eventtrain | source
+"""
 
 
 def main() -> int:
@@ -30,83 +40,66 @@ def main() -> int:
     try:
         import click
     except ModuleNotFoundError:
-        print(f"eventtrain: the command line needs click: {_INSTALL}", file=sys.stderr)
+        print(
+            'eventtrain: the command line needs click: pip install "eventtrain[demo]"',
+            file=sys.stderr,
+        )
         return 1
+    settings = {"traceback": False}
     try:
         # Click's own standalone mode would answer Ctrl-C with exit code 1.
-        code = _program().main(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        code = _program(settings).main(prog_name="eventtrain", standalone_mode=False)
     except click.Abort:
         return 128 + signal.SIGINT
+    except Exception as error:
+        if settings["traceback"]:
+            traceback.print_exception(error)
+        if isinstance(error, click.ClickException):
+            error.show()
+            return error.exit_code
+        print(_in_short(error, traced=settings["traceback"]), file=sys.stderr)
+        return 1
     return code if isinstance(code, int) else 0
 
 
-def _program() -> click.Group:
+def _program(settings: dict[str, bool]) -> click.Group:
     import click
 
     from . import __version__
 
+    def keep(context: click.Context, option: click.Parameter, value: bool) -> None:
+        settings["traceback"] = value
+
     @click.group(
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-        epilog="Try: eventtrain demo",
+        epilog=_EPILOG,
     )
     @click.version_option(__version__, message="eventtrain %(version)s")
+    @click.option(
+        "--traceback",
+        is_flag=True,
+        expose_value=False,
+        callback=keep,
+        help="Show where an error comes from.",
+    )
     def eventtrain() -> None:
         """Event-bus training for PyTorch."""
 
-    for make in _COMMANDS:
-        eventtrain.add_command(make())
+    for module in _COMMANDS:
+        eventtrain.add_command(module.make())
     return eventtrain
 
 
-def _demo() -> click.Command:
-    import click
+def _in_short(error: Exception, *, traced: bool) -> str:
+    """Say in a line or two what went wrong.
 
-    @click.command(context_settings={"show_default": True})
-    @click.option("--epochs", type=click.IntRange(min=1), default=25, help="Passes over the data.")
-    @click.option("--lr", type=float, default=0.5, callback=_positive, help="Learning rate of SGD.")
-    @click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Images in a batch.")
-    @click.option(
-        "--seed",
-        type=click.IntRange(0, 2**32 - 1),
-        default=0,
-        help="Fixes the first weights and the order of batches.",
-    )
-    @click.option(
-        "--out",
-        type=click.Path(path_type=Path),
-        default="./eventtrain-demo",
-        metavar="DIR",
-        help="Folder for loss.png, made if it is not there.",
-    )
-    def demo(epochs: int, lr: float, batch_size: int, seed: int, out: Path) -> int:
-        """Train a small model on handwritten digits and draw its loss curves.
-
-        The images come with scikit-learn, so nothing is downloaded; it takes a
-        few seconds on a CPU. Ctrl-C ends it early, with a picture of what there is.
-        """
-        try:
-            from .demo import DemoError, run_demo
-
-            return run_demo(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed, out=out)
-        except ModuleNotFoundError as error:
-            package = str(error.name).partition(".")[0].replace("sklearn", "scikit-learn")
-            raise click.ClickException(f"the demo needs {package}: {_INSTALL}") from error
-        except DemoError as error:
-            raise click.ClickException(str(error)) from error
-
-    return demo
-
-
-def _positive(context: click.Context, option: click.Parameter, value: float) -> float:
-    import click
-
-    if not (math.isfinite(value) and value > 0):
-        raise click.BadParameter(f"{value} is not a positive number.")
-    return value
-
-
-_COMMANDS: tuple[Callable[[], Any], ...] = (_demo,)
-"""One function a command, in the order in which help lists them."""
+    Messages of eventtrain's own name the remedy; others may need the traceback.
+    """
+    expected = isinstance(error, (EventTrainError, OSError, ModuleNotFoundError))
+    if expected and str(error):
+        return f"Error: {error}"
+    message: Any = str(error).strip().partition("\n")[0]
+    line = f"Error: {type(error).__name__}" + (f": {message}" if message else "")
+    if traced:
+        return line
+    return f"{line}\n(eventtrain --traceback COMMAND ... shows where it comes from)"

@@ -55,7 +55,28 @@ class CallbackError(EventTrainError, TypeError):
 
 
 class PluginError(EventTrainError, RuntimeError):
-    """A plugin that could not be loaded; nothing of it stays on the bus."""
+    """A plugin that could not be loaded; nothing of it stays on the bus.
+
+    Attributes:
+        plugin: The name it was asked for by.
+        distribution, version: The package that offers it; ``None`` where there is none.
+        entry_point: What its entry point names, as ``module:object``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        plugin: str | None = None,
+        distribution: str | None = None,
+        version: str | None = None,
+        entry_point: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.plugin = plugin
+        self.distribution = distribution
+        self.version = version
+        self.entry_point = entry_point
 
 
 class DataError(EventTrainError, ValueError):

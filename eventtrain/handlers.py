@@ -13,6 +13,8 @@ from .events import PHASES
 from .receivers import Receiver, is_async, name_of, reference_to, reject_flag, source_of
 
 OnError = Literal["raise", "warn", "disable"]
+Around = Callable[["Handler", Callable[[Any], object]], Callable[[Any], object]]
+"""Wraps the compiled call of a handler."""
 logger = logging.getLogger("eventtrain")
 
 
@@ -99,12 +101,14 @@ class Handler:
             subscribed in the same call.
         key: What its signal knows it by; ``None`` while it is on none.
         detach: Takes it off its signal; does nothing the second time.
+        around: What ``compile`` wraps its call in, or ``None``; its signal sets it.
     """
 
     __slots__ = (
         "__weakref__",
         "_receiver",
         "after",
+        "around",
         "before",
         "calls",
         "detach",
@@ -139,6 +143,7 @@ class Handler:
         self.plugin = plugin
         self.key: Any = None
         self.detach: Callable[[], None] = _nothing
+        self.around: Around | None = None
         self._receiver: Any = receiver
         if options.weak:
             self._receiver = reference_to(receiver, self._receiver_died)
@@ -206,7 +211,8 @@ class Handler:
         receiver = self.receiver
         if is_async(receiver):
             return self._refuse_to_await
-        return self._wrapped(self._dereferencing() if self.options.weak else self._receiver)
+        call = self._wrapped(self._dereferencing() if self.options.weak else self._receiver)
+        return call if self.around is None else self.around(self, call)
 
     def _wrapped(self, call: Callable[[Any], object]) -> Callable[[Any], object]:
         if self._is_filtered:
@@ -278,6 +284,7 @@ class Handler:
         self.key = None
         # Both refer to this handler, which would otherwise live until a collection.
         self.detach = _nothing
+        self.around = None
         if self in self.tally.handlers:
             self.tally.handlers.remove(self)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -15,9 +15,11 @@ from .bus import EventBus
 from .callback import Callback, TrainEvalCallback, listify
 from .cancellation import CancellationToken, Scope
 from .errors import CallbackError, DataError, EmptyLoaderError
-from .handlers import Subscription
+from .handlers import OnError, Subscription
 from .interrupts import Interrupts, OnInterrupt
 from .learner import Learner
+from .picture import picture
+from .plugins import Requested, load_plugins
 from .receivers import Receiver
 from .state import FitResult, RunState
 
@@ -31,6 +33,14 @@ class Runner(RunState):
         cbs: A callback or several.
         cb_funcs: Functions that make a callback, called here; one or several.
         bus: A bus to share with other runners; one of its own by default.
+        plugins: Plugins to load: names, ``"all"``, or ``{name: options}``. Those that
+            ``EVENTTRAIN_PLUGINS`` names are loaded besides, and those that
+            ``EVENTTRAIN_DISABLE_PLUGINS`` names are not.
+        plugins_on_error: When a plugin cannot be loaded, ``"raise"``, or ``"warn"``
+            and go on without it.
+        plugin_errors: The ``on_error`` of every handler that plugins bring
+            (``"disable"`` keeps a run alive when a plugin fails); ``None``
+            leaves it to the plugins.
         on_interrupt: What follows when Ctrl-C or SIGTERM has cancelled a run and
             all closing events have run: ``"raise"`` hands the signal to the
             handler that stood before (Python's own raises ``KeyboardInterrupt``),
@@ -39,9 +49,11 @@ class Runner(RunState):
     Attributes:
         bus: The ``EventBus``.
         cbs: The callbacks, ``TrainEvalCallback`` first; each is ``run.<its name>`` too.
+        plugins: The plugins that were loaded.
 
     Raises:
         CallbackError: Two callbacks share a name, or one has a name of the runner's.
+        PluginError: A plugin could not be loaded.
     """
 
     def __init__(
@@ -50,6 +62,9 @@ class Runner(RunState):
         cb_funcs: Callable[[], Callback] | Iterable[Callable[[], Callback]] | None = None,
         *,
         bus: EventBus | None = None,
+        plugins: Requested = (),
+        plugins_on_error: Literal["raise", "warn"] = "raise",
+        plugin_errors: OnError | None = None,
         on_interrupt: OnInterrupt = "raise",
     ) -> None:
         if on_interrupt not in ("raise", "return"):
@@ -58,12 +73,26 @@ class Runner(RunState):
         self.bus = EventBus() if bus is None else bus
         self._on_interrupt = on_interrupt
         made = [make() for make in listify(cb_funcs)]
-        self.cbs: list[Callback] = [TrainEvalCallback(), *listify(cbs), *made]
-        for name, callback in _by_name(self.cbs, self).items():
+        self.cbs: list[Callback] = []
+        callbacks = [TrainEvalCallback(), *listify(cbs), *made]
+        self._adopt(callbacks)
+        handlers = [handler for callback in callbacks for handler in callback.handlers()]
+        with self.bus.transaction():
+            self.bus.attach(handlers, sender=self)
+            self.plugins = load_plugins(
+                plugins,
+                self.bus,
+                self,
+                self._adopt,
+                on_load_error=plugins_on_error,
+                on_error=plugin_errors,
+            )
+
+    def _adopt(self, callbacks: Sequence[Callback]) -> None:
+        """Take callbacks in under their names, all or none."""
+        for name, callback in _by_name(callbacks, self).items():
             setattr(self, name, callback)
-        handlers = [handler for callback in self.cbs for handler in callback.handlers()]
-        self.bus.attach(handlers, sender=self)
-        for callback in self.cbs:
+            self.cbs.append(callback)
             callback.set_runner(self)
 
     @overload
@@ -294,16 +323,22 @@ class Runner(RunState):
         state = "running" if self._is_running else "idle"
         return f"<Runner, {state}: {', '.join(callback.name for callback in self.cbs)}>"
 
+    def __str__(self) -> str:
+        return picture(self.bus, self)
+
 
 def _by_name(callbacks: Sequence[Callback], run: Runner) -> dict[str, Callback]:
+    """Name callbacks that are to join those of ``run``."""
+    taken = {callback.name: callback for callback in run.cbs}
     named: dict[str, Callback] = {}
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise CallbackError(f"a callback must be an instance of Callback, got {callback!r}")
         name = callback.name
-        if name in named:
+        other = named.get(name) or taken.get(name)
+        if other is not None:
             raise CallbackError(
-                f"two callbacks are called {name!r}: {named[name]!r} and {callback!r}. "
+                f"two callbacks are called {name!r}: {other!r} and {callback!r}. "
                 "Give one of them another name: callback.name = ..."
             )
         if name in run.__dict__ or hasattr(type(run), name):

@@ -16,7 +16,7 @@ from .binding import Emitter
 from .cancellation import CancellationToken
 from .dispatch import compile_emission
 from .events import Event
-from .handlers import Handler, Options
+from .handlers import Around, Handler, Options
 from .ordering import in_order
 from .receivers import Receiver, is_same
 
@@ -43,6 +43,7 @@ class Signal(blinker.NamedSignal):
         self.event = Event(name, "", "point", (), doc or "")
         self._handlers: dict[Any, Handler] = {}
         self._in_order: list[Handler] | None = None
+        self._around: Around | None = None
         self._is_muted = False
         self._mute_depth = 0
         self._emitters: weakref.WeakSet[Emitter] = weakref.WeakSet()
@@ -59,6 +60,8 @@ class Signal(blinker.NamedSignal):
             standing = [
                 self._handlers[key] for key in list(self.receivers) if self._by_receiver.get(key)
             ]
+            for handler in standing:
+                handler.around = self._around
             self._in_order = in_order(standing, self.name)
         return list(self._in_order)
 
@@ -80,6 +83,11 @@ class Signal(blinker.NamedSignal):
         self._by_id.clear()
         for emitter in list(self._emitters):
             emitter._refresh(self, self.event)
+
+    def wrap_calls(self, around: Around | None) -> None:
+        """Have ``around`` wrap every handler's call from the next emission on; ``None`` ends it."""
+        self._around = around
+        self.changed()
 
     # Emission
 
@@ -126,6 +134,45 @@ class Signal(blinker.NamedSignal):
         super().connect(handler, sender, weak=False)
         self.changed()
 
+    def confine(self, handler: Handler, sender: Any) -> None:
+        """Have a handler that serves any sender serve ``sender`` alone, in the place it has."""
+        receiver = handler if self.receivers.get(handler.key) is handler else handler.receiver
+        if receiver is not None and ANY_ID in self._by_receiver.get(handler.key, ()):
+            self._by_sender[ANY_ID].discard(handler.key)
+            self._by_receiver[handler.key].discard(ANY_ID)
+            super().connect(receiver, sender, weak=receiver is not handler and handler.options.weak)
+        self.changed()
+
+    def snapshot(self) -> Callable[[], None]:
+        """Return a function that puts all receivers back as they stand now."""
+        tables: list[dict[Any, Any]] = [
+            self.receivers,
+            self._handlers,
+            self._weak_senders,
+            self._by_receiver,
+            self._by_sender,
+        ]
+        copies = [
+            {key: value.copy() if isinstance(value, set) else value for key, value in table.items()}
+            for table in tables
+        ]
+        standing = [(h, h.key, h.detach, list(h.tally.handlers)) for h in self._handlers.values()]
+        muting = self._is_muted, self._mute_depth
+
+        def restore() -> None:
+            for handler in self._handlers.values():
+                handler.leave()
+            for table, copy in zip(tables, copies, strict=True):
+                table.clear()
+                table.update(copy)
+            for handler, key, detach, together in standing:
+                handler.key, handler.detach = key, detach
+                handler.tally.handlers = together
+            self._is_muted, self._mute_depth = muting
+            self.changed()
+
+        return restore
+
     def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
         """Connect as ``blinker`` does: weakly by default, at priority 0."""
         key = make_id(receiver)
@@ -133,6 +180,7 @@ class Signal(blinker.NamedSignal):
         others = [known for known in self.handlers if known.key != key]
         in_order([*others, handler], self.name)  # its name may close a cycle of constraints
         handler.key = key
+        handler.detach = lambda: self._disconnect(key, ANY_ID)
         self._handlers[key] = handler
         try:
             return super().connect(receiver, sender, weak)

@@ -1,0 +1,169 @@
+"""A record of the run: which events fired, who handled them, what was cancelled and why."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..callback import Callback
+from ..events import Event
+from ..handlers import Handler, Options
+
+if TYPE_CHECKING:
+    from ..bus import Signal
+    from ..runner import Runner
+
+# json.dumps with options would make an encoder for every line.
+_encode = json.JSONEncoder(default=str).encode
+
+
+class EventLog(Callback):
+    """Writes down every event of a run, custom ones too, as one line of JSON each.
+
+    ``eventtrain replay FILE`` draws the run from such a file. A line holds
+
+    - ``event``; ``scope``, the innermost open one (``run.token.scope``);
+      ``epoch``, ``batch``;
+    - ``outcome``: how the scope ended, in closing events, else ``null``;
+    - ``handlers``: names of the others subscribed to the event, in the order in
+      which they run; after a cancellation the later ones of them were skipped;
+    - ``cancellations``: requests since the line before, as ``scope``, ``reason``,
+      ``by`` and ``event``;
+    - ``exception``, once, in the ``fit_failed`` line (outside of a fit, in the
+      first closing line);
+    - ``t``: seconds since the run began.
+
+    The log looks at an event before its other handlers do, at the highest
+    priority below infinity. So what they do there shows in the next line: a
+    cancellation from ``after_loss`` stands in the line that follows that of
+    ``after_loss``. An event that a handler at infinite priority cancels is not
+    logged, nor is one that nobody saw because the run was cancelled before it.
+    Events that are declared while a run goes on are logged from the next run on.
+
+    Nothing is read from the device.
+
+    Args:
+        path: The file. The first run of this object replaces it, later ones add
+            to it. ``None`` (default) keeps the lines in ``records``.
+        flush_every: Lines to write at a time. Whatever happens, whole lines are
+            written, and all of them when the outermost scope closes; a process
+            that is killed loses fewer than this many.
+
+    Attributes:
+        records: The lines as dictionaries, where ``path`` is ``None``.
+
+    Raises:
+        ValueError: ``flush_every`` is less than 1.
+        OSError: When a run begins: the file cannot be written.
+    """
+
+    priority = sys.float_info.max
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, flush_every: int = 100) -> None:
+        if isinstance(flush_every, bool) or not isinstance(flush_every, int):
+            raise TypeError(f"flush_every must be a whole number, got {flush_every!r}")
+        if flush_every < 1:
+            raise ValueError(f"flush_every must be at least 1, got {flush_every}")
+        # Absolute: a handler may change the working directory.
+        self.path = None if path is None else os.path.abspath(os.fspath(path))
+        self.flush_every = flush_every
+        self.records: list[dict[str, Any]] = []
+        self._lines: list[str] = []
+        self._is_new = True
+        self._start: float | None = None
+        self._known = 0
+        self._has_told_failure = False
+
+    def set_runner(self, run: Runner) -> None:
+        """Attach to ``run`` and subscribe to what its bus declares; the runner does this itself."""
+        super().set_runner(run)
+        new = []
+        for name in run.bus:
+            signal = run.bus.signal(name)
+            if not any(isinstance(h, _Entry) and h.is_of(self, run) for h in signal.handlers):
+                new.append(_Entry(self, signal, run))
+        run.bus.attach(new, sender=run)
+        if run.learn is not None:  # a run is about to begin
+            self._begin(run)
+
+    def _begin(self, run: Runner) -> None:
+        self._start = time.perf_counter()
+        self._known = len(run.token.history)
+        self._has_told_failure = False
+        if self.path is not None:
+            # Opened now, so that a wrong path is told before any work is done.
+            with open(self.path, "wb" if self._is_new else "ab"):
+                self._is_new = False
+
+    def write(self, event: Event, handlers: list[str], run: Runner) -> None:
+        """Add the line for ``event``, which is just firing."""
+        token = run.token
+        record: dict[str, Any] = {
+            "event": event.name,
+            "scope": token.scope,
+            "epoch": run.epoch,
+            "batch": run.batch_index,
+            "outcome": token.outcome if event.kind == "closing" else None,
+            "handlers": handlers,
+            "cancellations": self._new_cancellations(run) if token.history else [],
+            "t": 0.0 if self._start is None else round(time.perf_counter() - self._start, 6),
+        }
+        if token.exception is not None and not self._has_told_failure:
+            self._has_told_failure = True
+            record["exception"] = f"{type(token.exception).__name__}: {token.exception}"
+        if self.path is None:
+            self.records.append(record)
+            return
+        self._lines.append(_encode(record))
+        # Without an open scope the run has ended, and this may be the last line.
+        if len(self._lines) >= self.flush_every or token.scope is None:
+            self._flush()
+
+    def _new_cancellations(self, run: Runner) -> list[dict[str, Any]]:
+        # Another thread may add to the history at any moment.
+        new = run.token.history[self._known :]
+        self._known += len(new)
+        return [{"scope": c.scope, "reason": c.reason, "by": c.by, "event": c.event} for c in new]
+
+    def _flush(self) -> None:
+        assert self.path is not None
+        text = "".join(f"{line}\n" for line in self._lines)
+        self._lines.clear()
+        # Opened for every block: no file stays open, whatever becomes of the run.
+        with open(self.path, "ab") as file:
+            file.write(text.encode())
+
+
+class _Entry(Handler):
+    """The log's place among the handlers of one event for one runner."""
+
+    __slots__ = ("_log", "_run", "_signal")
+
+    def __init__(self, log: EventLog, signal: Signal, run: Runner) -> None:
+        options = Options(priority=log.priority, name=log.name)
+        super().__init__(signal.name, self._receive, options, origin=log.write)
+        self._log = log
+        self._signal = signal
+        # Weak: on a shared bus, a runner ends with its last user.
+        self._run = weakref.ref(run)
+
+    def is_of(self, log: EventLog, run: Runner) -> bool:
+        return self._log is log and self._run() is run
+
+    def _wrapped(self, call: Callable[[Any], object]) -> Callable[[Any], object]:
+        # Handlers are compiled when subscriptions change, and not otherwise: the
+        # names of the others, looked up now, hold until the next time.
+        others = self._others(self._run())
+        return super()._wrapped(partial(self._log.write, self._signal.event, others))
+
+    def _receive(self, run: Any, **_: object) -> None:
+        self._log.write(self._signal.event, self._others(run), run)
+
+    def _others(self, run: object) -> list[str]:
+        return [handler.name for handler in self._signal.handlers_for(run) if handler is not self]

@@ -1,0 +1,43 @@
+"""``eventtrain events``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from ..events import ALWAYS, EVENTS
+
+if TYPE_CHECKING:
+    import click
+
+_VERBS = {"opening": "opens", "point": "in", "closing": "closes"}
+
+
+def make() -> click.Command:
+    """Make the command."""
+    import click
+
+    @click.command()
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON array instead.")
+    def events(as_json: bool) -> None:
+        """List the events: where they fire, what a handler can read there, what they mean."""
+        if as_json:
+            click.echo(json.dumps([asdict(event) for event in EVENTS], indent=2))
+        else:
+            from ..bus import EventBus
+            from ..picture import picture
+
+            click.echo("\n".join([picture(EventBus()), "", *_table()]))
+
+    return events
+
+
+def _table() -> Iterator[str]:
+    yield "Fields of the run that are valid, besides " + ", ".join(ALWAYS) + ":"
+    yield ""
+    width = max(len(event.name) for event in EVENTS) + 2
+    for event in EVENTS:
+        yield f"{event.name:<{width}}{_VERBS[event.kind]} {event.scope}: {event.meaning}"
+        yield " " * width + ", ".join(event.fields)

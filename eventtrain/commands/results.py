@@ -1,0 +1,82 @@
+"""The files that ``eventtrain train`` leaves behind; each gets its name when it is whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from ..errors import DataError
+from ..state import FitResult
+
+
+def prepare(out: Path) -> None:
+    """Make the folder and see that it can be written to, before any work is done.
+
+    Raises:
+        DataError: It cannot.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+        for name in ("history.json", "model.pt", "events.jsonl"):
+            if (out / name).is_dir():
+                raise IsADirectoryError(None, f"{name} is a folder")
+    except FileExistsError as error:  # from mkdir
+        raise DataError(f"cannot write to {out}: it is not a folder (--out)") from error
+    except OSError as error:
+        raise DataError(f"cannot write to {out}: {error.strerror or error} (--out)") from error
+
+
+def save_history(out: Path, result: FitResult, about: Mapping[str, Any]) -> None:
+    """Write ``history.json``. Numbers that are not finite become ``null``: JSON has none."""
+    content = {
+        **about,
+        "outcome": result.outcome,
+        "reason": result.reason,
+        "epochs": result.epochs,
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "history": [{k: _finite(v) for k, v in row.items()} for row in result.history],
+    }
+    text = json.dumps(content, indent=2, default=str, allow_nan=False) + "\n"
+    _replace(out / "history.json", lambda file: file.write(text.encode()))
+
+
+def save_model(out: Path, model: Any) -> list[str]:
+    """Write ``model.pt``, on the CPU, and return the names of the files written."""
+    if not hasattr(model, "state_dict"):
+        return []
+    state = {k: _on_cpu(value) for k, value in model.state_dict().items()}
+    _replace(out / "model.pt", lambda file: torch.save(state, file))
+    return ["model.pt"]
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file beside ``path`` and put it there in one step."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, torch.Tensor) else value

@@ -1,0 +1,186 @@
+"""``eventtrain train``."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .options import positive
+
+if TYPE_CHECKING:
+    import click
+
+    from ..learner import Learner
+
+BATCH_SIZE, LR = 64, 0.5
+
+
+def make() -> click.Command:
+    """Make the command."""
+    import click
+
+    @click.command()
+    @click.option(
+        "--data",
+        default="digits",
+        show_default=True,
+        metavar="digits|mnist|PATH.py:FACTORY",
+        help="What to train on.",
+    )
+    @click.option(
+        "--epochs",
+        type=click.IntRange(min=1),
+        default=5,
+        show_default=True,
+        help="Passes over the data.",
+    )
+    @click.option(
+        "--lr", type=float, callback=positive, help=f"Learning rate; {LR} for digits and MNIST."
+    )
+    @click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        help=f"Samples in a batch; {BATCH_SIZE} for digits and MNIST.",
+    )
+    @click.option(
+        "--metric",
+        type=click.Choice(["accuracy", "none"]),
+        default="accuracy",
+        show_default=True,
+        help="What to measure besides the loss; accuracy needs class labels.",
+    )
+    @click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.",
+    )
+    @click.option(
+        "--seed",
+        type=click.IntRange(0, 2**32 - 1),
+        default=0,
+        show_default=True,
+        help="Fixes the first weights and the order of batches.",
+    )
+    @click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        default="./eventtrain-run",
+        show_default=True,
+        metavar="DIR",
+        help="Folder for the results, made if it is not there.",
+    )
+    @click.option("--log", is_flag=True, help="Log every event to events.jsonl too.")
+    def train(**options: Any) -> int:
+        """Train a model and save what it learned.
+
+        DIR gets history.json (outcome, and a row of averages an epoch) and
+        model.pt (the model's state_dict); with --log, events.jsonl, which
+        `eventtrain replay` draws. Ctrl-C ends the training early and saves what
+        there is; the exit code is then 130.
+
+        On digits and MNIST, a network with one hidden layer is trained. FACTORY
+        is a function in PATH.py that returns an eventtrain.Learner with model,
+        optimizer, loss and data of yours. If it has parameters called
+        batch_size, lr or seed, it is given what these options say; what was
+        left out only where the parameter has no default of its own.
+        """
+        return _train(**options)
+
+    return train
+
+
+def _train(
+    *,
+    data: str,
+    epochs: int,
+    lr: float | None,
+    batch_size: int | None,
+    metric: str,
+    device: str,
+    seed: int,
+    out: Path,
+    log: bool,
+) -> int:
+    import torch
+
+    from ..callbacks import AvgStatsCallback, EventLog
+    from ..learner import accuracy
+    from ..runner import Runner
+    from .results import prepare, save_history, save_model
+
+    prepare(out)
+    target = _device(device)
+    torch.manual_seed(seed)
+    learn = _learner(data, lr=lr, batch_size=batch_size, seed=seed)
+    if hasattr(learn.model, "to"):
+        learn.model.to(target)
+    callbacks: list[Any] = [AvgStatsCallback(accuracy if metric == "accuracy" else None)]
+    if log:
+        callbacks.append(EventLog(out / "events.jsonl"))
+    run = Runner(callbacks, on_interrupt="return")
+    print(f"{learn!r} on {target}")
+    about = {"data": data, "seed": seed, "device": str(target), "asked_epochs": epochs}
+    try:
+        result = run.fit(epochs, learn)
+    finally:
+        if run.result is not None:  # after a failure too
+            save_history(out, run.result, about)
+    written = ["history.json", *save_model(out, learn.model), *(["events.jsonl"] if log else [])]
+    if result.outcome == "cancelled":
+        print(f"ended early by {result.reason} after {result.epochs} of {epochs} epochs")
+    print(f"saved in {out}: {', '.join(written)}")
+    if result.outcome == "cancelled" and result.reason in ("SIGINT", "SIGTERM"):
+        return 128 + signal.Signals[result.reason]
+    return 0
+
+
+def _device(text: str) -> Any:
+    import click
+    import torch
+
+    if text == "auto":
+        gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        return torch.device(next((name for name, there in gpus.items() if there), "cpu"))
+    try:
+        device = torch.device(text)
+        torch.empty(1, device=device).zero_()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise click.BadParameter(
+            f"{text!r} is no device that torch can use here. `eventtrain doctor` lists those "
+            "there are.",
+            param_hint="'--device'",
+        ) from error
+    return device
+
+
+def _learner(data: str, *, lr: float | None, batch_size: int | None, seed: int) -> Learner:
+    import click
+
+    if data in ("digits", "mnist"):
+        return _built_in(data, lr or LR, batch_size or BATCH_SIZE)
+    path, colon, name = data.rpartition(":")
+    if not (colon and path.endswith(".py") and name):
+        raise click.BadParameter(
+            f"{data!r} is none of digits, mnist and PATH.py:FACTORY.", param_hint="'--data'"
+        )
+    from .factory import call_factory
+
+    given = {"lr": lr, "batch_size": batch_size, "seed": seed}
+    defaults = {"lr": LR, "batch_size": BATCH_SIZE, "seed": seed}
+    return call_factory(Path(path), name, given, defaults)
+
+
+def _built_in(name: str, lr: float, batch_size: int) -> Learner:
+    from torch.nn.functional import cross_entropy
+
+    from ..data import DataBunch, Dataset, get_dls
+    from ..datasets import get_data
+    from ..learner import Learner, get_model
+
+    x_train, y_train, x_valid, y_valid = get_data(name)
+    loaders = get_dls(Dataset(x_train, y_train), Dataset(x_valid, y_valid), batch_size)
+    data = DataBunch(*loaders, c=10)
+    model, opt = get_model(data, lr=lr)
+    return Learner(model, opt, cross_entropy, data)
