@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -39,10 +38,10 @@ class EventLog(Callback):
       first closing line);
     - ``t``: seconds since the run began.
 
-    The log looks at an event before its other handlers do, at the highest
-    priority below infinity. So what they do there shows in the next line: a
+    The log looks at an event before its other handlers do, at priority
+    1,000,000. So what they do there shows in the next line: a
     cancellation from ``after_loss`` stands in the line that follows that of
-    ``after_loss``. An event that a handler at infinite priority cancels is not
+    ``after_loss``. An event that a handler of higher priority cancels is not
     logged, nor is one that nobody saw because the run was cancelled before it.
     Events that are declared while a run goes on are logged from the next run on.
 
@@ -63,7 +62,7 @@ class EventLog(Callback):
         OSError: When a run begins: the file cannot be written.
     """
 
-    priority = sys.float_info.max
+    priority = 1_000_000  # far above the bands, below what keeps the run itself right
 
     def __init__(self, path: str | os.PathLike[str] | None = None, flush_every: int = 100) -> None:
         if isinstance(flush_every, bool) or not isinstance(flush_every, int):
