@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from .binding import Emitter, Scopes, origin_of
 from .cancellation import CancellationToken, Scope
@@ -16,9 +16,11 @@ from .events import EVENTS, PHASES, SCOPES, Event
 from .explain import Explanation, Row, row_of
 from .handlers import Handler, OnError, Options, Subscription, Tally, names
 from .ordering import in_order, require_names
-from .profiling import MAX_SPANS, Profile
 from .receivers import Receiver, check_receiver, name_of
 from .signals import ANY, Namespace, Signal
+
+if TYPE_CHECKING:
+    from .profiling import Profile
 
 __all__ = ["EventBus", "Signal"]
 
@@ -276,7 +278,7 @@ class EventBus(Namespace):
         return Explanation(rows)
 
     @contextmanager
-    def profile(self, max_spans: int = MAX_SPANS) -> Generator[Profile, None, None]:
+    def profile(self, max_spans: int = 1_000_000) -> Generator[Profile, None, None]:
         """Time every handler, and the scopes, while the block runs; outside of it nothing.
 
         Handlers that are subscribed and runs that begin inside of the block are
@@ -296,6 +298,8 @@ class EventBus(Namespace):
             raise RuntimeError(
                 "this bus is being profiled already: use the profile of the outer block"
             )
+        from .profiling import Profile  # here: most runs are never profiled
+
         self._profile = profile = Profile(max_spans)
         try:
             profile.start()

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .errors import DataError, did_you_mean
-from .mnist import load_mnist
 
 # How many of the 60,000 images train; the last 10,000 validate.
 _MNIST_TRAIN = 50_000
@@ -59,6 +58,8 @@ def get_data(
 
 
 def _mnist(path: str | os.PathLike[str] | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from .mnist import load_mnist  # here: it brings the parts of urllib along
+
     images, labels = load_mnist(path)
     # Cut before converting: a cut of the converted would keep all of it in memory.
     train, valid = (

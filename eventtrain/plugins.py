@@ -24,7 +24,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
@@ -44,11 +44,14 @@ Requested = str | Iterable[str] | Mapping[str, Mapping[str, Any]] | None
 logger = logging.getLogger("eventtrain")
 
 
-@dataclass(frozen=True)
 class Plugin:
     """An installed plugin: an entry point and the distribution that brings it."""
 
-    entry: EntryPoint
+    def __init__(self, entry: EntryPoint) -> None:
+        self.entry = entry
+
+    def __repr__(self) -> str:
+        return f"<Plugin: {self.label}>"
 
     @property
     def name(self) -> str:
