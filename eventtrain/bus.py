@@ -13,13 +13,13 @@ from .binding import Emitter, Scopes, origin_of
 from .cancellation import CancellationToken, Scope
 from .errors import UnknownEventError, did_you_mean
 from .events import EVENTS, PHASES, SCOPES, Event
-from .explain import Explanation, Row, row_of
 from .handlers import Handler, OnError, Options, Subscription, Tally, names
 from .ordering import in_order, require_names
 from .receivers import Receiver, check_receiver, name_of
 from .signals import ANY, Namespace, Signal
 
 if TYPE_CHECKING:
+    from .explain import Explanation, Row
     from .profiling import Profile
 
 __all__ = ["EventBus", "Signal"]
@@ -267,6 +267,8 @@ class EventBus(Namespace):
         Raises:
             UnknownEventError: The bus does not declare the event.
         """
+        from .explain import Explanation, row_of  # here: most runs are never explained
+
         rows: list[Row] = []
         for name in self if event is None else (event,):
             signal = self.signal(name)

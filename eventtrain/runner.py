@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -19,9 +19,11 @@ from .handlers import OnError, Subscription
 from .interrupts import Interrupts, OnInterrupt
 from .learner import Learner
 from .picture import picture
-from .plugins import Requested, load_plugins
 from .receivers import Receiver
 from .state import FitResult, RunState
+
+if TYPE_CHECKING:
+    from .plugins import Plugin, Requested
 
 F = TypeVar("F", bound=Receiver)
 
@@ -77,9 +79,11 @@ class Runner(RunState):
         callbacks = [TrainEvalCallback(), *listify(cbs), *made]
         self._adopt(callbacks)
         handlers = [handler for callback in callbacks for handler in callback.handlers()]
+        from .plugins import load_plugins  # here: it takes a while to import
+
         with self.bus.transaction():
             self.bus.attach(handlers, sender=self)
-            self.plugins = load_plugins(
+            self.plugins: list[Plugin] = load_plugins(
                 plugins,
                 self.bus,
                 self,
