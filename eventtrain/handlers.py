@@ -266,13 +266,12 @@ class Handler:
                 reject_flag(result)
                 return result
             except Exception as error:
+                where = self.describe() + position(sender)
                 if disable:
                     self.detach()
-                    where = self.describe() + position(sender)
                     logger.exception("%s failed and has been disconnected", where)
                 else:
-                    # With epoch and batch: Python shows warnings of equal text only once.
-                    where = self.describe() + position(sender)
+                    # Epoch and batch are in it: Python shows warnings of equal text only once.
                     text = f"{where} failed: {type(error).__name__}: {error}"
                     warnings.warn(text, RuntimeWarning, stacklevel=2)
                 return None
