@@ -261,8 +261,8 @@ class EventBus(Namespace):
     def explain(self, event: str | None = None) -> Explanation:
         """Return the handlers of one event, or of all, in the order in which they run.
 
-        Inside a ``profile()`` block it has the calls of every handler: of those
-        without a filter, the calls since the block began.
+        Inside a ``profile()`` block it has the calls and the host time of every
+        handler since the block began; outside of it, the calls of those with a filter.
 
         Raises:
             UnknownEventError: The bus does not declare the event.
@@ -274,8 +274,9 @@ class EventBus(Namespace):
             signal = self.signal(name)
             for position, handler in enumerate(signal.handlers, 1):
                 row = row_of(handler, position, signal.senders_of(handler))
-                if row.calls is None and self._profile is not None:
-                    row = replace(row, calls=self._profile.calls_of(handler))
+                if self._profile is not None:
+                    calls, total_ms = self._profile.of(handler)
+                    row = replace(row, calls=calls, total_ms=total_ms)
                 rows.append(row)
         return Explanation(rows)
 

@@ -12,13 +12,13 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from .commands import demo, doctor, events, replay, train
+from .commands import demo, doctor, events, explain, plugins, replay, train
 from .errors import EventTrainError
 
 if TYPE_CHECKING:
     import click
 
-_COMMANDS = (demo, train, replay, events, doctor)
+_COMMANDS = (demo, train, replay, explain, events, plugins, doctor)
 """In the order in which help lists them."""
 
 _EPILOG = """\b
@@ -96,6 +96,8 @@ def _in_short(error: Exception, *, traced: bool) -> str:
     Messages of eventtrain's own name the remedy; others may need the traceback.
     """
     expected = isinstance(error, (EventTrainError, OSError, ModuleNotFoundError))
+    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "blinker"):
+        return f"Error: {error.name} is missing: `eventtrain doctor` says what to install"
     if expected and str(error):
         return f"Error: {error}"
     message: Any = str(error).strip().partition("\n")[0]

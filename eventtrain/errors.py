@@ -24,7 +24,15 @@ class UnknownEventError(EventTrainError, KeyError):
 
 
 class OrderError(EventTrainError, ValueError):
-    """``before=``/``after=`` constraints that name nobody or contradict each other."""
+    """``before=``/``after=`` constraints that name nobody or contradict each other.
+
+    Attributes:
+        missing: The name that no handler bears; ``None`` for a contradiction.
+    """
+
+    def __init__(self, message: str, missing: str | None = None) -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 class ScopeNotOpenError(EventTrainError, RuntimeError):
@@ -61,6 +69,7 @@ class PluginError(EventTrainError, RuntimeError):
         plugin: The name it was asked for by.
         distribution, version: The package that offers it; ``None`` where there is none.
         entry_point: What its entry point names, as ``module:object``.
+        reason: Why it could not be loaded, without those names.
     """
 
     def __init__(
@@ -71,12 +80,14 @@ class PluginError(EventTrainError, RuntimeError):
         distribution: str | None = None,
         version: str | None = None,
         entry_point: str | None = None,
+        reason: str | None = None,
     ) -> None:
         super().__init__(message)
         self.plugin = plugin
         self.distribution = distribution
         self.version = version
         self.entry_point = entry_point
+        self.reason = reason or message
 
 
 class DataError(EventTrainError, ValueError):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from .handlers import Handler, number
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One handler: where it stands, why, and where it comes from."""
+    """One handler: where it stands, why, where it comes from, and what it took (host time)."""
 
     event: str
     position: int
@@ -22,6 +23,7 @@ class Row:
     source: str
     sender: str
     calls: int | None
+    total_ms: float | None = None
 
 
 class Explanation(Sequence[Row]):
@@ -47,7 +49,7 @@ class Explanation(Sequence[Row]):
         if not self._rows:
             return "no handlers"
         titles = [field.name for field in fields(Row)]
-        cells = [[_text(getattr(row, title)) for title in titles] for row in self._rows]
+        cells = [[_text(getattr(row, title), title) for title in titles] for row in self._rows]
         kept = [i for i, _ in enumerate(titles) if any(row[i] for row in cells)]
         table = [[row[i] for i in kept] for row in [titles, *cells]]
         widths = [max(len(row[i]) for row in table) for i in range(len(kept))]
@@ -76,7 +78,9 @@ def row_of(handler: Handler, position: int, sender: str) -> Row:
     )
 
 
-def _text(value: object) -> str:
+def _text(value: Any, title: str) -> str:
     if value is None:
         return ""
-    return number(value) if isinstance(value, float) else str(value)
+    if title == "total_ms":
+        return f"{value:.3f}"
+    return number(value) if title == "priority" else str(value)

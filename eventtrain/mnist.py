@@ -19,12 +19,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, BinaryIO
 
 from .errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MIRRORS: tuple[str, ...] = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -93,6 +93,8 @@ def read_idx(data: bytes) -> Tensor:
             f"an IDX file of shape {shape} holds {start + math.prod(shape)} bytes, "
             f"at least one of them data, but this one holds {len(data)}"
         )
+    import torch  # here: doctor looks for the files where torch is missing
+
     # frombuffer shares memory, and bytes are read-only.
     return torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=start).reshape(shape)
 

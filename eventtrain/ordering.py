@@ -83,7 +83,8 @@ def require_names(new: Sequence[T], handlers: Sequence[T], event: str) -> None:
                 raise OrderError(
                     f"handler {handler.name!r} of event {event!r} names {name!r} in before= or "
                     f"after=, but no other handler of that event has that name (there are: "
-                    f"{known}).{did_you_mean(name, others)}"
+                    f"{known}).{did_you_mean(name, others)}",
+                    missing=name,
                 )
 
 

@@ -79,7 +79,19 @@ class Plugin:
             distribution=None if dist is None else dist.name,
             version=None if dist is None else dist.version,
             entry_point=self.entry.value,
+            reason=what,
         )
+
+    def resolve(self) -> Any:
+        """Import what the entry point names.
+
+        Raises:
+            RuntimeError: It is written for another version of the plugin API.
+            Exception: Whatever importing it raises.
+        """
+        offered = self.entry.load()
+        _check_version(offered)
+        return offered
 
 
 def installed_plugins() -> list[Plugin]:
@@ -159,7 +171,7 @@ def load_plugins(
     for name, options in wanted.items():
         try:
             plugin = _find(name, installed)
-            _load(plugin, options, bus, sender, adopt, on_error)
+            load_plugin(plugin, options, bus, sender, adopt, on_error)
             loaded.append(plugin)
         except PluginError as error:
             if on_load_error == "raise":
@@ -194,12 +206,17 @@ def _find(name: str, installed: Sequence[Plugin]) -> Plugin:
             plugin=name,
         )
     if len(found) > 1:
-        rivals = " and ".join(plugin.distribution for plugin in found)
-        raise found[0].error(f"{rivals} both offer that name; uninstall one of them")
+        raise found[0].error(several_offer(found))
     return found[0]
 
 
-def _load(
+def several_offer(plugins: Sequence[Plugin]) -> str:
+    """Say that plugins share a name, and what to do."""
+    rivals = " and ".join(plugin.distribution for plugin in plugins)
+    return f"{rivals} both offer that name; uninstall one of them"
+
+
+def load_plugin(
     plugin: Plugin,
     options: dict[str, Any],
     bus: EventBus,
@@ -207,11 +224,15 @@ def _load(
     adopt: Callable[[Sequence[Callback]], None],
     on_error: OnError | None,
 ) -> None:
+    """Load one plugin onto a bus, whole or not at all; see ``load_plugins``.
+
+    Raises:
+        PluginError: It could not be loaded; what went wrong is its ``__cause__``.
+    """
     try:
         with bus.transaction():
-            offered = plugin.entry.load()
-            _check_version(offered)
-            if _takes_bus(offered):
+            offered = plugin.resolve()
+            if takes_bus(offered):
                 _register(plugin, offered, options, bus, sender, on_error)
                 return
             callbacks = _callbacks(offered, options)
@@ -236,7 +257,8 @@ def _check_version(offered: object) -> None:
         )
 
 
-def _takes_bus(offered: object) -> bool:
+def takes_bus(offered: object) -> bool:
+    """Whether it is a function that subscribes its handlers itself."""
     if not callable(offered) or isinstance(offered, type):
         return False
     try:

@@ -143,7 +143,7 @@ class Profile:
         self, scope: str, handler: Handler, call: Callable[[Any], object]
     ) -> Callable[[Any], object]:
         """Return ``call``, which runs ``handler``, with a clock around it."""
-        timing, count = self._timing_of(scope, handler), self._calls.setdefault(handler, [0])
+        timing, count = self._timing_of(scope, handler), self._calls.setdefault(handler, [0, 0])
         label = f"{handler.event}/{handler.name}"
 
         def timed(sender: Any) -> object:
@@ -189,10 +189,10 @@ class Profile:
             if scope in self._open:
                 self._close(scope, perf_counter_ns())
 
-    def calls_of(self, handler: Handler) -> int:
-        """Return how often ``handler`` has run since the block began."""
-        count = self._calls.get(handler)
-        return 0 if count is None else count[0]
+    def of(self, handler: Handler) -> tuple[int, float]:
+        """Return how often ``handler`` has run since the block began, and the ms it took."""
+        calls, nanoseconds = self._calls.get(handler, (0, 0))
+        return calls, nanoseconds / 1e6
 
     # What came of it
 
@@ -337,6 +337,7 @@ class Profile:
             if not self.is_running:  # the block was left inside of this very call
                 end = self._ended
             timing.nanoseconds += end - start
+            count[1] += end - start
             if ran:
                 timing.calls += 1
                 count[0] += 1

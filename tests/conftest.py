@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from importlib import invalidate_caches
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import torch
@@ -13,8 +21,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eventtrain import DataBunch, Learner, TensorLoader
+from eventtrain.cli import main
 
 aten = torch.ops.aten
+ROOT = Path(__file__).resolve().parents[1]
+Install = Callable[..., str]
+Result = tuple[int, str, str]
 
 
 class NoReading(TorchFunctionMode):
@@ -92,3 +104,67 @@ def make_learner() -> Callable[..., Learner]:
 def learner(make_learner: Callable[..., Learner]) -> Learner:
     """A learner with three training and two validation batches."""
     return make_learner()
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Install a package that offers one plugin, as pip would leave it; return its module."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def put(code: str, name: str = "demo", target: str = "Demo", dist: str = "demo-package") -> str:
+        module = f"plugin_{uuid4().hex}"
+        (tmp_path / f"{module}.py").write_text(textwrap.dedent(code))
+        info = tmp_path / f"{dist.replace('-', '_')}-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1.2\n")
+        entry = f"{name} = {module}" + (f":{target}" if target else "")
+        (info / "entry_points.txt").write_text(f"[eventtrain.plugins]\n{entry}\n")
+        invalidate_caches()
+        return module
+
+    return put
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    """Call ``main`` in this process: exit code, stdout and stderr."""
+
+    def call(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["eventtrain", *arguments])
+        return main(), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def call_and_signal() -> Iterator[Callable[..., Result]]:
+    """Run ``python -m eventtrain`` and send it a signal once it has printed two epochs."""
+    if os.name == "nt":
+        pytest.skip("Windows sends no SIGINT to one process")
+    # Let Ctrl-C work in child processes, also where this process ignores it.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def call(number: signal.Signals, *arguments: str, cwd: Path) -> Result:
+        with subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "eventtrain", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+            cwd=cwd,
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.split()[:1] == ["1"]:
+                    break
+            process.send_signal(number)
+            try:
+                printed = process.communicate(timeout=60)
+                return process.returncode, *printed
+            finally:
+                process.kill()
+
+    yield call
+    signal.signal(signal.SIGINT, previous)

@@ -7,14 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import eventtrain
-from eventtrain.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -35,17 +34,6 @@ def run_cli(
 
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Call ``main`` in this process, where no more than the command line is at stake."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["eventtrain", *arguments])
-        return main(), *capsys.readouterr()
-
-    return call
 
 
 def run_without(package: str, *arguments: str) -> tuple[int, str, str]:
@@ -124,41 +112,16 @@ def test_a_picture_from_an_earlier_run_is_replaced(tmp_path: Path) -> None:
     assert size_of(tmp_path / "loss.png")[0] >= 800
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Let Ctrl-C work in child processes, also where this process ignores it."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
-@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_demo_early_with_a_picture(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, number: signal.Signals, call_and_signal: Call
 ) -> None:
-    command = [sys.executable, "-W", "error", "-m", "eventtrain", "demo", "--epochs", "1000000"]
-    with subprocess.Popen(
-        [*command, "--out", str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.split()[:1] == ["1"]:  # two epochs are done
-                break
-        process.send_signal(number)
-        try:
-            stdout, stderr = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == 128 + number
-    assert stderr == ""
+    code, stdout, stderr = call_and_signal(
+        number, "demo", "--epochs", "1000000", "--out", "out", cwd=tmp_path
+    )
+    assert (code, stderr) == (128 + number, "")
     assert f"ended early by {number.name}" in stdout
-    assert size_of(tmp_path / "loss.png")[0] >= 800
+    assert size_of(tmp_path / "out" / "loss.png")[0] >= 800
 
 
 # Misuse

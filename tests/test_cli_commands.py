@@ -1,4 +1,4 @@
-"""The commands train, replay, events and doctor, as a user meets them."""
+"""The commands train, replay, events and doctor, and what all have in common."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import torch
 
 import eventtrain
 from eventtrain import EVENTS, get_data
-from eventtrain.cli import main
 from eventtrain.commands import doctor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,19 +98,12 @@ def run_cli(*arguments: str, cwd: Path | None = None, **environment: str) -> Res
 
 
 @pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Iterator[Call]:
+def call(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Call]:
     """Call ``main`` in this process and in an empty folder that holds ``nets.py`` alone."""
     (tmp_path / "nets.py").write_text(NETS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     known = set(sys.modules)
-
-    def call(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["eventtrain", *arguments])
-        return main(), *capsys.readouterr()
-
     yield call
     for name in set(sys.modules) - known:
         if name.startswith("_eventtrain_"):
@@ -217,9 +209,9 @@ def test_a_factory_can_import_what_lies_beside_its_file(call: Call, tmp_path: Pa
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("nets.py:mkae", "has no function 'mkae'. Did you mean 'make'? Functions there: make, "),
-        ("nets.py:asked", "has no function 'asked'."),
-        ("none.py:make", "there is no file none.py: --data takes PATH.py:FACTORY"),
+        ("nets.py:mkae", "has nothing called 'mkae'. Did you mean 'make'? Functions there: make, "),
+        ("nets.py:asked", "is an object of type list, and no function"),
+        ("none.py:make", "there is no file none.py: write PATH.py:NAME"),
         ("nets.py:a_pair", "returned a tuple of 2: it must return eventtrain.Learner("),
         ("nets.py:nothing", "returned None: it must return eventtrain.Learner("),
         ("nets.py:odd", "needs depth, width, which the command line cannot give"),
@@ -342,41 +334,16 @@ def test_without_scikit_learn_the_extra_is_named(
     assert stderr.count("\n") == 1
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Let Ctrl-C work in child processes, also where this process ignores it."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
-@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_training_early_with_partial_results(
-    number: signal.Signals, tmp_path: Path
+    number: signal.Signals, tmp_path: Path, call_and_signal: Call
 ) -> None:
     (tmp_path / "nets.py").write_text(NETS)
-    command = [sys.executable, "-W", "error", "-m", "eventtrain", "train", "--epochs", "1000000"]
-    with subprocess.Popen(
-        [*command, "--data", "nets.py:make", "--out", "out", "--log"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-        cwd=tmp_path,
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.split()[:1] == ["1"]:  # two epochs are done
-                break
-        process.send_signal(number)
-        try:
-            stdout, stderr = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == 128 + number
-    assert stderr == ""
+    data = ("--data", "nets.py:make", "--log")
+    code, stdout, stderr = call_and_signal(
+        number, "train", "--epochs", "1000000", "--out", "out", *data, cwd=tmp_path
+    )
+    assert (code, stderr) == (128 + number, "")
     assert f"ended early by {number.name}" in stdout
     content = history(tmp_path / "out")
     assert (content["outcome"], content["reason"]) == ("cancelled", number.name)
@@ -518,6 +485,37 @@ def test_doctor_knows_the_packages_and_extras_of_the_metadata() -> None:
         assert f"    {name}>=" in section.partition(" =\n")[0]
 
 
+def run_where_it_is_broken(package: str, command: str, folder: Path) -> Result:
+    """Run a command where ``package`` is installed and cannot be imported."""
+    (folder / f"{package}.py").write_text(
+        f"raise ModuleNotFoundError('no {package} here', name='{package}')"
+    )
+    path = os.pathsep.join([str(folder), str(ROOT)])
+    return run_cli(command, cwd=folder, PYTHONPATH=path)
+
+
+def test_doctor_works_without_blinker(tmp_path: Path) -> None:
+    code, stdout, stderr = run_where_it_is_broken("blinker", "doctor", tmp_path)
+    assert (code, stderr) == (0, "")  # it is installed, by its metadata
+    assert re.search(rf"^eventtrain +{eventtrain.__version__}$", stdout, re.MULTILINE)
+
+
+def test_doctor_works_without_torch_and_says_so(tmp_path: Path) -> None:
+    code, stdout, stderr = run_where_it_is_broken("torch", "doctor", tmp_path)
+    assert (code, stderr) == (1, "")
+    assert "problem: torch cannot be imported: ModuleNotFoundError: no torch here" in stdout
+
+
+@pytest.mark.parametrize("package", ["torch", "blinker"])
+@pytest.mark.parametrize("command", ["train", "explain"])
+def test_a_command_that_needs_a_missing_package_says_who_can_help(
+    command: str, package: str, tmp_path: Path
+) -> None:
+    assert run_where_it_is_broken(package, command, tmp_path) == (
+        1, "", f"Error: {package} is missing: `eventtrain doctor` says what to install\n"
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("version", "numbers"),
     [("2.13.0+cpu", (2, 13)), ("1.9", (1, 9)), ("2.4.0a0", (2, 4)), ("2", (2,))],
@@ -529,7 +527,7 @@ def test_doctor_reads_version_numbers(version: str, numbers: tuple[int, ...]) ->
 # All of them
 
 
-@pytest.mark.parametrize("command", ["train", "replay", "events", "doctor"])
+@pytest.mark.parametrize("command", ["train", "replay", "explain", "events", "plugins", "doctor"])
 def test_every_command_has_help_and_is_listed(command: str, call: Call) -> None:
     code, stdout, _ = call(command, "--help")
     assert code == 0

@@ -58,6 +58,7 @@ def test_as_plain_data_it_has_a_dictionary_for_each_row() -> None:
         "source": f"{__name__}:{line}",
         "sender": "",
         "calls": 0,
+        "total_ms": None,
     }
 
 

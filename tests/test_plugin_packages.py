@@ -22,6 +22,8 @@ HOSTILE = {
             bus.on("after_step", lambda run: None)
             raise RuntimeError("halfway")
     """,
+    "taken_event": "def plugin(bus): bus.declare('after_step')",
+    "exit": "raise SystemExit(3)",
     "failing_handler": """
         from eventtrain import Callback
         class Plugin(Callback):
@@ -29,6 +31,13 @@ HOSTILE = {
                 raise ConnectionError("the network is gone")
         plugin = Plugin
     """,
+}
+BROKEN = {
+    "import_error": "ModuleNotFoundError: No module named 'nonsense_that_is_nowhere'",
+    "wrong_object": "TypeError: it resolves to 42",
+    "halfway": "RuntimeError: halfway",
+    "taken_event": "ValueError: the bus declares event 'after_step' already",
+    "exit": "SystemExit: 3",
 }
 TRAIN = """
     import sys, logging
@@ -133,14 +142,7 @@ def test_the_environment_adds_the_example_to_an_unchanged_program(site, tmp_path
     assert (tmp_path / "eventtrain.prom").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "cause"),
-    [
-        ("import_error", "ModuleNotFoundError: No module named 'nonsense_that_is_nowhere'"),
-        ("wrong_object", "TypeError: it resolves to 42"),
-        ("halfway", "RuntimeError: halfway"),
-    ],
-)
+@pytest.mark.parametrize(("name", "cause"), BROKEN.items())
 def test_a_hostile_package_is_named_with_the_cause(
     name: str, cause: str, site: Path, tmp_path: Path
 ) -> None:
@@ -155,10 +157,45 @@ def test_all_of_them_together_do_not_end_a_run_that_is_told_to_go_on(site, tmp_p
     )
     assert "completed" in output
     assert "the network is gone" in output
-    assert output.count("could not be loaded") == 3
+    assert output.count("could not be loaded") == len(BROKEN)
     assert (tmp_path / "eventtrain.prom").exists()
 
 
 def test_an_unknown_plugin_lists_those_there_are(site: Path, tmp_path: Path) -> None:
     output = train(site, "plugins=['promtheus']", tmp_path)
     assert "Did you mean 'prometheus'?" in output
+
+
+def eventtrain(site: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = (
+        "import sys; from eventtrain.cli import main; code = main(); "
+        "print('torch' in sys.modules, file=sys.stderr); sys.exit(code)"
+    )
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])},
+        timeout=120,
+    )
+
+
+def test_the_list_of_plugins_tells_the_broken_ones_without_importing_torch(
+    site: Path, tmp_path: Path
+) -> None:
+    done = eventtrain(site, tmp_path, "plugins")
+    assert (done.returncode, done.stderr) == (0, "False\n")
+    assert "prometheus  (eventtrain-prometheus " in done.stdout
+    assert "options: path='eventtrain.prom', every=100" in done.stdout
+    for name, cause in BROKEN.items():
+        assert f"{name}  (eventtrain-{name} 0.3)\n  hostile_{name}:plugin" in done.stdout
+        assert f"  broken: {cause}" in done.stdout
+    assert done.stdout.endswith(f"{len(BROKEN)} broken\n")
+
+
+def test_training_with_an_installed_plugin_needs_its_name_only(site: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="needs scikit-learn (extra 'demo')")
+    done = eventtrain(site, tmp_path, "train", "--plugin", "prometheus", "--epochs", "1")
+    assert done.returncode == 0, done.stderr
+    assert samples(tmp_path / "eventtrain.prom")["eventtrain_steps_total"] == 23

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
-from importlib import invalidate_caches
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -15,26 +11,6 @@ from eventtrain import Callback, EventBus, Learner, PluginError, Runner
 from eventtrain.plugins import installed_plugins, requested_plugins
 
 Install = Callable[..., str]
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Install a package that offers one plugin, as pip would leave it; return its module."""
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def put(code: str, name: str = "demo", target: str = "Demo", dist: str = "demo-package") -> str:
-        module = f"plugin_{uuid4().hex}"
-        (tmp_path / f"{module}.py").write_text(textwrap.dedent(code))
-        info = tmp_path / f"{dist.replace('-', '_')}-1.2.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1.2\n")
-        entry = f"{name} = {module}" + (f":{target}" if target else "")
-        (info / "entry_points.txt").write_text(f"[eventtrain.plugins]\n{entry}\n")
-        invalidate_caches()
-        return module
-
-    return put
-
 
 CALLBACK = """
     from eventtrain import Callback

@@ -191,6 +191,20 @@ def test_times_are_those_of_the_handlers() -> None:
     assert profile.seconds == pytest.approx(slow["total_ms"] / slow["share"] / 1000)
 
 
+def test_explain_shows_the_time_of_every_handler_inside_of_the_block_only(
+    learner: Learner,
+) -> None:
+    run = Runner()
+    run.on("after_step", lambda run: time.sleep(0.002), name="slow")
+    with run.bus.profile() as profile:
+        assert {each.total_ms for each in run.bus.explain()} == {0.0}
+        run.fit(1, learner)
+        (shown,) = run.bus.explain("after_step")
+        assert "total_ms" in str(run.bus.explain("after_step")).splitlines()[0]
+    assert shown.total_ms == row(profile, "slow")["total_ms"] >= 6
+    assert {each.total_ms for each in run.bus.explain()} == {None}
+
+
 def test_explain_counts_the_calls_inside_of_the_block_only(learner: Learner) -> None:
     run, counted = counting_run()
     with run.bus.profile():

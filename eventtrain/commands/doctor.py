@@ -56,6 +56,9 @@ def examine() -> dict[str, Any]:
         if found is None or _numbers(found) < least:
             what = "is missing" if found is None else f"{found} is too old"
             problems.append(f'{name} {what}: pip install "{name}>={wanted}"')
+    devices = _devices()
+    if "error" in devices and packages["torch"] is not None:
+        problems.append(f"{devices['error']}; install it anew: pip install --force-reinstall torch")
     advice = [
         f'{name} is missing: pip install "eventtrain[{extra}]"'
         for name, extra in _EXTRAS.items()
@@ -67,7 +70,7 @@ def examine() -> dict[str, Any]:
         "platform": platform.platform(),
         "eventtrain": __version__,
         "packages": packages,
-        "devices": _devices(),
+        "devices": devices,
         "mnist": _mnist(),
         "problems": problems,
         "advice": advice,
@@ -94,8 +97,8 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _devices() -> dict[str, Any]:
     try:
         import torch
-    except ImportError as error:
-        return {"error": f"torch cannot be imported: {error}"}
+    except Exception as error:  # a broken installation may raise anything
+        return {"error": f"torch cannot be imported: {type(error).__name__}: {error}"}
     cuda = torch.cuda.is_available()
     return {
         "cpu_threads": torch.get_num_threads(),

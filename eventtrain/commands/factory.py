@@ -1,4 +1,4 @@
-"""Getting a ``Learner`` from a function in a file of the user's."""
+"""Getting what the user made from a Python file: a ``Learner`` from a function, say."""
 
 from __future__ import annotations
 
@@ -29,13 +29,10 @@ def call_factory(
     Raises:
         DataError: There is no such file or function, or it returns something else.
     """
-    module = _load(path)
     where = f"{path}:{name}"
-    function = getattr(module, name, None)
+    function = find_in_file(path, name)
     if not callable(function):
-        known = [n for n, value in vars(module).items() if _is_own(value, module)]
-        listed = f" Functions there: {', '.join(known)}." if known else ""
-        raise DataError(f"{path} has no function {name!r}.{did_you_mean(name, known)}{listed}")
+        raise DataError(f"{where} is {_describe(function)}, and no function")
     learn = function(**_arguments(function, where, given, defaults))
     if not isinstance(learn, Learner):
         raise DataError(
@@ -45,9 +42,26 @@ def call_factory(
     return learn
 
 
+def find_in_file(path: Path, name: str) -> Any:
+    """Import the file ``path`` and return what is called ``name`` there.
+
+    Raises:
+        DataError: There is no such file or name, or the file cannot be imported.
+    """
+    module = _load(path)
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        known = [n for n, value in vars(module).items() if _is_own(value, module)]
+        listed = f" Functions there: {', '.join(known)}." if known else ""
+        raise DataError(
+            f"{path} has nothing called {name!r}.{did_you_mean(name, known)}{listed}"
+        ) from None
+
+
 def _load(path: Path) -> ModuleType:
     if not path.is_file():
-        raise DataError(f"there is no file {path}: --data takes PATH.py:FACTORY")
+        raise DataError(f"there is no file {path}: write PATH.py:NAME, with a file that is there")
     # A name of its own, or data.py and torch.py would hide modules of that name.
     name = f"_eventtrain_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .options import positive
+from .plugin_options import make_runner, plugin_options
 
 if TYPE_CHECKING:
     import click
@@ -71,6 +72,7 @@ def make() -> click.Command:
         metavar="DIR",
         help="Folder for the results, made if it is not there.",
     )
+    @plugin_options
     @click.option("--log", is_flag=True, help="Log every event to events.jsonl too.")
     def train(**options: Any) -> int:
         """Train a model and save what it learned.
@@ -102,12 +104,12 @@ def _train(
     seed: int,
     out: Path,
     log: bool,
+    **plugins: Any,
 ) -> int:
     import torch
 
     from ..callbacks import AvgStatsCallback, EventLog
     from ..learner import accuracy
-    from ..runner import Runner
     from .results import prepare, save_history, save_model
 
     prepare(out)
@@ -119,7 +121,7 @@ def _train(
     callbacks: list[Any] = [AvgStatsCallback(accuracy if metric == "accuracy" else None)]
     if log:
         callbacks.append(EventLog(out / "events.jsonl"))
-    run = Runner(callbacks, on_interrupt="return")
+    run = make_runner(callbacks, on_interrupt="return", **plugins)
     print(f"{learn!r} on {target}")
     about = {"data": data, "seed": seed, "device": str(target), "asked_epochs": epochs}
     try:

@@ -1,6 +1,6 @@
 """What your plugin does, in a line."""
 
-from eventtrain import Callback, Runner
+from eventtrain import Callback
 
 eventtrain_plugin_api = 1
 
@@ -17,7 +17,7 @@ class Yours(Callback):
     def __init__(self, every: int = 100) -> None:
         self.every = every
 
-    def after_batch(self, run: Runner) -> None:
+    def after_batch(self) -> None:
         """Report now and then."""
-        if run.in_train and run.n_iter % self.every == 0:
-            print(f"{run.n_iter} batches, {run.steps} steps")
+        if self.in_train and self.n_iter % self.every == 0:  # read from the run
+            print(f"{self.n_iter} batches, {self.steps} steps")

@@ -7,8 +7,12 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from eventtrain import Callback, Runner
+from eventtrain import Callback
+
+if TYPE_CHECKING:  # at run time it would import torch, also where plugins are only listed
+    from eventtrain import Runner
 
 eventtrain_plugin_api = 1
 
