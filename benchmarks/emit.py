@@ -5,40 +5,78 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import blinker
-
 from eventtrain import CancellationToken, EventBus
 
-from .measure import Group, Options, Statement, Suite, Target, compare, distinct_functions
+from .libraries import BLINKER, PLUGGY, PSYGNAL, calls
+from .measure import Group, Options, Suite, Target, Variant, compare, distinct_functions
+from .statement import Statement
 
 COUNTS = (0, 1, 3, 10, 100)
+FOR = "for f in functions: f(run)"
+SIGNAL = "signal.emit(run)"
+BOUND = "emit.after_loss()"
+GUARD = "if signal.receivers: signal.emit(run)"
 
 
 def run(options: Options) -> Suite:
-    """Measure emissions to several numbers of handlers, the guard, and filters."""
-    groups = {count: _handlers(count, options) for count in COUNTS}
-    guard, filters = _guard(options), _filters(options)
+    """Measure emissions to several numbers of handlers, the guard, order and filters."""
+    groups = {count: handlers(count, options) for count in COUNTS}
+    guard = _guard(options)
     one, ten = groups[1], groups[10]
-    blinker_to_emit = ten.ratio("blinker.Signal.send", "signal.emit(run)").median
     targets = [
-        Target("signal.emit(run), 1 handler, over a bare for",
-               one.ratio("signal.emit(run)").median, 1.7),
-        Target("emit.after_loss(), 1 handler, over a bare for",
-               one.ratio("emit.after_loss()").median, 1.7),
-        Target("signal.emit(run), 10 handlers, over a bare for",
-               ten.ratio("signal.emit(run)").median, 1.5),
-        Target("emit.after_loss(), 10 handlers, over a bare for",
-               ten.ratio("emit.after_loss()").median, 1.5),
-        Target("blinker.Signal.send over signal.emit(run), 10 handlers",
-               blinker_to_emit, 10, at_least=True),
-        Target("guarded dispatch without handlers",
-               guard.time("if signal.receivers: signal.emit(run)").median, 40, "ns"),
+        Target(f"{name}, {count} handler{'s' * (count > 1)}, over a bare for",
+               group.ratio(name).median, limit)
+        for count, group, limit in ((1, one, 1.7), (10, ten, 1.5))
+        for name in (SIGNAL, BOUND)
     ]  # fmt: skip
-    return Suite([*groups.values(), guard, filters], targets)
+    for name, limit in ((BLINKER, 10), (PLUGGY, 5), (PSYGNAL, 5)):
+        if name in ten.rounds:
+            value = ten.ratio(name, SIGNAL).median
+            text = f"{name} over {SIGNAL}, 10 handlers"
+            targets.append(Target(text, value, limit, at_least=True))
+    least = guard.time(GUARD).median
+    targets.append(Target("guarded dispatch without handlers", least, 40, "ns"))
+    _, missing = calls([])
+    return Suite([*groups.values(), guard, _order(options), _filters(options)], targets, missing)
 
 
-def _compare(title: str, variants: dict[str, Statement], options: Options) -> Group:
-    return compare(title, "ns", variants, rounds=options.pick(21, 2), passes=options.pick(5, 1))
+def handlers(count: int, options: Options) -> Group:
+    """Measure one emission to ``count`` functions, by everything that can call them."""
+    functions = distinct_functions(count)
+    run, token, bus = _new_run(), CancellationToken(), EventBus()
+    for function in functions:
+        bus.on("after_loss", function)
+    emit, _ = bus.bind(run, token)
+    names: dict[str, Any] = {
+        "run": run, "token": token, "functions": functions, "signal": bus.signal("after_loss"),
+        "emit": emit, **{f"h{i}": f for i, f in enumerate(functions)},
+    }  # fmt: skip
+    statements = {
+        FOR: FOR,
+        "h0(run); h1(run); ... (inline)": "\n".join(f"h{i}(run)" for i in range(count)) or "pass",
+        SIGNAL: SIGNAL,
+        "signal.emit(run, token)": "signal.emit(run, token)",
+        BOUND: BOUND,
+        "signal.send(run)": "signal.send(run)",
+    }
+    variants: dict[str, Variant] = {
+        name: Statement(text, _seconds(options), **names) for name, text in statements.items()
+    }
+    for name, (text, theirs) in calls(functions)[0].items():
+        variants[name] = Statement(text, _seconds(options), run=run, theirs=theirs)
+    parameters = {name: {"handlers": count, "loop": name, "device": "cpu"} for name in variants}
+    title = f"one emission, {count} idle handler{'s' * (count != 1)}"
+    return _compare(title, variants, options, parameters)
+
+
+def _compare(
+    title: str,
+    variants: dict[str, Variant],
+    options: Options,
+    parameters: dict[str, dict[str, Any]] | None = None,
+) -> Group:
+    rounds, passes = options.pick(21, 2), options.pick(5, 1)
+    return compare(title, "ns", variants, rounds=rounds, passes=passes, parameters=parameters)
 
 
 def _seconds(options: Options) -> float:
@@ -49,61 +87,48 @@ def _new_run() -> Any:
     return SimpleNamespace(phase="train", epoch=0, batch_index=0)
 
 
-def _handlers(count: int, options: Options) -> Group:
-    functions = distinct_functions(count)
-    run, token, bus = _new_run(), CancellationToken(), EventBus()
-    theirs = blinker.Signal()
-    for function in functions:
-        bus.on("after_loss", function)
-        theirs.connect(function)
-    emit, _ = bus.bind(run, token)
-    names: dict[str, Any] = {
-        "run": run, "token": token, "functions": functions, "signal": bus.signal("after_loss"),
-        "theirs": theirs, "emit": emit, **{f"h{i}": f for i, f in enumerate(functions)},
-    }  # fmt: skip
-    statements = {
-        "for f in functions: f(run)": "for f in functions: f(run)",
-        "h0(run); h1(run); ... (inline)": "\n".join(f"h{i}(run)" for i in range(count)) or "pass",
-        "signal.emit(run)": "signal.emit(run)",
-        "signal.emit(run, token)": "signal.emit(run, token)",
-        "emit.after_loss()": "emit.after_loss()",
-        "signal.send(run)": "signal.send(run)",
-        "blinker.Signal.send": "theirs.send(run)",
-    }
-    variants = {
-        name: Statement(text, _seconds(options), **names) for name, text in statements.items()
-    }
-    title = f"one emission, {count} idle handler{'s' * (count != 1)}"
-    return _compare(title, variants, options)
-
-
 def _guard(options: Options) -> Group:
     (function,) = distinct_functions(1)
     run, signal = _new_run(), EventBus().signal("after_loss")
-    texts = ["f(run)", "if signal.receivers: signal.emit(run)", "signal.emit(run)"]
-    variants = {
+    variants: dict[str, Variant] = {
         text: Statement(text, _seconds(options), f=function, run=run, signal=signal)
-        for text in texts
+        for text in ("f(run)", GUARD, SIGNAL)
     }
     title = "an event that nobody listens to, against one plain call"
     return _compare(title, variants, options)
 
 
+def _order(options: Options) -> Group:
+    """Order is resolved on subscription: it is not to show when an event is emitted."""
+    ways: dict[str, list[dict[str, Any]]] = {
+        "in order of subscription": [{} for _ in range(10)],
+        "ten priorities": [{"priority": i * 7 % 10} for i in range(10)],
+        "a chain of after=": [{"after": f"handler_{i - 1}"} if i else {} for i in range(10)],
+    }
+    return _subscribed("one emission to 10 handlers, by how their order is given", ways, options)
+
+
 def _filters(options: Options) -> Group:
     """Ten handlers each, so that what an emission costs anyway weighs little."""
-    run = _new_run()
     filters: dict[str, dict[str, Any]] = {
         "no filter": {},
         "every=1_000_000": {"every": 1_000_000},
         'during="validate", in training': {"during": "validate"},
         "when=never": {"when": distinct_functions(1)[0]},
     }
-    variants = {}
-    for name, filtering in filters.items():
-        bus = EventBus()
-        for function in distinct_functions(10):
-            bus.on("after_loss", function, **filtering)
-        signal = bus.signal("after_loss")
-        variants[name] = Statement("signal.emit(run)", _seconds(options), signal=signal, run=run)
+    ways = {name: [filtering] * 10 for name, filtering in filters.items()}
     title = "one emission to 10 handlers that a filter keeps from running"
+    return _subscribed(title, ways, options)
+
+
+def _subscribed(title: str, ways: dict[str, list[dict[str, Any]]], options: Options) -> Group:
+    run = _new_run()
+    variants: dict[str, Variant] = {}
+    for name, subscriptions in ways.items():
+        bus = EventBus()
+        functions = distinct_functions(len(subscriptions))
+        for function, subscription in zip(functions, subscriptions, strict=True):
+            bus.on("after_loss", function, **subscription)
+        signal = bus.signal("after_loss")
+        variants[name] = Statement(SIGNAL, _seconds(options), signal=signal, run=run)
     return _compare(title, variants, options)

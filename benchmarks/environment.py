@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 import subprocess
@@ -24,10 +25,12 @@ def environment(options: Options) -> dict[str, Any]:
         "commit": _commit(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "torch": torch.__version__,
+        "libraries": {name: _version(name) for name in ("blinker", "pluggy", "psygnal", "numpy")},
         "cpu": _cpu_model(),
         "cpus": os.cpu_count(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.machine()}",
+        "device": _device(),
         "torch_threads": torch.get_num_threads(),
         "gc": "off while timing",
         "seed": options.seed,
@@ -36,13 +39,35 @@ def environment(options: Options) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    here = Path(eventtrain.__file__).resolve().parents[1]
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    """Return the commit of the code that is measured; ``None`` where it is not from a checkout."""
+    file = Path(eventtrain.__file__).resolve()
+    here = ["git", "-C", str(file.parents[1])]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        # An environment may lie inside of a repository that has nothing to do with it.
+        _output(*here, "ls-files", "--error-unmatch", str(file))
+        return _output(*here, "describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _output(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _device() -> str | None:
+    """Name the CUDA device and what drives it; ``None`` where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    return f"{torch.cuda.get_device_name()}, sm_{major}{minor}, CUDA {torch.version.cuda}"
 
 
 def _cpu_model() -> str:

@@ -6,117 +6,94 @@ only the loop is timed. The tiny step really trains a ``Linear(10, 1)``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
-from torch import nn
-from torch.nn import functional as F
+from eventtrain import Learner, Runner
 
-from eventtrain import DataBunch, Learner, Runner
-
-from .measure import (
-    Group,
-    Options,
-    Suite,
-    Target,
-    Variant,
-    compare,
-    distinct_functions,
-    stopwatch,
+from .counting import bytecodes, per_batch
+from .loops import (
+    EVENTS,
+    Way,
+    idle_handlers,
+    null_learner,
+    runner_loop,
+    subscribed,
+    tiny_learner,
+    written_loop,
 )
+from .measure import Group, Options, Suite, Target, Variant, compare, stopwatch
 
-EVENTS = (
-    "begin_batch", "after_pred", "after_loss", "after_backward", "after_step", "after_batch",
-)  # fmt: skip
-Handlers = dict[str, list[Callable[[Any], None]]]
 HAND_WRITTEN = "hand-written loop"
 IN_A_FOR = "hand-written loop, for over handlers"
 RUNNER = "Runner"
-
-
-class Null:
-    """Model, loss function, loss and optimizer in one: every call does nothing."""
-
-    def __call__(self, *_: Any) -> Null:
-        return self
-
-    def train(self, mode: bool = True) -> None:
-        """Do nothing."""
-
-    def backward(self) -> None:
-        """Do nothing."""
-
-    def step(self) -> None:
-        """Do nothing."""
-
-    def zero_grad(self) -> None:
-        """Do nothing."""
+NEVER = "Runner, bus never profiled"
+CLOSED = "Runner, after a profile() block"
+INSIDE = "Runner, inside of a profile() block"
+MakeLearner = Callable[[int, Options], Learner]
 
 
 def run(options: Options) -> Suite:
-    """Measure the null step, the tiny step and the set-up of a fit."""
-    null, null_batches = null_learner, options.pick(10_000, 200)
-    tiny, tiny_batches = _tiny_learner, options.pick(500, 50)
-    groups, targets = [], []
-    for count in (0, 1, 10):
-        group = _batches("null step", null, null_batches, count, options)
-        groups.append(group)
-        if count == 0:
-            text = "Runner without user handlers, a batch over the hand-written loop"
-            targets.append(Target(text, group.difference(RUNNER).median, 1.2, "us"))
-        if count == 10:
-            text = "Runner with 10 handlers on 6 events, over six for loops written inline"
-            targets.append(Target(text, group.ratio(RUNNER, IN_A_FOR).median, 1.5))
-            text = "Runner with 10 handlers on 6 events, over sixty calls written inline"
-            targets.append(Target(text, group.ratio(RUNNER).median, 1.5))
-    groups += [_batches("tiny step", tiny, tiny_batches, count, options) for count in (0, 1, 10)]
-    groups.append(_set_up(options))
-    return Suite(groups, targets)
-
-
-def null_learner(batches: int, options: Options) -> Learner:
-    """Return a learner whose parts do nothing, over ``batches`` ready pairs."""
-    null = Null()
-    return Learner(null, null, null, DataBunch([(None, None)] * batches))
-
-
-def _tiny_learner(batches: int, options: Options) -> Learner:
-    generator = torch.Generator().manual_seed(options.seed)
-    x = torch.randn(batches, 4, 10, generator=generator)
-    y = torch.randn(batches, 4, 1, generator=generator)
-    torch.manual_seed(options.seed)
-    model = nn.Linear(10, 1)
-    opt = torch.optim.SGD(model.parameters(), lr=0.01)
-    return Learner(model, opt, F.mse_loss, DataBunch(list(zip(x, y, strict=True))))
+    """Measure the null step, the tiny step, the set-up of a fit, and profiling."""
+    null, tiny = (null_learner, options.pick(10_000, 200)), (tiny_learner, options.pick(500, 50))
+    nulls = [_batches("null step", *null, count, options) for count in (0, 1, 10)]
+    tinies = [_batches("tiny step", *tiny, count, options) for count in (0, 1, 10)]
+    # Fewer batches: inside of a profile every call of a handler is timed and kept.
+    few = options.pick(1000, 50)
+    profiled = [_profiled("null step", null_learner, few, count, options) for count in (0, 10)]
+    profiled.append(_profiled("tiny step", tiny_learner, few // 5, 10, options))
+    bare, ten, on = nulls[0], nulls[2], profiled[1]
+    where = f"on {len(EVENTS)} events"
+    targets = [
+        Target("Runner without user handlers, a batch over the hand-written loop",
+               bare.difference(RUNNER).median, 1.2, "us"),
+        Target(f"Runner with 10 handlers {where}, over for loops written inline",
+               ten.ratio(RUNNER, IN_A_FOR).median, 1.5),
+        Target(f"Runner with 10 handlers {where}, over {10 * len(EVENTS)} calls written inline",
+               ten.ratio(RUNNER).median, 1.5),
+        Target("Runner after a profile() block has closed, over one never profiled",
+               on.ratio(CLOSED, NEVER).median, 1.05),
+    ]  # fmt: skip
+    return Suite([*nulls, *tinies, _set_up(options), *profiled], targets, [_counted()])
 
 
 def _batches(
-    step: str,
-    make: Callable[[int, Options], Learner],
-    batches: int,
-    count: int,
-    options: Options,
+    step: str, make: MakeLearner, batches: int, count: int, options: Options, device: str = "cpu"
 ) -> Group:
-    handlers = {event: distinct_functions(count) for event in EVENTS}
-    ways: dict[str, Callable[[Learner], object]] = {HAND_WRITTEN: written_loop(handlers)}
+    handlers = idle_handlers(count)
+    ways: dict[str, Way] = {HAND_WRITTEN: written_loop(handlers)}
     if count:
         ways[IN_A_FOR] = written_loop(handlers, in_a_for=True)
     ways[RUNNER] = runner_loop(handlers)
-    variants: dict[str, Variant] = {}
-    for name, way in ways.items():
-        learn = make(batches, options)
-        variants[name] = stopwatch(partial(way, learn), batches)
-    title = f"{step}, {count} handler{'s' * (count != 1)} on each of {len(EVENTS)} events, a batch"
-    return _compare(title, variants, options)
+    variants = {
+        name: stopwatch(partial(way, make(batches, options)), batches) for name, way in ways.items()
+    }
+    parameters = {name: {"handlers": count, "loop": name, "device": device} for name in ways}
+    return _compare(_title(step, count), variants, options, parameters)
+
+
+def _title(step: str, count: int) -> str:
+    handlers = f"{count} handler{'s' * (count != 1)}"
+    return f"{step}, {handlers} on each of {len(EVENTS)} events, a batch"
+
+
+def _compare(
+    title: str,
+    variants: dict[str, Variant],
+    options: Options,
+    parameters: dict[str, dict[str, Any]] | None = None,
+) -> Group:
+    rounds, passes = options.pick(15, 2), options.pick(5, 1)
+    return compare(title, "us", variants, rounds=rounds, passes=passes, parameters=parameters)
 
 
 def _set_up(options: Options) -> Group:
     variants: dict[str, Variant] = {}
     times = options.pick(100, 3)
     for count in (0, 10):
-        handlers = {event: distinct_functions(count) for event in EVENTS}
+        handlers = idle_handlers(count)
         ways = {HAND_WRITTEN: written_loop(handlers), RUNNER: runner_loop(handlers)}
         for name, way in ways.items():
             if count and name == HAND_WRITTEN:
@@ -128,11 +105,7 @@ def _set_up(options: Options) -> Group:
     return _compare(title, variants, options)
 
 
-def _compare(title: str, variants: dict[str, Variant], options: Options) -> Group:
-    return compare(title, "us", variants, rounds=options.pick(15, 2), passes=options.pick(5, 1))
-
-
-def _repeated(way: Callable[[Learner], object], learn: Learner, times: int) -> Callable[[], None]:
+def _repeated(way: Way, learn: Learner, times: int) -> Callable[[], None]:
     def work() -> None:
         for _ in range(times):
             way(learn)
@@ -140,51 +113,45 @@ def _repeated(way: Callable[[Learner], object], learn: Learner, times: int) -> C
     return work
 
 
-def runner_loop(handlers: Handlers) -> Callable[[Learner], object]:
-    """Return the fit of one epoch by a ``Runner`` with these handlers."""
-    run = Runner()
-    for event, functions in handlers.items():
-        for function in functions:
-            run.on(event, function)
-    return lambda learn: run.fit(1, learn)
+def _profiled(step: str, make: MakeLearner, batches: int, count: int, options: Options) -> Group:
+    handlers = idle_handlers(count)
+    never, closed, inside = (subscribed(handlers) for _ in range(3))
+    with closed.bus.profile():
+        closed.fit(1, make(1, options))
+    hand = written_loop(handlers)
+    variants: dict[str, Variant] = {
+        HAND_WRITTEN: stopwatch(partial(hand, make(batches, options)), batches),
+        NEVER: stopwatch(partial(never.fit, 1, make(batches, options)), batches),
+        CLOSED: stopwatch(partial(closed.fit, 1, make(batches, options)), batches),
+        INSIDE: _in_profile(inside, make(batches, options), batches),
+    }
+    return _compare(f"profile(): {_title(step, count)}", variants, options)
 
 
-def written_loop(handlers: Handlers, *, in_a_for: bool = False) -> Callable[[Learner], object]:
-    """Write the loop of one epoch by hand, the handlers' calls inline or in ``for`` loops.
+def _in_profile(run: Runner, learn: Learner, batches: int) -> Variant:
+    """Time a fit in a block of its own; entering and leaving the block are not timed."""
 
-    Without handlers it is what a tutorial shows. With them it must be generated,
-    as nobody writes sixty calls; everything it uses is a local variable.
-    """
+    def timed() -> float:
+        with run.bus.profile():
+            start = time.perf_counter()
+            run.fit(1, learn)
+            return (time.perf_counter() - start) / batches
 
-    def calls(event: str) -> list[str]:
-        if in_a_for:
-            return [f"for handler in {event}: handler(run)"]
-        return [f"{event}_{i}(run)" for i, _ in enumerate(handlers[event])]
+    return timed
 
-    names = list(handlers) if in_a_for else [
-        f"{event}_{i}" for event in handlers for i, _ in enumerate(handlers[event])
-    ]  # fmt: skip
-    body = [
-        *calls("begin_batch"), "pred = model(xb)",
-        *calls("after_pred"), "loss = loss_func(pred, yb)",
-        *calls("after_loss"), "loss.backward()",
-        *calls("after_backward"), "opt.step()",
-        *calls("after_step"), "opt.zero_grad()",
-        *calls("after_batch"),
-    ]  # fmt: skip
-    lines = [
-        f"def fit(model, loss_func, opt, train_dl, run, {', '.join(names)}):",
-        "    for xb, yb in train_dl:",
-        *(f"        {line}" for line in body),
-    ]
-    namespace: dict[str, Any] = {}
-    exec("\n".join(lines), namespace)
-    fit = namespace["fit"]
-    values: Sequence[Any] = list(handlers.values())
-    if not in_a_for:
-        values = [function for functions in handlers.values() for function in functions]
 
-    def way(learn: Learner) -> object:
-        return fit(learn.model, learn.loss_func, learn.opt, learn.data.train_dl, None, *values)
-
-    return way
+def _counted() -> str:
+    """Say how many bytecode instructions a batch takes, which no noise can change."""
+    handlers = idle_handlers(10)
+    never, closed = subscribed(handlers), subscribed(handlers)
+    with closed.bus.profile():
+        closed.fit(1, null_learner(1))
+    ways: dict[str, Way] = {
+        HAND_WRITTEN: written_loop(handlers),
+        NEVER: lambda learn: never.fit(1, learn),
+        CLOSED: lambda learn: closed.fit(1, learn),
+    }
+    counts = {name: per_batch(bytecodes, way) for name, way in ways.items()}
+    return "bytecode instructions a batch, null step, 10 handlers an event: " + "; ".join(
+        f"{name}: {count:g}" for name, count in counts.items()
+    )

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import repeat
 from typing import Any
 
 Variant = Callable[[], float]
@@ -30,10 +29,13 @@ class Options:
     Attributes:
         quick: Measure a little of everything; the figures mean nothing.
         seed: Seed of all random numbers.
+        device: Where the ``gpu`` suite runs; ``None`` takes CUDA if it is there, else the
+            CPU and the ``meta`` device.
     """
 
     quick: bool = False
     seed: int = 0
+    device: str | None = None
 
     def pick(self, full: int, quick: int) -> int:
         """Return ``quick`` in a quick run, else ``full``."""
@@ -62,11 +64,14 @@ class Group:
         title: What was measured.
         unit: Unit that people read it in: a key of ``UNITS``.
         rounds: For each variant its seconds, one value a round.
+        parameters: For each variant what was varied, as figures need it: ``handlers``
+            is how many there are on an event, ``loop`` who calls them, ``device`` where.
     """
 
     title: str
     unit: str
     rounds: dict[str, list[float]]
+    parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def baseline(self) -> str:
@@ -107,56 +112,12 @@ class Target:
 
 @dataclass
 class Suite:
-    """What a suite found."""
+    """What a suite found; ``seconds`` is how long that took."""
 
     groups: list[Group] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-
-class Statement:
-    """A variant that runs a line of Python many times, everything it names being local.
-
-    Each has code of its own, so that the interpreter specialises it for itself.
-    The cost of the empty loop around it is measured beside it and taken off.
-
-    Args:
-        text: The statement.
-        seconds: About how long one measurement is to take.
-        **names: What the statement refers to.
-    """
-
-    def __init__(self, text: str, seconds: float, /, **names: Any) -> None:
-        self._timed = _timed(text, names)
-        self._empty = _timed("pass", {})
-        self._empty_least = float("inf")
-        self._count = 100
-        while (taken := self._timed(self._count)) < seconds / 10:
-            self._count *= 10 if taken < seconds / 100 else 2
-        self._count = max(1, int(self._count * seconds / taken))
-
-    def __call__(self) -> float:
-        """Return the seconds that one run of the statement takes."""
-        # The least so far: a disturbed one would make the statement look fast.
-        self._empty_least = min(self._empty_least, self._empty(self._count))
-        return (self._timed(self._count) - self._empty_least) / self._count
-
-
-def _timed(text: str, names: Mapping[str, Any]) -> Callable[[int], float]:
-    body = "\n".join(f"            {line}" for line in text.splitlines())
-    source = (
-        f"def make(repeat, clock, {', '.join(names)}):\n"
-        f"    def timed(count, {', '.join(f'{name}={name}' for name in names)}):\n"
-        f"        times = repeat(None, count)\n"
-        f"        start = clock()\n"
-        f"        for _ in times:\n{body}\n"
-        f"        return clock() - start\n"
-        f"    return timed\n"
-    )
-    namespace: dict[str, Any] = {}
-    exec(source, namespace)
-    timed: Callable[[int], float] = namespace["make"](repeat, time.perf_counter, **names)
-    return timed
+    seconds: float = 0.0
 
 
 def stopwatch(function: Callable[[], object], units: int = 1) -> Variant:
@@ -190,32 +151,57 @@ def compare(
     rounds: int,
     passes: int = 1,
     warmup: int = 1,
+    parameters: Mapping[str, dict[str, Any]] | None = None,
 ) -> Group:
     """Time every variant once a round; the first one is the baseline.
 
     Args:
-        title, unit: See ``Group``.
+        title, unit, parameters: See ``Group``.
         variants: What to time.
         rounds: How many rounds count.
         passes: How often each variant runs in a round, taking turns. The
             fastest counts: what disturbs a short measurement only adds to it.
         warmup: Rounds before those that count.
     """
-    found: dict[str, list[float]] = {name: [] for name in variants}
+    readings = {name: _on_one_clock(variant) for name, variant in variants.items()}
+    found = compare_clocks(readings, rounds=rounds, passes=passes, warmup=warmup)
+    return Group(title, unit, found["wall"], dict(parameters or {}))
+
+
+def compare_clocks(
+    variants: Mapping[str, Callable[[], Mapping[str, float]]],
+    *,
+    rounds: int,
+    passes: int = 1,
+    warmup: int = 1,
+) -> dict[str, dict[str, list[float]]]:
+    """Do what ``compare`` does, for variants that are timed by several clocks at once.
+
+    Returns:
+        By clock and variant, the seconds of every round.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
     names = list(variants)
     for number in range(-warmup, rounds):
         turn = number % len(names)
         order = [*names[turn:], *names[:turn]]
-        with _without_gc():
+        with without_gc():
             timed = [{name: variants[name]() for name in order} for _ in range(passes)]
         if number >= 0:
             for name in names:
-                found[name].append(min(each[name] for each in timed))
-    return Group(title, unit, found)
+                for clock in timed[0][name]:
+                    best = min(each[name][clock] for each in timed)
+                    found.setdefault(clock, {}).setdefault(name, []).append(best)
+    return found
+
+
+def _on_one_clock(variant: Variant) -> Callable[[], dict[str, float]]:
+    return lambda: {"wall": variant()}
 
 
 @contextmanager
-def _without_gc() -> Iterator[None]:
+def without_gc() -> Iterator[None]:
+    """Collect garbage, and then none while the block runs."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from eventtrain import EVENTS, DataBunch, Learner, Runner, ScopeNotOpenError
+from eventtrain import EVENTS, DataBunch, EventLog, Learner, Runner, ScopeNotOpenError
 
 CLOSING = {event.name for event in EVENTS if event.kind == "closing"}
 NAMES = [event.name for event in EVENTS if event.scope != "predict"]
@@ -180,7 +180,8 @@ class Real:
         self.opt = CountingSGD(model.parameters(), lr=0.1)
         batch = (torch.ones(2, 1), torch.zeros(2, 1))
         data = DataBunch([batch] * train, [batch] * valid if valid else None)
-        self.run = Runner()
+        self.log = EventLog()
+        self.run = Runner(self.log)
         for event in NAMES:
             self.run.on(event, self.probe(event), priority=2)
             self.run.on(event, self.record("last", event), priority=-2)
@@ -272,6 +273,21 @@ def test_the_loop_follows_the_reference_for_any_schedule(
     assert result.outcome == expected.result
     assert (result.steps, real.opt.taken) == (expected.steps, expected.steps)
     assert result.epochs == expected.whole_epochs
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.integers(0, 2), st.integers(1, 3), st.integers(0, 2), schedules)
+@example(2, 1, 1, {("after_validate", 0): [("cancel", "fit"), ("raise", "first")]})
+def test_an_event_log_holds_the_trace_of_the_reference(
+    epochs: int, train: int, valid: int, schedule: Schedule
+) -> None:
+    expected = Reference(epochs, train, valid, schedule)
+    logged = [
+        (line["event"], line["scope"], line["outcome"])
+        for line in Real(epochs, train, valid, schedule).log.records
+    ]
+    fired = [entry for entry in expected.trace if entry[0] == "probe"]
+    assert logged == [(event, scope, outcome) for _, event, scope, outcome, *_ in fired]
 
 
 @settings(max_examples=500, deadline=None)
