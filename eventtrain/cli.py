@@ -12,13 +12,13 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from .commands import demo, doctor, events, explain, plugins, replay, train
+from .commands import bench, demo, doctor, events, explain, plugins, replay, train
 from .errors import EventTrainError
 
 if TYPE_CHECKING:
     import click
 
-_COMMANDS = (demo, train, replay, explain, events, plugins, doctor)
+_COMMANDS = (demo, train, replay, explain, events, plugins, bench, doctor)
 """In the order in which help lists them."""
 
 _EPILOG = """\b

@@ -12,26 +12,22 @@ import os
 import sys
 import threading
 import weakref
-from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from heapq import merge
 from pathlib import Path
 from time import perf_counter_ns
 from types import TracebackType
 from typing import Any
 
 from .cancellation import Scope
-from .events import SCOPES
 from .handlers import Handler
+from .spans import Spans
 
 MAX_SPANS = 1_000_000
 """How many spans a profile keeps for its trace by default: 32 MB of them."""
 
 _UNREAD = 4096
-_WIDTH = 4  # of a span: label, thread, start, end
-_LANES = (*SCOPES, "")
 
 
 @dataclass(slots=True)
@@ -100,7 +96,6 @@ class Profile:
             are counted in the table all the same, and in ``dropped``.
 
     Attributes:
-        dropped: How many calls and scopes the trace lacks.
         is_running: Whether the block is being run.
     """
 
@@ -108,18 +103,13 @@ class Profile:
         if isinstance(max_spans, bool) or not isinstance(max_spans, int) or max_spans < 0:
             raise ValueError(f"max_spans must be a whole number from 0 on, got {max_spans!r}")
         self.max_spans = max_spans
-        self.dropped = 0
         self.is_running = False
         self.timed_scope = _timed_scope(self)
         self._began = self._ended = 0
         self._timings: dict[tuple[object, ...], Timing] = {}
         self._calls: weakref.WeakKeyDictionary[Handler, list[int]] = weakref.WeakKeyDictionary()
         self._device = DeviceClock()
-        self._labels: list[tuple[str, str, dict[str, str]]] = []  # lane, name, arguments
-        self._scope_labels = {name: self._label(name, name, {}) for name in SCOPES}
-        self._threads: dict[int, tuple[int, str]] = {}
-        self._spans = array("q")
-        self._open: dict[Scope, int | None] = {}
+        self._spans = Spans(max_spans, 0)
         # Several threads may run on one bus, and a signal handler may emit.
         self._lock = threading.RLock()
 
@@ -128,14 +118,14 @@ class Profile:
     def start(self) -> None:
         """Begin; ``EventBus.profile`` calls it."""
         self._began, self.is_running = perf_counter_ns(), True
+        self._spans = Spans(self.max_spans, self._began)
 
     def stop(self) -> None:
         """End: what is open still ends here, and the device's times are read."""
         with self._lock:
             self.is_running = False
             self._ended = perf_counter_ns()
-            for scope in list(self._open):
-                self._close(scope, self._ended)
+            self._spans.close_all(self._ended)
             with suppress(RuntimeError):
                 self._device.read(wait=True)
 
@@ -177,17 +167,15 @@ class Profile:
             scope.__class__ = Scope
 
     def opened(self, scope: Scope) -> None:
-        """Note that a scope begins; it takes its place in the trace now, while there is room."""
+        """Note that a scope begins."""
         with self._lock:
             if self.is_running:
-                now = perf_counter_ns()
-                self._open[scope] = self._span(self._scope_labels[scope.name], now, now)
+                self._spans.open(scope)
 
     def closed(self, scope: Scope) -> None:
         """Note that a scope and the handlers of its closing event have ended."""
         with self._lock:
-            if scope in self._open:
-                self._close(scope, perf_counter_ns())
+            self._spans.close(scope, perf_counter_ns())
 
     def of(self, handler: Handler) -> tuple[int, float]:
         """Return how often ``handler`` has run since the block began, and the ms it took."""
@@ -195,6 +183,11 @@ class Profile:
         return calls, nanoseconds / 1e6
 
     # What came of it
+
+    @property
+    def dropped(self) -> int:
+        """How many calls and scopes the trace lacks."""
+        return self._spans.dropped
 
     @property
     def seconds(self) -> float:
@@ -276,59 +269,9 @@ class Profile:
         separate events, in order of time. ``otherData`` says how many spans were
         dropped.
         """
-        other = {"seconds": self.seconds, "max_spans": self.max_spans, "dropped": self.dropped}
+        about = {"seconds": self.seconds, "max_spans": self.max_spans, "dropped": self.dropped}
         with open(path, "w", encoding="utf-8") as file, self._lock:
-            head = {"displayTimeUnit": "ms", "otherData": other}
-            file.write(json.dumps(head)[:-1] + ', "traceEvents": [')
-            for i, event in enumerate(self._trace_events()):
-                file.write((",\n" if i else "\n") + json.dumps(event))
-            file.write("\n]}\n")
-
-    def _trace_events(self) -> Iterator[dict[str, Any]]:
-        pid, lanes = os.getpid(), self._lanes()
-        common = {"ph": "M", "ts": 0, "pid": pid}
-        yield {**common, "name": "process_name", "tid": 0, "args": {"name": "eventtrain"}}
-        for tid, (name, _) in lanes.items():
-            yield {**common, "name": "thread_name", "tid": tid, "args": {"name": name}}
-            yield {**common, "name": "thread_sort_index", "tid": tid, "args": {"sort_index": tid}}
-        streams = [self._lane_events(spans, pid, tid) for tid, (_, spans) in lanes.items()]
-        yield from merge(*streams, key=lambda event: event["ts"])
-
-    def _lanes(self) -> dict[int, tuple[str, list[tuple[int, int, int]]]]:
-        """Sort the spans into lanes, by the number of each: ``(start, -end, label)``."""
-        names = [name for _, name in sorted(self._threads.values())]
-        lanes: dict[int, tuple[str, list[tuple[int, int, int]]]] = {}
-        now = perf_counter_ns() - self._began
-        still_open = {index for index in self._open.values() if index is not None}
-        for i in range(0, len(self._spans), _WIDTH):
-            label, thread, start, end = self._spans[i : i + _WIDTH]
-            scope = self._labels[label][0]
-            tid = 1 + thread * len(_LANES) + _LANES.index(scope)
-            title = scope or "own events"
-            lane = lanes.setdefault(tid, (f"{title} ({names[thread]})" if thread else title, []))
-            lane[1].append((start, -(now if i in still_open else end), label))
-        for _, spans in lanes.values():
-            spans.sort()
-        return dict(sorted(lanes.items()))
-
-    def _lane_events(
-        self, spans: list[tuple[int, int, int]], pid: int, tid: int
-    ) -> Iterator[dict[str, Any]]:
-        """Yield beginnings and ends in order. Calls of one thread nest, so its spans do."""
-        ends: list[tuple[int, str]] = []
-
-        def event(phase: str, time: int, name: str, **more: Any) -> dict[str, Any]:
-            return {"name": name, "ph": phase, "ts": time / 1000, "pid": pid, "tid": tid, **more}
-
-        for start, negative_end, label in spans:
-            while ends and ends[-1][0] <= start:
-                yield event("E", *ends.pop())
-            _, name, arguments = self._labels[label]
-            category = "handler" if arguments else "scope"
-            yield event("B", start, name, cat=category, args=arguments)
-            ends.append((-negative_end, name))
-        while ends:
-            yield event("E", *ends.pop())
+            self._spans.write_chrome_trace(file, about)
 
     # Keeping the record; the caller holds the lock
 
@@ -341,32 +284,7 @@ class Profile:
             if ran:
                 timing.calls += 1
                 count[0] += 1
-                self._span(timing.label, start, end)
-
-    def _span(self, label: int, start: int, end: int) -> int | None:
-        if len(self._spans) >= _WIDTH * self.max_spans:
-            self.dropped += 1
-            return None
-        index, began = len(self._spans), self._began
-        self._spans.extend((label, self._thread(), start - began, end - began))
-        return index
-
-    def _close(self, scope: Scope, now: int) -> None:
-        index = self._open.pop(scope)
-        if index is not None:
-            self._spans[index + 3] = now - self._began
-
-    def _thread(self) -> int:
-        ident = threading.get_ident()
-        known = self._threads.get(ident)
-        if known is None:
-            known = (len(self._threads), threading.current_thread().name)
-            self._threads[ident] = known
-        return known[0]
-
-    def _label(self, lane: str, name: str, arguments: dict[str, str]) -> int:
-        self._labels.append((lane, name, arguments))
-        return len(self._labels) - 1
+                self._spans.add(timing.label, start, end)
 
     def _timing_of(self, scope: str, handler: Handler) -> Timing:
         names = (handler.event, handler.name, handler.source, handler.plugin)
@@ -376,7 +294,7 @@ class Profile:
                 arguments = {"source": handler.source}
                 if handler.plugin:
                     arguments["plugin"] = handler.plugin
-                label = self._label(scope, f"{handler.event}/{handler.name}", arguments)
+                label = self._spans.label(scope, f"{handler.event}/{handler.name}", arguments)
                 timing = self._timings[names] = Timing(*names, label)
             return timing
 

@@ -29,6 +29,7 @@ FLOORS = {
     "explain": 1,
     "binding": 1,
     "interrupts": 1,
+    "spans": 1,
     "profiling": 1,
     "signals": 1,
     "bus": 1,
