@@ -202,13 +202,18 @@ class Runner(RunState):
             return
         self.loss.backward()
         emit.after_backward()
+        self.optimizer_step()
+
+    def optimizer_step(self) -> None:
+        """Take a step in a scope of its own, and zero the gradients unless it was cancelled."""
+        opt, emit = self.opt, self.emit
         with self.scope.step as step:
             emit.begin_step()
-            learn.opt.step()
+            opt.step()
             self.steps += 1
         if step.outcome == "completed":
             emit.after_step()
-            learn.opt.zero_grad()
+            opt.zero_grad()
 
     def validate(self, learn: Learner, token: CancellationToken | None = None) -> FitResult:
         """Run the validation phase alone: no gradients, the model in evaluation mode.

@@ -19,6 +19,7 @@ PACKAGE = Path(eventtrain.__file__).parent
 ROOT = PACKAGE.parent
 FLOORS = {
     "lazy_exports": 0,
+    "priorities": 0,
     "errors": 0,
     "events": 0,
     "cancellation": 0,
