@@ -9,10 +9,12 @@ if TYPE_CHECKING:
     from .callback import Callback, TrainEvalCallback, camel2snake, handler, listify
     from .callbacks import AvgStats, AvgStatsCallback, EventLog
     from .cancellation import Cancellation, CancellationToken, Scope
+    from .checkpoint_files import load_checkpoint
     from .data import DataBunch, Dataset, TensorLoader, get_dls
     from .datasets import get_data
     from .errors import (
         CallbackError,
+        CheckpointError,
         DataError,
         EmptyLoaderError,
         EventTrainError,
@@ -39,10 +41,12 @@ if not TYPE_CHECKING:
             "callbacks.avg_stats": ["AvgStats", "AvgStatsCallback"],
             "callbacks.event_log": ["EventLog"],
             "cancellation": ["Cancellation", "CancellationToken", "Scope"],
+            "checkpoint_files": ["load_checkpoint"],
             "data": ["DataBunch", "Dataset", "TensorLoader", "get_dls"],
             "datasets": ["get_data"],
             "errors": [
                 "CallbackError",
+                "CheckpointError",
                 "DataError",
                 "EmptyLoaderError",
                 "EventTrainError",
@@ -67,6 +71,7 @@ __all__ = [
     "CallbackError",
     "Cancellation",
     "CancellationToken",
+    "CheckpointError",
     "DataBunch",
     "DataError",
     "Dataset",
@@ -94,4 +99,5 @@ __all__ = [
     "get_model",
     "handler",
     "listify",
+    "load_checkpoint",
 ]

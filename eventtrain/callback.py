@@ -7,6 +7,7 @@ import re
 import weakref
 from collections.abc import Callable, Iterable
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import CallbackError, did_you_mean
@@ -71,9 +72,12 @@ class Callback:
         priority: Priority of all its handlers, unless ``@handler(priority=...)`` says otherwise.
         name: The class's name without ``Callback``, in snake case; ``run.<name>`` is
             the callback. Assign another to use two of a class.
+        checkpoint_folder: From where ``fit(resume="auto")`` goes on, if the callback
+            saves checkpoints.
     """
 
     priority: float = 0
+    checkpoint_folder: Path | None = None
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)

@@ -11,11 +11,9 @@ import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import nn
 
-from .callback import Callback, handler
-from .callbacks import AvgStatsCallback
+from .callbacks import AvgStatsCallback, Progress, Recorder
 from .data import DataBunch, Dataset, get_dls
 from .datasets import get_data
 from .learner import Learner, accuracy, get_model
@@ -27,78 +25,6 @@ class DemoError(Exception):
     """The demo cannot run here; the message is for the user."""
 
 
-class ProgressBar(Callback):
-    """Shows a bar over the batches of each phase, on a terminal only.
-
-    A bar is gone when its phase has ended, so what others print at the end of
-    an epoch finds a clean line.
-    """
-
-    priority = -80  # reports
-
-    def begin_train(self, run: Runner) -> None:
-        """Show a bar."""
-        self._open(run)
-
-    def begin_validate(self, run: Runner) -> None:
-        """Show a bar."""
-        self._open(run)
-
-    def after_batch(self) -> None:
-        """Move it."""
-        self._bar.update()
-
-    def after_train(self) -> None:
-        """Take it away."""
-        self._bar.close()
-
-    def after_validate(self) -> None:
-        """Take it away."""
-        self._bar.close()
-
-    def _open(self, run: Runner) -> None:
-        # disable=None: not a byte where there is no terminal.
-        self._bar = tqdm(
-            total=run.iters,
-            desc=f"epoch {run.epoch} {run.phase}",
-            unit="batch",
-            leave=False,
-            disable=None,
-            dynamic_ncols=True,
-        )
-
-
-class LossRecorder(Callback):
-    """Keeps the training loss of every batch and the validation loss of every epoch.
-
-    The training losses stay on their device until ``read`` is called.
-
-    Attributes:
-        valid: ``(batches trained so far, validation loss)``, one pair an epoch.
-    """
-
-    priority = -80  # after AvgStatsCallback has written the epoch's row
-
-    def begin_fit(self) -> None:
-        """Start over."""
-        self._losses: list[Tensor] = []
-        self.valid: list[tuple[int, float]] = []
-
-    @handler(during="train")
-    def after_loss(self, run: Runner) -> None:
-        """Keep the loss, cut from its graph."""
-        self._losses.append(run.loss.detach().clone())
-
-    def after_epoch(self, run: Runner) -> None:
-        """Keep the average over the validation set, if it is one over the whole set."""
-        if run.outcome == "completed":
-            self.valid.append((run.n_iter, run.history[-1]["valid_loss"]))
-
-    def read(self) -> list[float]:
-        """Return the training losses, fetched from the device in one go."""
-        return torch.stack(self._losses).tolist() if self._losses else []
-
-
 def run_demo(*, epochs: int, lr: float, batch_size: int, seed: int, out: Path) -> int:
     """Train on digits, print a line an epoch, and save ``loss.png`` in ``out``.
 
@@ -107,7 +33,7 @@ def run_demo(*, epochs: int, lr: float, batch_size: int, seed: int, out: Path) -
 
     Raises:
         DemoError: ``out`` cannot be written to.
-        ModuleNotFoundError: scikit-learn is missing.
+        ModuleNotFoundError: scikit-learn or tqdm is missing.
     """
     picture = _writable(out)
     torch.manual_seed(seed)
@@ -115,16 +41,15 @@ def run_demo(*, epochs: int, lr: float, batch_size: int, seed: int, out: Path) -
     loaders = get_dls(Dataset(x_train, y_train), Dataset(x_valid, y_valid), batch_size)
     data = DataBunch(*loaders, c=10)
     model, opt = get_model(data, lr=lr)
+    recorder = Recorder()
+    callbacks = [AvgStatsCallback(accuracy), recorder, Progress(leave=False)]
     print(f"{len(x_train)} images of digits to train on, {len(x_valid)} to validate on")
 
-    losses = LossRecorder()
-    callbacks = [AvgStatsCallback(accuracy), losses, ProgressBar()]
     run = Runner(callbacks, on_interrupt="return")
     result = run.fit(epochs, Learner(model, opt, nn.functional.cross_entropy, data))
 
-    train = losses.read()
-    if train:
-        _save(draw(train, losses.valid), picture)
+    if recorder.losses:
+        _save(draw(recorder.losses, _validation(recorder)), picture)
         print(f"loss curves: {picture}")
     final = _last_accuracy(result)
     if result.outcome == "cancelled":
@@ -165,6 +90,12 @@ def draw(train: list[float], valid: list[tuple[int, float]]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure
+
+
+def _validation(recorder: Recorder) -> list[tuple[int, float]]:
+    """Return batches so far and validation loss of the epochs that saw the whole set."""
+    rows = [row for row in recorder.rows if row["outcome"] == "completed"]
+    return [(row["batches"], row["valid_loss"]) for row in rows]
 
 
 def _means(values: list[float], size: int) -> tuple[list[int], list[float]]:

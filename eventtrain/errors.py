@@ -98,6 +98,10 @@ class EmptyLoaderError(DataError):
     """A loader that gave no batch."""
 
 
+class CheckpointError(DataError):
+    """A checkpoint that is missing, damaged, or of another run than this one."""
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return a hint such as ``" Did you mean 'after_loss'?"``, or an empty string."""
     matches = difflib.get_close_matches(str(name), list(choices), n=1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
@@ -24,6 +26,7 @@ from .state import FitResult, RunState
 
 if TYPE_CHECKING:
     from .plugins import Plugin, Requested
+    from .snapshot import Resumption
 
 F = TypeVar("F", bound=Receiver)
 
@@ -111,7 +114,13 @@ class Runner(RunState):
         """Subscribe a handler to this runner's events; see ``EventBus.on``."""
         return self.bus.on(event, fn, sender=self, **options)
 
-    def fit(self, epochs: int, learn: Learner, token: CancellationToken | None = None) -> FitResult:
+    def fit(
+        self,
+        epochs: int,
+        learn: Learner,
+        token: CancellationToken | None = None,
+        resume: str | os.PathLike[str] | None = None,
+    ) -> FitResult:
         """Train for some epochs, validating after each where there is a loader for it.
 
         Args:
@@ -119,12 +128,17 @@ class Runner(RunState):
             learn: What to train.
             token: Steers the fit; a new one by default. One that is cancelled
                 already keeps the fit from starting: no event fires.
+            resume: A checkpoint to go on from, or a folder of them, whose newest whole one
+                is taken. ``"auto"`` stands for the folder of this run's ``Checkpoint``
+                callback, and for a fresh start while that folder has none. ``epochs``
+                counts from the beginning of the run that was interrupted.
 
         Returns:
             How it ended; also in ``run.result``, and there after an exception too.
 
         Raises:
-            ValueError: ``epochs`` is negative.
+            ValueError: ``epochs`` is negative, or ``"auto"`` finds no ``Checkpoint``.
+            CheckpointError: The checkpoint is missing, damaged or of another run.
             EmptyLoaderError: A loader gives no batch.
             RuntimeError: This runner is running already.
         """
@@ -132,23 +146,53 @@ class Runner(RunState):
             raise TypeError(f"epochs must be a whole number, got {epochs!r}")
         if epochs < 0:
             raise ValueError(f"epochs must be 0 or more, got {epochs}")
-        return self._run(learn, token, "fit", lambda: self._all_epochs(epochs))
+        resumption = None if resume is None else self._find(resume)
+        return self._run(learn, token, "fit", lambda: self._all_epochs(epochs, resumption))
 
-    def _all_epochs(self, epochs: int) -> None:
+    def _all_epochs(self, epochs: int, resumption: Resumption | None) -> None:
         scope, emit = self.scope, self.emit
         self.epochs = epochs
+        if resumption is not None:
+            resumption.check(self)
         with scope.fit:
             emit.begin_fit()
-            for self.epoch in range(epochs):
+            if resumption is not None:
+                self._go_on(resumption)
+            for self.epoch in range(0 if resumption is None else resumption.epoch, epochs):
                 self._start_row()
                 try:
                     with scope.epoch:
                         emit.begin_epoch()
-                        self._train()
+                        if self._resumption is None or self._resumption.phase == "train":
+                            self._train()
                         if self.data.valid_dl is not None:
                             self._validate()
                 finally:
+                    self._resumption = None
                     self._epochs_done += scope.epoch.outcome == "completed"
+
+    def _find(self, resume: str | os.PathLike[str]) -> Resumption | None:
+        """Read the checkpoint to go on from; ``None`` where ``"auto"`` finds none yet."""
+        from .checkpoint_files import list_checkpoints, load_checkpoint  # here: seldom needed
+        from .snapshot import Resumption
+
+        path = Path(resume)
+        if resume == "auto":
+            folders = [cb.checkpoint_folder for cb in self.cbs if cb.checkpoint_folder is not None]
+            if len(folders) != 1:
+                raise ValueError(
+                    f"resume='auto' needs one Checkpoint callback and this run has {len(folders)}: "
+                    "pass the path of a checkpoint or of a folder of them"
+                )
+            path = folders[0]
+            if not list_checkpoints(path):
+                return None
+        return Resumption(load_checkpoint(path), f"checkpoint {path}")
+
+    def _go_on(self, resumption: Resumption) -> None:
+        resumption.enter_fit(self)
+        if resumption.phase is not None:
+            self._resumption = resumption
 
     def _train(self) -> None:
         self.iters = self._train_iters = loader_length(self.data.train_dl)
@@ -171,8 +215,10 @@ class Runner(RunState):
         """
         one_batch = one_batch or self.one_batch
         scope, emit, device = self.scope.batch, self.emit, _device_to_move_to(self.model)
+        batches, done = self._rest_of(dl)
+        self.batch_index = done - 1 if done else None
         try:
-            for self.batch_index, batch in enumerate(dl):
+            for self.batch_index, batch in enumerate(batches, done):
                 self.batch = batch if device is None else move_to(batch, device)
                 self.xb, self.yb = batch_parts(self.batch)
                 self.pred = self.loss = None
@@ -186,6 +232,14 @@ class Runner(RunState):
             _check_end(dl, self)
         finally:
             self.batch_index = None
+
+    def _rest_of(self, dl: Iterable[Any]) -> tuple[Iterable[Any], int]:
+        """Return the batches to run and how many were done before the run was interrupted."""
+        resumption = self._resumption
+        if resumption is None or resumption.phase != self.phase:
+            return dl, 0
+        self._resumption = None
+        return resumption.batches(self, dl), resumption.batch
 
     def one_batch(self) -> None:
         """Do with ``self.xb`` and ``self.yb`` what the algorithm does with a batch.

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .binding import Emitter, Scopes
 from .cancellation import Cancellation, CancellationToken, Outcome, Scope
 from .data import DataBunch
 from .learner import Learner
+
+if TYPE_CHECKING:
+    from .snapshot import Resumption
+
+
+_COUNTERS = ("n_iter", "steps", "_epochs_done", "_first_iter", "_train_iters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,7 @@ class RunState:
         "_epochs_done",
         "_first_iter",
         "_is_running",
+        "_resumption",
         "_train_iters",
         "batch",
         "batch_index",
@@ -153,6 +160,16 @@ class RunState:
         self._epochs_done = 0
         self._first_iter = 0
         self._train_iters: int | None = None
+        self._resumption: Resumption | None = None
+
+    def counters(self) -> dict[str, Any]:
+        """Return what the run has counted, for a checkpoint."""
+        return {name: getattr(self, name) for name in _COUNTERS}
+
+    def set_counters(self, counters: dict[str, Any]) -> None:
+        """Go on counting from what ``counters`` returned."""
+        for name in _COUNTERS:
+            setattr(self, name, counters[name])
 
     def _drop_references(self) -> None:
         """Forget everything that would keep a model, its data or its graph alive."""

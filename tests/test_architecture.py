@@ -18,6 +18,7 @@ from eventtrain.events import EVENTS, SCOPES
 PACKAGE = Path(eventtrain.__file__).parent
 ROOT = PACKAGE.parent
 FLOORS = {
+    "atomic_file": 0,
     "lazy_exports": 0,
     "priorities": 0,
     "errors": 0,
@@ -44,6 +45,10 @@ FLOORS = {
     "datasets": 2,
     "learner": 2,
     "replay": 2,
+    "metric_state": 2,
+    "random_state": 2,
+    "checkpoint_files": 2,
+    "snapshot": 2,
     "state": 2,
     "runner": 3,
     "callbacks": 3,

@@ -11,6 +11,7 @@ import torch
 
 from ..batch import batch_size
 from ..callback import Callback, camel2snake, listify
+from ..metric_state import metric_state, set_metric_state
 from ..receivers import name_of
 from ..runner import Runner
 
@@ -83,12 +84,37 @@ class AvgStats:
     def _add(self, index: int, value: Any, n: int) -> None:
         if isinstance(value, torch.Tensor):
             value = value.detach()
-            if not isinstance(self._sums[index], torch.Tensor):
+            total = self._sums[index]
+            if isinstance(total, torch.Tensor):
+                if total.device != value.device:  # read from a checkpoint
+                    self._sums[index] = total.to(value.device)
+            else:
                 exact = torch.float32 if value.device.type == "mps" else torch.float64
                 self._sums[index] = torch.zeros((), dtype=exact, device=value.device)
             self._sums[index].add_(value.mean() if value.ndim else value, alpha=n)
         else:
             self._sums[index] += value * n
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has been added up since the last reset."""
+        kept = [metric_state(metric) for metric in self.metrics if _keeps_state(metric)]
+        return {"count": self.count, "sums": list(self._sums), "metrics": kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on adding to what ``state_dict`` returned.
+
+        Raises:
+            ValueError: It is of other metrics.
+        """
+        keeping = [metric for metric in self.metrics if _keeps_state(metric)]
+        if len(state["sums"]) != len(self._sums) or len(state["metrics"]) != len(keeping):
+            raise ValueError(
+                f"the state is of {len(state['sums']) - 1} metrics, and there are "
+                f"{len(self.metrics)}: {', '.join(self.names[1:]) or 'none'}"
+            )
+        self.count, self._sums = state["count"], list(state["sums"])
+        for metric, kept in zip(keeping, state["metrics"], strict=True):
+            set_metric_state(metric, kept)
 
     def __repr__(self) -> str:
         if not self.count:
@@ -152,6 +178,16 @@ class AvgStatsCallback(Callback):
         row = {**self._row(self.train_stats), **self._row(self.valid_stats)}
         run.history[-1].update(row)
         self._print_line({"epoch": run.epoch, **row, "seconds": time.perf_counter() - self._start})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has been measured of the current epoch."""
+        stats = {"train": self.train_stats, "valid": self.valid_stats}
+        return {phase: each.state_dict() for phase, each in stats.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on measuring the epoch in which the state was saved."""
+        self.train_stats.load_state_dict(state["train"])
+        self.valid_stats.load_state_dict(state["valid"])
 
     def _row(self, stats: AvgStats) -> dict[str, float]:
         prefix = "train" if stats.in_train else "valid"

@@ -1,0 +1,300 @@
+"""Checkpoints, from which a run goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import uuid4
+
+import torch
+
+from ..atomic_file import remove_parts
+from ..callback import Callback, handler
+from ..checkpoint_files import (
+    Record,
+    list_checkpoints,
+    next_path,
+    remove_checkpoint,
+    write_checkpoint,
+)
+from ..errors import CheckpointError
+from ..priorities import AFTER_EVERYONE, CHECKPOINTS
+from ..snapshot import random_states, take_snapshot
+
+if TYPE_CHECKING:
+    from ..runner import Runner
+
+
+class Checkpoint(Callback):
+    """Saves the whole state of a run now and then, between two batches or two epochs.
+
+    ``run.fit(epochs, learn, resume="auto")`` goes on from the newest one; model,
+    optimizer, callbacks, counters, history, gradients and random numbers are
+    put back, and the loader is brought to where it was, so that the run ends
+    with the weights, bit for bit, that it would have ended with.
+
+    A checkpoint is written whole or not at all, and checked by its SHA-256 sum
+    when it is read. After SIGTERM, one more is saved when the batch has ended, and
+    the run is cancelled; a second SIGTERM does not wait. Saving reads everything from the device:
+    it is the one thing here that waits for it.
+
+    Args:
+        folder: Where the files go, made if it is not there. Runs do not share one at a
+            time; earlier checkpoints in it stay as they are.
+        every_epochs: Save after every so many epochs; ``None`` for not at all. Default 1.
+        every_steps: Save after every so many optimizer steps. Default ``None``.
+        every_seconds: Save at the end of the first training batch for which so
+            much time has passed since the last one. Default ``None``.
+        keep_last: How many of the newest to keep, at least 1. With 2, the default,
+            a damaged one leaves one to go back to.
+        monitor: A key of ``run.history``'s rows; the checkpoints of the ``keep_best`` best
+            epochs are kept besides. Needs ``every_epochs``. Default ``None``.
+        mode: Whether the smallest (``"min"``, default) or the largest (``"max"``)
+            is best.
+        keep_best: How many of the best to keep. Default 1.
+        asynchronous: Copy the state to host memory and write it in a thread while the
+            run goes on. One is written at a time: the next one waits.
+
+    Attributes:
+        last: Path of the newest checkpoint of this fit, ``None`` before there is one.
+        best: Path of the best by ``monitor``, ``None`` where there is none.
+
+    Raises:
+        TypeError, ValueError: An argument is of the wrong type or out of range.
+        CheckpointError: In ``begin_fit``: the folder cannot be written to. Later: a
+            checkpoint cannot be written, or ``monitor`` is no key of the history.
+    """
+
+    priority = CHECKPOINTS
+    checkpoint_folder: Path
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        every_epochs: int | None = 1,
+        every_steps: int | None = None,
+        every_seconds: float | None = None,
+        keep_last: int = 2,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "min",
+        keep_best: int = 1,
+        asynchronous: bool = False,
+    ) -> None:
+        for name, value in (
+            ("every_epochs", every_epochs),
+            ("every_steps", every_steps),
+            ("keep_last", keep_last),
+            ("keep_best", keep_best),
+        ):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise TypeError(f"{name} must be a whole number, got {value!r}")
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if every_seconds is not None and not every_seconds > 0:
+            raise ValueError(f"every_seconds must be positive, got {every_seconds!r}")
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
+        if monitor is not None and every_epochs is None:
+            raise ValueError("monitor needs every_epochs: it is known at the end of an epoch only")
+        # Absolute: a handler may change the working directory.
+        self.checkpoint_folder = Path(folder).absolute()
+        self.every_epochs, self.every_steps = every_epochs, every_steps
+        self.every_seconds = every_seconds
+        self.keep_last, self.keep_best = keep_last, keep_best
+        self.monitor, self.mode = monitor, mode
+        self.asynchronous = asynchronous
+        self._writer: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._fit = ""
+        self._phase_start: dict[str, Any] | None = None
+        self._steps = 0
+        self._time = 0.0
+        self._previous: Any = None
+        self._is_asked = False
+
+    @property
+    def last(self) -> Path | None:
+        """Path of the newest checkpoint of this fit."""
+        records = self._records()
+        return records[-1].path if records else None
+
+    @property
+    def best(self) -> Path | None:
+        """Path of the best checkpoint of this fit by ``monitor``."""
+        best = self._best(self._records())
+        return best[0].path if best else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which fit the checkpoints belong to."""
+        return {"fit": self._fit}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Count the checkpoints that were there as this fit's own."""
+        self._fit = state["fit"]
+
+    def begin_fit(self, run: Runner) -> None:
+        """Make the folder, clear away what a killed run left half written, listen for SIGTERM."""
+        try:
+            self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
+            remove_parts(self.checkpoint_folder)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write checkpoints to {self.checkpoint_folder}: {error}"
+            ) from error
+        self._fit = uuid4().hex
+        self._steps, self._time = run.steps, time.monotonic()
+        self._failure = None
+        self._listen()
+
+    @handler(["begin_train", "begin_validate"], priority=AFTER_EVERYONE)
+    def note_random_states(self, run: Runner) -> None:
+        """Keep the random numbers with which the loader is about to be iterated."""
+        if run.epoch is not None:
+            self._phase_start = random_states(run)
+
+    def after_batch(self, run: Runner) -> None:
+        """Save when it is time to, and where the run is about to end."""
+        if run.epoch is None or run.phase is None or run.batch_index is None:
+            return
+        if _is_whole(run) and (self._is_ending(run) or (run.in_train and self._is_due(run))):
+            self._save(run, run.epoch, run.phase, run.batch_index + 1)
+        self._hand_over()
+
+    def after_epoch(self, run: Runner) -> None:
+        """Save every so many epochs."""
+        assert run.epoch is not None
+        due = self.every_epochs is not None and (run.epoch + 1) % self.every_epochs == 0
+        if _is_whole(run) and (due or run.epoch + 1 == run.epochs or self._is_ending(run)):
+            self._save(run, run.epoch + 1, None, 0)
+        self._hand_over()
+
+    def after_fit(self, run: Runner) -> None:
+        """Wait until everything is written."""
+        self._stop_listening()
+        self._phase_start = None
+        self._join()
+
+    # When
+
+    def _is_ending(self, run: Runner) -> bool:
+        return self._is_asked or run.token.pending is not None
+
+    def _is_due(self, run: Runner) -> bool:
+        if self.every_steps is not None and run.steps - self._steps >= self.every_steps:
+            return True
+        now = time.monotonic()
+        return self.every_seconds is not None and now - self._time >= self.every_seconds
+
+    # What
+
+    def _save(self, run: Runner, epoch: int, phase: str | None, batch: int) -> None:
+        self._join()
+        start = self._phase_start if phase is not None else None
+        content = take_snapshot(run, epoch=epoch, phase=phase, batch=batch, phase_start=start)
+        path, serial = next_path(self.checkpoint_folder)
+        metrics = {k: float(v) for k, v in run.history[-1].items() if isinstance(v, (int, float))}
+        if self.monitor is not None and phase is None and self.monitor not in metrics:
+            raise CheckpointError(
+                f"Checkpoint(monitor={self.monitor!r}): the epoch's row has no such number "
+                f"(there are: {', '.join(metrics)})"
+            )
+        record = Record(path, serial, self._fit, epoch, phase, batch, run.steps, metrics)
+        if self.asynchronous:
+            content = _on_the_host(content)
+            self._writer = threading.Thread(target=self._write_later, args=(record, content))
+            self._writer.start()
+        else:
+            self._write(record, content)
+        self._steps, self._time = run.steps, time.monotonic()
+
+    def _write_later(self, record: Record, content: dict[str, Any]) -> None:
+        try:
+            self._write(record, content)
+        except BaseException as error:
+            self._failure = error
+
+    def _write(self, record: Record, content: dict[str, Any]) -> None:
+        write_checkpoint(record, content)
+        records = self._records()
+        kept = {r.serial for r in (*records[-self.keep_last :], *self._best(records))}
+        for each in records:
+            if each.serial not in kept:
+                remove_checkpoint(each)
+
+    def _join(self) -> None:
+        """Wait for the thread, and raise what it raised."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _records(self) -> list[Record]:
+        return [r for r in list_checkpoints(self.checkpoint_folder) if r.fit == self._fit]
+
+    def _best(self, records: list[Record]) -> list[Record]:
+        if self.monitor is None:
+            return []
+        sign = 1 if self.mode == "min" else -1
+        known = [r for r in records if r.phase is None and _is_number(r.metrics.get(self.monitor))]
+        return sorted(known, key=lambda r: sign * r.metrics[str(self.monitor)])[: self.keep_best]
+
+    # SIGTERM: asks the run to end between two batches, where its state is whole
+
+    def _listen(self) -> None:
+        self._is_asked = False
+        if threading.current_thread() is threading.main_thread():
+            previous = signal.getsignal(signal.SIGTERM)
+            if callable(previous):  # the run's own: it is not there where signals are ignored
+                self._previous = previous
+                signal.signal(signal.SIGTERM, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._is_asked:
+            self._hand_over()
+        self._is_asked = True
+
+    def _hand_over(self) -> None:
+        """Give the run the signal that came."""
+        if self._is_asked and self._previous is not None:
+            previous: Callable[[int, FrameType | None], Any] = self._previous
+            self._stop_listening()
+            previous(signal.SIGTERM, None)
+
+    def _stop_listening(self) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+            self._previous = None
+
+
+def _is_whole(run: Runner) -> bool:
+    """Whether the batch or epoch that ends here leaves a state from which a run can go on."""
+    pending = run.token.pending
+    if pending is not None:
+        # An inner scope is being left: its next batches would not be run, but be resumed.
+        return pending.scope == "fit" and run.outcome == "completed"
+    return run.outcome in ("completed", "cancelled")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not math.isnan(value)
+
+
+def _on_the_host(value: Any) -> Any:
+    """Copy all tensors into host memory, so that the run may go on changing its own."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return type(value)((key, _on_the_host(each)) for key, each in value.items())
+    if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
+        return type(value)(_on_the_host(each) for each in value)
+    return value

@@ -1,0 +1,562 @@
+"""Checkpoints: a run goes on from one as if it had never stopped."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from eventtrain import (
+    AvgStatsCallback,
+    Callback,
+    CheckpointError,
+    DataBunch,
+    Learner,
+    Runner,
+    TensorLoader,
+    accuracy,
+    load_checkpoint,
+)
+from eventtrain.callbacks import Checkpoint, EventLog
+from eventtrain.checkpoint_files import list_checkpoints
+
+EPOCHS = 3
+BATCHES = 4  # of training; one of validation
+Loaders = Callable[[Tensor, Tensor, bool], Any]
+
+
+def tensors(x: Tensor, y: Tensor, train: bool) -> Any:
+    return TensorLoader(x, y, bs=4, shuffle=train)
+
+
+def tensors_with_a_generator(x: Tensor, y: Tensor, train: bool) -> Any:
+    generator = torch.Generator().manual_seed(7) if train else None
+    return TensorLoader(x, y, bs=4, shuffle=train, generator=generator)
+
+
+def torch_loader(x: Tensor, y: Tensor, train: bool) -> Any:
+    return DataLoader(TensorDataset(x, y), batch_size=4, shuffle=train)
+
+
+def torch_loader_with_a_generator(x: Tensor, y: Tensor, train: bool) -> Any:
+    generator = torch.Generator().manual_seed(7) if train else None
+    return DataLoader(TensorDataset(x, y), batch_size=4, shuffle=train, generator=generator)
+
+
+class Noisy(IterableDataset):  # type: ignore[type-arg]
+    """Draws from three generators for every item; its length is unknown."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+
+    def __iter__(self) -> Iterator[Any]:
+        for x, y in zip(self.x, self.y, strict=True):
+            yield x + torch.randn(()) + random.random() + float(numpy.random.rand()), y
+
+
+def noise(x: Tensor, y: Tensor, train: bool) -> Any:
+    return DataLoader(Noisy(x, y), batch_size=4)
+
+
+LOADERS = [tensors, tensors_with_a_generator, torch_loader, torch_loader_with_a_generator, noise]
+
+
+def make_learner(loaders: Loaders = tensors) -> Learner:
+    """Weights, buffers, dropout, an optimizer with state: all that a run can lose."""
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)
+    x, y = torch.randn(4 * BATCHES + 4, 5), torch.randint(0, 3, (4 * BATCHES + 4,))
+    n = 4 * BATCHES
+    data = DataBunch(loaders(x[:n], y[:n], True), loaders(x[n:], y[n:], False))
+    layers = [nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3)]
+    model = nn.Sequential(*layers)
+    opt = torch.optim.AdamW(model.parameters(), lr=0.01)
+    return Learner(model, opt, nn.functional.cross_entropy, data)
+
+
+def assert_same_weights(one: Learner, other: Learner) -> None:
+    first, second = one.model.state_dict(), other.model.state_dict()
+    assert list(first) == list(second)
+    assert [key for key in first if not torch.equal(first[key], second[key])] == []
+
+
+class Killed(BaseException):
+    """What ends a run as suddenly as can be done inside of a process."""
+
+
+class Kill(Callback):
+    """Ends the run for good at the n-th time that ``event`` fires."""
+
+    def __init__(self, event: str, n: int) -> None:
+        self.event, self.left = event, n
+
+    def handlers(self, plugin: str | None = None) -> list[Any]:
+        from eventtrain.handlers import Handler, Options
+
+        return [Handler(self.event, self.count, Options(priority=-2000))]
+
+    def count(self, run: Runner) -> None:
+        self.left -= 1
+        if not self.left:
+            raise Killed
+
+
+def interrupted(
+    folder: Path, event: str, n: int, loaders: Loaders = tensors, **options: Any
+) -> None:
+    """Train with a checkpoint a step until the n-th ``event``, where everything is lost."""
+    checkpoint = Checkpoint(folder, **{"every_steps": 1, **options})
+    run = Runner([AvgStatsCallback(accuracy, report=None), checkpoint, Kill(event, n)])
+    with pytest.raises(Killed):
+        run.fit(EPOCHS, make_learner(loaders))
+
+
+def resumed(folder: Path, loaders: Loaders = tensors, **options: Any) -> tuple[Runner, Learner]:
+    learn = make_learner(loaders)
+    # Another process would have drawn other numbers by now.
+    random.seed(1)
+    numpy.random.seed(1)
+    torch.manual_seed(1)
+    checkpoint = Checkpoint(folder, **{"every_steps": 1, **options})
+    run = Runner([AvgStatsCallback(accuracy, report=None), checkpoint])
+    run.fit(EPOCHS, learn, resume="auto")
+    return run, learn
+
+
+def uninterrupted(loaders: Loaders = tensors) -> tuple[Runner, Learner]:
+    run, learn = Runner(AvgStatsCallback(accuracy, report=None)), make_learner(loaders)
+    run.fit(EPOCHS, learn)
+    return run, learn
+
+
+def assert_same_run(one: tuple[Runner, Learner], other: tuple[Runner, Learner]) -> None:
+    assert_same_weights(one[1], other[1])
+    first, second = one[0].result, other[0].result
+    assert first is not None and second is not None
+    assert first.history == second.history
+    assert (first.steps, first.epochs, first.outcome) == (second.steps, second.epochs, "completed")
+
+
+@pytest.mark.parametrize("n", range(1, EPOCHS * (BATCHES + 1) + 1))
+def test_a_run_lost_after_any_batch_ends_with_the_same_weights_and_history(
+    n: int, tmp_path: Path
+) -> None:
+    interrupted(tmp_path, "after_batch", n)
+    assert_same_run(resumed(tmp_path), uninterrupted())
+
+
+@pytest.mark.parametrize(
+    "event", ["begin_batch", "after_backward", "begin_validate", "after_epoch"]
+)
+@pytest.mark.parametrize("loaders", LOADERS, ids=lambda loaders: loaders.__name__)
+def test_it_does_so_with_any_loader(event: str, loaders: Loaders, tmp_path: Path) -> None:
+    interrupted(tmp_path, event, 2 if event in ("begin_validate", "after_epoch") else 7, loaders)
+    assert_same_run(resumed(tmp_path, loaders), uninterrupted(loaders))
+
+
+def test_a_run_can_be_lost_again_and_again(tmp_path: Path) -> None:
+    interrupted(tmp_path, "after_batch", 3)
+    for n in (2, 4, 1, 3):
+        learn = make_learner()
+        run = Runner(
+            [
+                AvgStatsCallback(accuracy, report=None),
+                Checkpoint(tmp_path, every_steps=1),
+                Kill("after_loss", n),
+            ]
+        )
+        with pytest.raises(Killed):
+            run.fit(EPOCHS, learn, resume="auto")
+    assert_same_run(resumed(tmp_path), uninterrupted())
+
+
+def test_a_checkpoint_at_the_edge_of_an_epoch_is_enough(tmp_path: Path) -> None:
+    interrupted(tmp_path, "after_loss", 9, every_steps=None)
+    (record,) = list_checkpoints(tmp_path)
+    assert (record.epoch, record.phase) == (1, None)
+    assert_same_run(resumed(tmp_path, every_steps=None), uninterrupted())
+
+
+def test_gradients_that_wait_for_a_step_are_kept(tmp_path: Path) -> None:
+    class EverySecond(Callback):
+        def begin_step(self, run: Runner) -> None:
+            if run.n_iter % 2 == 0:
+                run.token.cancel("step", "waiting")
+
+    def fit(*callbacks: Callback, resume: str | None = None) -> Learner:
+        learn = make_learner()
+        run = Runner([EverySecond(), *callbacks])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                run.fit(EPOCHS, learn, resume=resume)
+            except Killed:
+                assert resume is None
+        return learn
+
+    # After the third batch of the second epoch, whose gradient no step has taken yet.
+    fit(Checkpoint(tmp_path, every_seconds=1e-9), Kill("after_batch", BATCHES + 1 + 3))
+    assert_same_weights(fit(Checkpoint(tmp_path), resume="auto"), fit())
+
+
+def test_a_finished_run_is_resumed_to_its_end(tmp_path: Path) -> None:
+    first = resumed(tmp_path)
+    second = resumed(tmp_path)
+    assert_same_run(first, second)
+
+
+def test_more_epochs_can_be_asked_for(tmp_path: Path) -> None:
+    run = Runner(Checkpoint(tmp_path))
+    run.fit(1, make_learner())
+    learn = make_learner()
+    Runner(Checkpoint(tmp_path)).fit(EPOCHS, learn, resume="auto")
+    assert_same_weights(learn, uninterrupted()[1])
+
+
+def test_a_resumed_run_fires_the_events_of_what_is_left(tmp_path: Path) -> None:
+    interrupted(tmp_path, "after_batch", BATCHES + 1 + 3)
+    log = EventLog()
+    run = Runner([AvgStatsCallback(accuracy, report=None), Checkpoint(tmp_path), log])
+    run.fit(2, make_learner(), resume="auto")
+    events = [record["event"] for record in log.records]
+    assert events[:4] == ["begin_fit", "begin_epoch", "begin_train", "begin_batch"]
+    batches = [r["batch"] for r in log.records if r["event"] == "begin_batch"]
+    assert batches == [3, 0]  # the last one of training, and the one of validation
+    assert {r["epoch"] for r in log.records[1:-1]} == {1}
+
+
+def test_a_run_lost_in_validation_skips_training(tmp_path: Path) -> None:
+    class Ask(Callback):
+        def begin_validate(self, run: Runner) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run = Runner([AvgStatsCallback(accuracy, report=None), Ask(), Checkpoint(tmp_path)],
+                 on_interrupt="return")  # fmt: skip
+    run.fit(EPOCHS, make_learner())
+    assert list_checkpoints(tmp_path)[-1].phase == "validate"
+    log, learn = EventLog(), make_learner()
+    run = Runner([AvgStatsCallback(accuracy, report=None), Checkpoint(tmp_path), log])
+    run.fit(EPOCHS, learn, resume="auto")
+    assert [r["event"] for r in log.records][1:4] == [
+        "begin_epoch", "begin_validate", "after_validate"
+    ]  # fmt: skip
+    assert_same_run((run, learn), uninterrupted())
+
+
+# When, and which are kept
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_newest_are_kept_with_their_records(tmp_path: Path) -> None:
+    Runner(Checkpoint(tmp_path, keep_last=2)).fit(5, make_learner())
+    assert names(tmp_path) == [
+        "checkpoint-000004.json", "checkpoint-000004.pt",
+        "checkpoint-000005.json", "checkpoint-000005.pt",
+    ]  # fmt: skip
+
+
+def test_the_last_epoch_is_saved_even_when_it_is_not_its_turn(tmp_path: Path) -> None:
+    Runner(Checkpoint(tmp_path, every_epochs=2, keep_last=9)).fit(3, make_learner())
+    assert [record.epoch for record in list_checkpoints(tmp_path)] == [2, 3]
+
+
+def test_every_so_many_steps_one_is_saved(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, every_epochs=None, every_steps=3, keep_last=99)
+    Runner(checkpoint).fit(2, make_learner())
+    found = [(r.steps, r.phase) for r in list_checkpoints(tmp_path)]
+    assert found == [(3, "train"), (6, "train"), (8, None)]
+
+
+def test_every_so_many_seconds_one_is_saved(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, every_epochs=None, every_seconds=3600, keep_last=99)
+    run = Runner(checkpoint)
+    run.on("after_batch", lambda run: setattr(checkpoint, "_time", -3600.0), during="train",
+           when=lambda run: run.n_iter == 2)  # fmt: skip
+    run.fit(1, make_learner())
+    assert [(r.batch, r.phase) for r in list_checkpoints(tmp_path)] == [(2, "train"), (0, None)]
+
+
+@pytest.mark.parametrize(("mode", "best"), [("min", 3), ("max", 2)])
+def test_the_best_by_a_metric_are_kept_besides(mode: Any, best: int, tmp_path: Path) -> None:
+    values = iter([5.0, 9.0, 1.0, 7.0, float("nan")])
+    checkpoint = Checkpoint(tmp_path, keep_last=1, monitor="score", mode=mode)
+    run = Runner(checkpoint)
+    run.on("after_epoch", lambda run: run.history[-1].update(score=next(values)))
+    run.fit(5, make_learner())
+    assert [record.serial for record in list_checkpoints(tmp_path)] == [best, 5]
+    assert checkpoint.best == tmp_path / f"checkpoint-{best:06}.pt"
+    assert checkpoint.last == tmp_path / "checkpoint-000005.pt"
+
+
+def test_a_metric_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    run = Runner([AvgStatsCallback(report=None), Checkpoint(tmp_path, monitor="valid_los")])
+    with pytest.raises(CheckpointError, match=r"valid_los.*train_loss, valid_loss"):
+        run.fit(1, make_learner())
+
+
+def test_checkpoints_of_an_earlier_fit_stay(tmp_path: Path) -> None:
+    for _ in range(2):
+        Runner(Checkpoint(tmp_path, keep_last=1)).fit(2, make_learner())
+    assert [record.serial for record in list_checkpoints(tmp_path)] == [2, 4]
+
+
+def test_a_resumed_fit_removes_its_own_older_ones(tmp_path: Path) -> None:
+    interrupted(tmp_path, "after_batch", 2, keep_last=1)
+    resumed(tmp_path, keep_last=1)
+    assert len(list_checkpoints(tmp_path)) == 1
+
+
+def test_one_object_can_be_used_for_a_second_fit(tmp_path: Path) -> None:
+    run = Runner(Checkpoint(tmp_path, keep_last=1))
+    run.fit(1, make_learner())
+    run.fit(1, make_learner())
+    assert [record.serial for record in list_checkpoints(tmp_path)] == [1, 2]
+
+
+def test_a_fit_that_is_cancelled_between_batches_is_saved_there(tmp_path: Path) -> None:
+    run = Runner(Checkpoint(tmp_path))
+    run.on("after_batch", lambda run: run.token.cancel("fit", "enough"), once=True)
+    run.fit(2, make_learner())
+    assert [(r.batch, r.phase) for r in list_checkpoints(tmp_path)] == [(1, "train")]
+
+
+def test_a_batch_that_is_broken_off_is_not_saved(tmp_path: Path) -> None:
+    run = Runner(Checkpoint(tmp_path, every_steps=1))
+    run.on("after_loss", lambda run: run.token.cancel("fit", "enough"))
+    run.fit(2, make_learner())
+    assert list_checkpoints(tmp_path) == []
+
+
+def test_leaving_a_phase_early_is_not_taken_for_a_place_to_go_on(tmp_path: Path) -> None:
+    run = Runner(Checkpoint(tmp_path, every_steps=1, every_epochs=None))
+    run.on("after_batch", lambda run: run.token.cancel("train", "short"), during="train")
+    run.fit(1, make_learner())
+    assert [(r.epoch, r.phase) for r in list_checkpoints(tmp_path)] == [(1, None)]
+
+
+def test_validating_and_predicting_alone_save_nothing(tmp_path: Path) -> None:
+    run, learn = Runner(Checkpoint(tmp_path, every_seconds=1e-9)), make_learner()
+    run.validate(learn)
+    run.predict(learn, learn.data.valid_dl)
+    assert names(tmp_path) == []
+
+
+def test_saving_changes_no_weights(tmp_path: Path) -> None:
+    learn = make_learner()
+    Runner(Checkpoint(tmp_path, every_steps=1)).fit(EPOCHS, learn)
+    assert_same_weights(learn, uninterrupted()[1])
+
+
+def test_nothing_is_read_from_the_device_between_checkpoints(tmp_path: Path, no_sync: Any) -> None:
+    checkpoint = Checkpoint(tmp_path, every_epochs=9, every_steps=10**6, every_seconds=3600)
+    run = Runner(checkpoint)
+    run.on("after_epoch", lambda run: run.token.cancel("fit", "stop"), once=True)
+    learn = make_learner()
+    checkpoint._save = lambda *_: None  # type: ignore[method-assign]  # what saving itself reads
+    with no_sync:
+        run.fit(2, learn)
+
+
+# In a thread
+
+
+def test_written_in_a_thread_it_is_the_same(tmp_path: Path) -> None:
+    interrupted(tmp_path, "after_batch", 7, asynchronous=True)
+    assert_same_run(resumed(tmp_path, asynchronous=True), uninterrupted())
+
+
+def test_a_thread_that_cannot_write_fails_the_run(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    run = Runner(Checkpoint(folder, asynchronous=True))
+
+    @run.on("begin_train")
+    def replace_by_a_file(run: Runner) -> None:
+        if folder.is_dir():
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+            folder.write_text("")
+
+    with pytest.raises((CheckpointError, NotADirectoryError)):
+        run.fit(2, make_learner())
+    assert threading.active_count() == 1
+
+
+# SIGTERM
+
+
+def test_sigterm_saves_after_the_batch_and_ends_the_run(tmp_path: Path) -> None:
+    run = Runner(
+        [AvgStatsCallback(accuracy, report=None), Checkpoint(tmp_path)], on_interrupt="return"
+    )
+    run.on("after_loss", lambda run: os.kill(os.getpid(), signal.SIGTERM),
+           when=lambda run: run.n_iter == BATCHES + 1)  # fmt: skip
+    result = run.fit(EPOCHS, make_learner())
+    assert (result.outcome, result.reason) == ("cancelled", "SIGTERM")
+    assert list_checkpoints(tmp_path)[-1].batch == 2
+    assert_same_run(resumed(tmp_path), uninterrupted())
+
+
+def test_the_signal_handler_of_before_stands_again(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    Runner(Checkpoint(tmp_path)).fit(1, make_learner())
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_sigterm_does_not_wait_for_the_batch(tmp_path: Path) -> None:
+    run = Runner(Checkpoint(tmp_path), on_interrupt="return")
+
+    @run.on("after_pred", once=True)
+    def twice(run: Runner) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    result = run.fit(1, make_learner())
+    assert (result.reason, result.steps) == ("SIGTERM", 0)
+    assert list_checkpoints(tmp_path) == []
+
+
+def test_a_fit_in_another_thread_saves_as_well(tmp_path: Path) -> None:
+    thread = threading.Thread(target=lambda: Runner(Checkpoint(tmp_path)).fit(1, make_learner()))
+    thread.start()
+    thread.join()
+    assert len(list_checkpoints(tmp_path)) == 1
+
+
+# Misuse and damage
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path: Path) -> None:
+    interrupted(tmp_path, "after_batch", 7)
+    newest = list_checkpoints(tmp_path)[-1].path
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    with pytest.warns(RuntimeWarning, match=f"{newest.name} is damaged.*one before it"):
+        run = resumed(tmp_path)
+    assert_same_run(run, uninterrupted())
+
+
+def test_when_all_are_damaged_the_run_does_not_start_over_silently(tmp_path: Path) -> None:
+    interrupted(tmp_path, "after_batch", 7)
+    for record in list_checkpoints(tmp_path):
+        record.path.write_bytes(b"")
+    with pytest.warns(RuntimeWarning, match="damaged"), pytest.raises(CheckpointError, match="all"):
+        Runner(Checkpoint(tmp_path)).fit(1, make_learner(), resume="auto")
+
+
+def test_another_models_checkpoint_is_refused_before_anything_is_changed(tmp_path: Path) -> None:
+    Runner(Checkpoint(tmp_path)).fit(1, make_learner())
+    other = make_learner()
+    other.model[0] = nn.Linear(5, 9)
+    before = {key: value.clone() for key, value in other.model.state_dict().items()}
+    events: list[str] = []
+    run = Runner(Checkpoint(tmp_path))
+    run.on("begin_fit", lambda run: events.append("begin_fit"))
+    with pytest.raises(CheckpointError, match=r"of another model: .*0.weight.*\[9, 5\].*\[8, 5\]"):
+        run.fit(1, other, resume="auto")
+    assert events == []
+    assert all(torch.equal(before[k], v) for k, v in other.model.state_dict().items())
+
+
+def test_a_callback_that_the_run_lacks_is_told_by_name(tmp_path: Path) -> None:
+    interrupted(tmp_path, "after_batch", 2)
+    with pytest.raises(CheckpointError, match="callbacks that this run lacks: avg_stats"):
+        Runner(Checkpoint(tmp_path)).fit(1, make_learner(), resume="auto")
+
+
+def test_data_that_became_shorter_is_told(tmp_path: Path) -> None:
+    interrupted(tmp_path, "after_batch", 4)
+    learn = make_learner()
+    learn.data.train_dl = TensorLoader(torch.randn(8, 5), torch.randint(0, 3, (8,)), bs=4)
+    run = Runner([AvgStatsCallback(accuracy, report=None), Checkpoint(tmp_path)])
+    with pytest.raises(CheckpointError, match=r"after 4 batches .* ends after 2"):
+        run.fit(1, learn, resume="auto")
+
+
+def test_state_that_could_not_be_read_again_is_refused_when_it_is_saved(tmp_path: Path) -> None:
+    class Strange(Callback):
+        def state_dict(self) -> dict[str, Any]:
+            return {"object": object()}
+
+    with pytest.raises(CheckpointError, match=r"callbacks\['strange'\]\['object'\]"):
+        Runner([Strange(), Checkpoint(tmp_path)]).fit(1, make_learner())
+    assert list_checkpoints(tmp_path) == []
+
+
+def test_without_a_checkpoint_callback_auto_says_what_to_pass(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs one Checkpoint callback and this run has 0"):
+        Runner().fit(1, make_learner(), resume="auto")
+
+
+def test_an_empty_folder_means_a_fresh_start(tmp_path: Path) -> None:
+    assert_same_run(resumed(tmp_path / "new"), _with_reseeding())
+
+
+def _with_reseeding() -> tuple[Runner, Learner]:
+    run, learn = Runner(AvgStatsCallback(accuracy, report=None)), make_learner()
+    torch.manual_seed(1)
+    run.fit(EPOCHS, learn)
+    return run, learn
+
+
+def test_a_path_may_be_given_instead(tmp_path: Path) -> None:
+    interrupted(tmp_path, "after_batch", 7)
+    learn = make_learner()
+    run = Runner(AvgStatsCallback(accuracy, report=None))
+    with pytest.raises(CheckpointError, match="lacks: checkpoint"):
+        run.fit(EPOCHS, learn, resume=tmp_path)
+    run = Runner([AvgStatsCallback(accuracy, report=None), Checkpoint(tmp_path / "other")])
+    run.fit(EPOCHS, learn, resume=list_checkpoints(tmp_path)[-1].path)
+    assert_same_run((run, learn), uninterrupted())
+
+
+def test_the_weights_alone_can_be_loaded(tmp_path: Path) -> None:
+    learn, other = make_learner(), make_learner()
+    checkpoint = Checkpoint(tmp_path)
+    Runner(checkpoint).fit(1, learn)
+    assert checkpoint.last is not None
+    other.model.load_state_dict(load_checkpoint(checkpoint.last)["model"])
+    assert_same_weights(learn, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"every_epochs": 0}, ValueError, "every_epochs must be at least 1"),
+        ({"every_steps": 1.5}, TypeError, "every_steps must be a whole number"),
+        ({"every_seconds": -1}, ValueError, "every_seconds must be positive"),
+        ({"keep_last": 0}, ValueError, "keep_last must be at least 1"),
+        ({"keep_best": True}, TypeError, "keep_best must be a whole number"),
+        ({"mode": "best"}, ValueError, "'min' or 'max'"),
+        ({"monitor": "x", "every_epochs": None}, ValueError, "monitor needs every_epochs"),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    options: dict[str, Any], error: type[Exception], text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=text):
+        Checkpoint(tmp_path, **options)
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    learn = make_learner()
+    with pytest.raises(CheckpointError, match="cannot write checkpoints to"):
+        Runner(Checkpoint(tmp_path / "file" / "folder")).fit(1, learn)
+    assert_same_weights(learn, make_learner())

@@ -1,0 +1,50 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from eventtrain.atomic_file import remove_parts, replace_file
+
+
+def test_a_file_gets_its_content_and_nothing_else_stays(tmp_path: Path) -> None:
+    replace_file(tmp_path / "a.txt", lambda file: file.write(b"new"))
+    assert (tmp_path / "a.txt").read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_while_it_is_written_the_old_one_stands(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write(file: BinaryIO) -> None:
+        file.write(b"new")
+        file.flush()
+        assert path.read_text() == "old"
+
+    replace_file(path, write)
+    assert path.read_text() == "new"
+
+
+def test_a_failure_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        replace_file(path, fail)
+    assert path.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_a_killed_process_left_can_be_removed(tmp_path: Path) -> None:
+    (tmp_path / ".a.txt.123.part").write_text("half")
+    (tmp_path / "a.txt").write_text("whole")
+    remove_parts(tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]

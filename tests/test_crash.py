@@ -1,0 +1,130 @@
+"""Runs that are killed at any moment go on from a whole checkpoint to the same weights.
+
+``EVENTTRAIN_KILLS=200 python -m pytest tests/test_crash.py`` kills more often than the default.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+KILLS = int(os.environ.get("EVENTTRAIN_KILLS", "25"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+def test_every_killed_run_goes_on_to_the_weights_of_the_run_that_was_not(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, __file__, str(tmp_path), str(KILLS)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=1800,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["kills"] == KILLS
+    assert found["kills_while_a_file_was_written"] > 0
+    assert found["runs_that_ended"] > 0
+    assert found["runs_that_ended_with_other_weights"] == 0
+    assert found["processes_that_failed"] == 0
+
+
+def train(folder: Path, weights: Path, *, resume: bool) -> None:
+    """Train in this process, and leave the weights in a file."""
+    import torch
+    from torch import nn
+
+    from eventtrain import AvgStatsCallback, DataBunch, Learner, Runner, TensorLoader
+    from eventtrain.atomic_file import replace_file
+    from eventtrain.callbacks import Checkpoint
+
+    torch.manual_seed(0)
+    x, y = torch.randn(96, 8), torch.randint(0, 3, (96,))
+    data = DataBunch(TensorLoader(x[:64], y[:64], bs=8, shuffle=True), TensorLoader(x[64:], y[64:]))
+    model = nn.Sequential(nn.Linear(8, 64), nn.BatchNorm1d(64), nn.Dropout(0.5), nn.Linear(64, 3))
+    opt = torch.optim.AdamW(model.parameters(), lr=0.01)
+    learn = Learner(model, opt, nn.functional.cross_entropy, data)
+    checkpoint = Checkpoint(folder, every_steps=2, every_epochs=1)
+    run = Runner([AvgStatsCallback(report=None), checkpoint])
+    run.fit(4, learn, resume="auto" if resume else None)
+    replace_file(weights, lambda file: torch.save(model.state_dict(), file))
+
+
+def in_a_child(folder: Path, weights: Path, *, resume: bool, lifetime: float | None) -> int | None:
+    """Train in a fork, which is killed after ``lifetime`` seconds; return how it ended."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with warnings.catch_warnings():
+                # A record that the kill kept from being written is told so.
+                warnings.filterwarnings("ignore", message=".*is not whole")
+                warnings.filterwarnings("error", message=".*is damaged")
+                train(folder, weights, resume=resume)
+            code = 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    if lifetime is not None:
+        time.sleep(lifetime)
+        os.kill(child, signal.SIGKILL)  # a child that has ended waits to be asked for its code
+    _, status = os.waitpid(child, 0)
+    return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def main(folder: Path, kills: int) -> None:
+    """Kill runs until there were ``kills``, and print what was seen as JSON."""
+    import torch
+
+    import eventtrain.callbacks.checkpoint  # noqa: F401  # here: once for all children
+
+    torch.set_num_threads(1)
+    chance = random.Random(0)
+    expected, weights = folder / "expected.pt", folder / "weights.pt"
+    start = time.monotonic()
+    assert in_a_child(folder / "uninterrupted", expected, resume=False, lifetime=None) == 0
+    longest = time.monotonic() - start
+    right = torch.load(expected, weights_only=True)
+    found = dict.fromkeys(
+        ["kills", "kills_while_a_file_was_written", "runs_that_ended",
+         "runs_that_ended_with_other_weights", "processes_that_failed"], 0
+    )  # fmt: skip
+    checkpoints = folder / "checkpoints"
+    while found["kills"] < kills or not found["runs_that_ended"]:
+        lifetime = chance.uniform(0, longest) if found["kills"] < kills else None
+        code = in_a_child(checkpoints, weights, resume=True, lifetime=lifetime)
+        if code is None:
+            found["kills"] += 1
+            part = list(checkpoints.glob(".*.part")) if checkpoints.is_dir() else []
+            records = {path.stem for path in checkpoints.glob("*.json")}
+            without = [p for p in checkpoints.glob("*.pt") if p.stem not in records]
+            found["kills_while_a_file_was_written"] += bool(part or without)
+        elif code:
+            found["processes_that_failed"] += 1
+            break
+        else:
+            found["runs_that_ended"] += 1
+            got = torch.load(weights, weights_only=True)
+            same = all(torch.equal(value, got[key]) for key, value in right.items())
+            found["runs_that_ended_with_other_weights"] += not same
+            shutil.rmtree(checkpoints)
+            weights.unlink()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
