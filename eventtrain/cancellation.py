@@ -339,11 +339,12 @@ class Scope:
             return self._leave(error)
         self.outcome = "completed"
         if self.closing is not None:
+            outer = token.outcome  # of a closing event in which this scope was opened
             token.outcome = "completed"
             try:
                 self.closing()
             finally:
-                token.outcome = None
+                token.outcome = outer
             if token.pending is not None:
                 token.check()
         return False
@@ -381,6 +382,7 @@ class Scope:
     def _run(self, hooks: Sequence[str]) -> list[BaseException]:
         """Call every hook with the outcome readable, and return what they raised."""
         errors: list[BaseException] = []
+        outer = self.token.outcome
         self.token.outcome = self.outcome
         for name in hooks:
             # Read only now: what the hook before did may have put another here.
@@ -390,7 +392,7 @@ class Scope:
                     hook()
                 except BaseException as error:
                     errors.append(error)
-        self.token.outcome = None
+        self.token.outcome = outer
         return errors
 
 

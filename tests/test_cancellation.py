@@ -226,6 +226,28 @@ def test_the_outcome_can_be_read_while_a_scope_closes_and_not_afterwards() -> No
     assert token.outcome is None
 
 
+@pytest.mark.parametrize("inner_ends", ["completed", "cancelled"])
+def test_a_scope_opened_while_another_closes_leaves_that_ones_outcome_readable(
+    inner_ends: str,
+) -> None:
+    token = CancellationToken()
+    fit, train, step = (Scope(token, name) for name in ("fit", "train", "step"))
+    seen: list[str | None] = []
+
+    def flush() -> None:
+        with step:
+            if inner_ends == "cancelled":
+                token.cancel("step")
+        seen.append(token.outcome)
+
+    train.closing = flush
+    step.closing = lambda: seen.append(token.outcome)
+    with fit, train:
+        pass
+    assert seen == [inner_ends, "completed"]
+    assert token.outcome is None
+
+
 def test_failed_fires_once_in_the_first_scope_left() -> None:
     token = CancellationToken()
     fit, epoch = nest(token, "fit", "epoch")
