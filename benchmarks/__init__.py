@@ -13,7 +13,7 @@ SUITES: dict[str, str] = {
     "gpu": "real batches on the device, from launch-bound to compute-bound",
     "data": "an epoch of real training against slicing the tensors by hand",
     "scale": "the cost against the number of handlers, events, plugins and batches",
-    "imports": "import eventtrain on top of import torch",
+    "imports": "everything that eventtrain exports on top of import torch",
     "peers": "the same training by other frameworks",
 }
 """Module of each suite in this package, in the order in which they run: its question."""

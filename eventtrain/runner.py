@@ -260,14 +260,15 @@ class Runner(RunState):
 
     def optimizer_step(self) -> None:
         """Take a step in a scope of its own, and zero the gradients unless it was cancelled."""
-        opt, emit = self.opt, self.emit
+        learn, emit = self.learn, self.emit
+        assert learn is not None
         with self.scope.step as step:
             emit.begin_step()
-            opt.step()
+            learn.opt.step()
             self.steps += 1
         if step.outcome == "completed":
             emit.after_step()
-            opt.zero_grad()
+            learn.opt.zero_grad()
 
     def validate(self, learn: Learner, token: CancellationToken | None = None) -> FitResult:
         """Run the validation phase alone: no gradients, the model in evaluation mode.

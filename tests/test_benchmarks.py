@@ -6,16 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import SUITES
-from benchmarks.measure import Group, Target
+from benchmarks.measure import Group, Target, compare, compare_clocks
 
 ROOT = Path(__file__).resolve().parents[1]
 SPREAD = {"median", "min", "max"}
+OWN_SUITES = [name for name in SUITES if name != "peers"]
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -30,31 +32,39 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("suite", OWN_SUITES)
 def test_suite_runs_and_writes_the_documented_keys(suite: str, tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     done = bench(suite, "--quick", "--json", str(file))
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    assert set(result) == {"schema", "environment", "suites"}
+    assert set(result) == {"schema", "complete", "environment", "suites"}
     assert set(result["environment"]) == {
-        "date", "eventtrain", "commit", "python", "torch", "cpu", "cpus", "load", "system",
-        "torch_threads", "gc", "seed", "quick",
+        "date", "eventtrain", "commit", "python", "torch", "libraries", "cpu", "cpus", "load",
+        "system", "device", "torch_threads", "gc", "seed", "quick",
     }  # fmt: skip
     assert result["environment"]["torch_threads"] == 1
+    assert result["complete"]
     assert list(result["suites"]) == [suite]
     found = result["suites"][suite]
-    assert set(found) == {"groups", "targets", "notes"}
+    assert set(found) == {"seconds", "groups", "targets", "notes"}
     for group in found["groups"]:
         assert set(group) == {"title", "unit", "baseline", "variants"}
         assert group["baseline"] in group["variants"]
         for variant in group["variants"].values():
-            assert set(variant) == {"time", "ratio", "difference", "seconds"}
+            assert set(variant) == {"time", "ratio", "difference", "seconds", "parameters"}
             assert all(set(variant[key]) == SPREAD for key in ("time", "ratio", "difference"))
     assert found["targets"]
     for target in found["targets"]:
         assert set(target) == {"text", "value", "limit", "unit", "at_least", "passed"}
         assert f"{'PASS' if target['passed'] else 'MISS'}  {target['text']}" in done.stdout
+
+
+def test_the_readme_documents_every_suite_and_key() -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    keys = ("schema", "complete", "environment", "libraries", "parameters", "seconds")
+    for name in (*SUITES, *keys):
+        assert f"`{name}`" in text, name
 
 
 def test_training_in_the_data_suite_equals_the_hand_written_loop() -> None:
@@ -64,10 +74,38 @@ def test_training_in_the_data_suite_equals_the_hand_written_loop() -> None:
     assert all("yes" in line and "NO" not in line for line in lines)
 
 
-def test_unknown_suite_is_refused_by_name() -> None:
-    done = bench("emti")
-    assert done.returncode == 2
-    assert "emti" in done.stderr
+def test_a_library_that_is_not_installed_is_named_and_left_out() -> None:
+    program = (
+        "import sys; sys.modules['psygnal'] = None\n"
+        "from benchmarks.command import main; sys.exit(main(['emit', '--quick'], 'bench'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "left out: psygnal" in done.stdout
+    assert "psygnal emit" not in done.stdout
+
+
+@pytest.mark.skipif(find_spec("psygnal") is None, reason="needs psygnal: '.[bench]' brings it")
+def test_every_library_calls_every_handler() -> None:
+    from benchmarks.libraries import BLINKER, PLUGGY, PSYGNAL, calls
+
+    seen: list[Any] = []
+
+    def first(run: Any) -> None:
+        seen.append(run)
+
+    def second(run: Any) -> None:
+        seen.append(run)
+
+    found, missing = calls([first, second])
+    assert missing == []
+    assert {BLINKER, PLUGGY, PSYGNAL} <= set(found)
+    for text, theirs in found.values():
+        seen.clear()
+        exec(text, {"theirs": theirs, "run": "a run"})
+        assert seen == ["a run", "a run"], text
 
 
 def test_figures_are_compared_within_their_round() -> None:
@@ -82,3 +120,24 @@ def test_a_target_may_be_a_floor_or_a_ceiling() -> None:
     assert not Target("at most", 1.1, 1.0).passed
     assert Target("at least", 10.0, 10.0, at_least=True).passed
     assert not Target("at least", 9.9, 10.0, at_least=True).passed
+
+
+def test_variants_take_turns_in_an_order_that_shifts() -> None:
+    order: list[str] = []
+
+    def variant(name: str) -> Any:
+        return lambda: order.append(name) or 1.0
+
+    compare("title", "s", {name: variant(name) for name in "abc"}, rounds=3, warmup=0)
+    assert "".join(order) == "abcbcacab"
+
+
+def test_the_warm_up_does_not_count_and_the_fastest_pass_does() -> None:
+    times = iter([9.0, 9.0, 3.0, 2.0])
+    group = compare("title", "s", {"a": lambda: next(times)}, rounds=1, passes=2)
+    assert group.rounds == {"a": [2.0]}
+
+
+def test_several_clocks_are_kept_apart() -> None:
+    found = compare_clocks({"a": lambda: {"wall": 2.0, "host": 1.0}}, rounds=2)
+    assert found == {"wall": {"a": [2.0, 2.0]}, "host": {"a": [1.0, 1.0]}}

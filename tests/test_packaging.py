@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.message
 import email.parser
+import json
 import os
 import shutil
 import subprocess
@@ -66,15 +67,22 @@ def metadata(wheel: Path) -> email.message.Message:
         return email.parser.Parser().parsestr(archive.read(name).decode())
 
 
-def sources() -> set[str]:
-    """Every module of the package, as a path from the root of the tree."""
-    return {path.relative_to(ROOT).as_posix() for path in (ROOT / "eventtrain").rglob("*.py")}
+def sources(folder: str = "eventtrain") -> set[str]:
+    """Every module in a folder, as a path from the root of the tree."""
+    return {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.py")}
+
+
+def install(wheel: Path, target: Path) -> None:
+    """Unpack the wheel as pip does, without what it depends on."""
+    options = ("--quiet", "--no-deps", "--no-index", "--no-compile", "--target", str(target))
+    run("-m", "pip", "install", *options, str(wheel), cwd=target.parent)
 
 
 def test_the_wheel_holds_every_module_the_type_marker_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert names == sources() | {"eventtrain/py.typed"}
+    benchmarks = {f"eventtrain/{name}" for name in sources("benchmarks")}
+    assert names == sources() | benchmarks | {"eventtrain/py.typed"}
 
 
 def test_the_sdist_holds_what_it_takes_to_test_it(built: Path) -> None:
@@ -82,8 +90,11 @@ def test_the_sdist_holds_what_it_takes_to_test_it(built: Path) -> None:
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     tests = {file.relative_to(ROOT).as_posix() for file in (ROOT / "tests").glob("*.py")}
-    others = {"LICENSE", "constraints.txt", "examples/own_loop.py", "pyproject.toml", "setup.cfg"}
-    assert names >= sources() | tests | others
+    others = {
+        "LICENSE", "benchmarks/README.md", "constraints.txt", "examples/own_loop.py",
+        "pyproject.toml", "setup.cfg", "setup.py",
+    }  # fmt: skip
+    assert names >= sources() | sources("benchmarks") | tests | others
 
 
 def test_the_metadata_names_every_extra(metadata: email.message.Message) -> None:
@@ -111,8 +122,7 @@ def test_the_licence_travels_with_the_wheel(wheel: Path) -> None:
 
 def test_the_installed_wheel_can_be_imported(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "site"
-    options = ("--quiet", "--no-deps", "--no-index", "--no-compile", "--target", str(target))
-    run("-m", "pip", "install", *options, str(wheel), cwd=tmp_path)
+    install(wheel, target)
     program = "import eventtrain; print(eventtrain.__file__); eventtrain.Runner()"
     printed = run("-W", "error", "-c", program, cwd=tmp_path, path=str(target))
     assert Path(printed.strip()) == target / "eventtrain" / "__init__.py"
@@ -122,3 +132,16 @@ def test_the_installed_wheel_brings_the_command(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [n for n in archive.namelist() if n.endswith("entry_points.txt")]
         assert "eventtrain = eventtrain.cli:main" in archive.read(name).decode()
+
+
+def test_the_installed_wheel_brings_the_benchmarks(wheel: Path, tmp_path: Path) -> None:
+    target = tmp_path / "site"
+    install(wheel, target)
+    printed = run(
+        *("-m", "eventtrain", "bench", "emit", "--quick", "--json", str(tmp_path / "found.json")),
+        cwd=tmp_path,
+        path=str(target),
+    )
+    assert "one emission, 10 idle handlers" in printed
+    # The code is not in a repository's working tree, even if its environment is.
+    assert json.loads((tmp_path / "found.json").read_text())["environment"]["commit"] is None

@@ -1,0 +1,169 @@
+"""The figures of README.md: overhead against step time, and cost against handlers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .emit import BOUND, FOR
+from .libraries import BLINKER, PLUGGY, PSYGNAL, PSYGNAL_FAST
+from .records import Record
+
+INLINE = "h0(run); h1(run); ... (inline)"
+LINES = {
+    BLINKER: ("blinker send", "tab:orange", "s"),
+    PLUGGY: ("pluggy hook", "tab:green", "^"),
+    PSYGNAL: ("psygnal emit", "tab:red", "D"),
+    PSYGNAL_FAST: ("psygnal emit_fast", "tab:pink", "v"),
+    BOUND: ("eventtrain emit", "tab:blue", "o"),
+    FOR: ("bare for", "0.35", "x"),
+    INLINE: ("calls written one by one", "0.7", "+"),
+}
+COLOURS = {0: "0.55", 1: "tab:cyan", 10: "tab:blue", 100: "tab:purple"}
+MARKERS = {"cpu": "o", "cuda": "s", "meta": "^"}
+LEAST = 0.1
+"""Per cent below which a step's own variation hides the overhead."""
+
+
+def draw(record: Record, folder: Path) -> list[Path]:
+    """Draw what the record has figures for; return the files, PNG.
+
+    Args:
+        record: Its suites ``emit``, ``loop`` and ``gpu`` are drawn, those that it has.
+        folder: Is made if it is not there.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {
+        "handlers.png": (_draw_handlers, list(_emissions(record))),
+        "overhead.png": (_draw_overhead, list(_overheads(record))),
+    }
+    drawn = []
+    for name, (function, points) in found.items():
+        if points:
+            function(points, folder / name, _origin(record))
+            drawn.append(folder / name)
+    return drawn
+
+
+def _emissions(record: Record) -> Iterator[Record]:
+    """Yield how long one emission takes, for every library and number of handlers."""
+    for group in record["suites"].get("emit", {"groups": []})["groups"]:
+        for name, variant in group["variants"].items():
+            if variant["parameters"] and name in LINES:
+                yield {"line": name, "handlers": variant["parameters"]["handlers"],
+                       **variant["time"]}  # fmt: skip
+
+
+def _overheads(record: Record) -> Iterator[Record]:
+    """Yield what the Runner adds to a step, in per cent, for every step on the wall clock."""
+    for suite in ("loop", "gpu"):
+        for group in record["suites"].get(suite, {"groups": []})["groups"]:
+            if group["title"].endswith(("CUDA events", "host until all is queued")):
+                continue
+            base = group["variants"][group["baseline"]]["seconds"]
+            step = sorted(base)[len(base) // 2]
+            for variant in group["variants"].values():
+                parameters = variant["parameters"]
+                # In the loop suite the loop written by hand calls the handlers too.
+                is_alike = suite == "gpu" or parameters.get("handlers") == 0
+                if parameters.get("loop") == "Runner" and is_alike:
+                    ratio = {key: 100 * (value - 1) for key, value in variant["ratio"].items()}
+                    yield {**ratio, "step": step, **parameters}
+
+
+def _origin(record: Record) -> str:
+    facts = record["environment"]
+    quick = ", --quick: means nothing" if facts["quick"] else ""
+    where = facts["device"] or f"{facts['cpu']}, no GPU"
+    return f"{where}; {facts['python']}, torch {facts['torch']}; {facts['date'][:10]}{quick}"
+
+
+def _axes(title: str, x: str, y: str, origin: str) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=12, loc="left")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3, which="major")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel(origin, fontsize=7, color="0.4", x=0.99, ha="right")
+    return figure, axes
+
+
+def _draw_handlers(points: list[Record], path: Path, origin: str) -> None:
+    figure, axes = _axes(
+        "One emission: time against handlers, each of which does nothing",
+        "handlers on the event", "time of one emission, ns (median, min to max)", origin,
+    )  # fmt: skip
+    for line, (label, colour, marker) in LINES.items():
+        row = sorted((p for p in points if p["line"] == line and p["handlers"]),
+                     key=lambda p: p["handlers"])  # fmt: skip
+        if not row:
+            continue
+        x = [p["handlers"] for p in row]
+        axes.plot(x, [p["median"] for p in row], color=colour, marker=marker, label=label, ms=5)
+        axes.fill_between(x, [p["min"] for p in row], [p["max"] for p in row],
+                          color=colour, alpha=0.12, linewidth=0)  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    counts = sorted({p["handlers"] for p in points if p["handlers"]})
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=100)
+
+
+def _draw_overhead(points: list[Record], path: Path, origin: str) -> None:
+    figure, axes = _axes(
+        "What the Runner and idle handlers add to a step, against the step's time",
+        "step time of the loop written by hand, without handlers, ms",
+        "added time, % of the step (median, min to max)", origin,
+    )  # fmt: skip
+    for point in points:
+        count, x = point["handlers"], 1000 * point["step"]
+        low, middle, high = (max(point[key], LEAST) for key in ("min", "median", "max"))
+        colour = COLOURS.get(count, "0.2")
+        fill = colour if point["median"] >= LEAST else "none"
+        axes.vlines(x, low, high, color=colour, alpha=0.3, linewidth=1.5)
+        axes.plot(x, middle, MARKERS.get(point["device"], "o"), color=colour,
+                  markerfacecolor=fill, ms=6)  # fmt: skip
+    for limit, text in ((3, "3 %: target of launch-bound steps"),
+                        (1, "1 %: target of compute-bound steps")):  # fmt: skip
+        axes.axhline(limit, color="0.5", linewidth=0.8, linestyle="--")
+        axes.annotate(text, (0.01, limit), xycoords=("axes fraction", "data"), fontsize=7,
+                      color="0.4", ha="left", va="bottom")  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+    _legend(axes, points)
+    figure.savefig(path, dpi=100)
+
+
+def _legend(axes: Any, points: list[Record]) -> None:
+    from matplotlib.lines import Line2D
+
+    def mark(label: str, colour: str, marker: str, fill: str) -> Line2D:
+        return Line2D([], [], linestyle="", color=colour, marker=marker,
+                      markerfacecolor=fill, label=label)  # fmt: skip
+
+    marks = [
+        mark(f"{count} handler{'s' * (count != 1)} an event", colour, "o", colour)
+        for count, colour in COLOURS.items()
+        if any(point["handlers"] == count for point in points)
+    ]
+    marks += [
+        mark(f"on {device}", "0.2", marker, "0.2")
+        for device, marker in MARKERS.items()
+        if any(point["device"] == device for point in points)
+    ]
+    if any(point["median"] < LEAST for point in points):
+        marks.append(mark(f"below {LEAST} %, within the noise", "0.2", "o", "none"))
+    axes.legend(handles=marks, frameon=False, fontsize=8, loc="upper left",
+                bbox_to_anchor=(0.12, 1))  # fmt: skip

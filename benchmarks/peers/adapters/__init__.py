@@ -1,0 +1,1 @@
+"""One file a framework; see README.md in the folder above."""

@@ -1,0 +1,112 @@
+"""The parent's end of a worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from .registry import Peer
+
+TIMEOUT = 300.0
+"""Seconds that one answer may take."""
+
+
+class Process:
+    """A peer's own process, which lives through all rounds.
+
+    Attributes:
+        peer: Who.
+        problem: Why it cannot be measured, or ``None``.
+    """
+
+    def __init__(self, peer: Peer, seed: int, counts: tuple[int, ...]) -> None:
+        self.peer = peer
+        self.problem: str | None = None
+        python = os.environ.get(peer.variable, sys.executable)
+        folder, module = _worker()
+        arguments = [peer.name, str(seed), *map(str, counts)]
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (see close)
+        self._child: subprocess.Popen[str] | None = None
+        if python == sys.executable and peer.version is None:
+            self.problem = f"skipped: {peer.missing}"
+            return
+        try:
+            self._child = subprocess.Popen(
+                [python, "-m", module, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=_environment(folder),
+                encoding="utf-8",
+            )
+        except OSError as error:
+            self.problem = f"failed: {python} does not start: {error}"
+
+    @property
+    def skipped(self) -> bool:
+        """Whether its framework is not there to be measured."""
+        return (self.problem or "").startswith("skipped")
+
+    def ask(self, **question: Any) -> dict[str, Any] | None:
+        """Ask the worker to time a round; ``None`` when there is no answer any more."""
+        if self.problem or self._child is None or self._child.stdin is None:
+            return None
+        with suppress(OSError):  # it is gone: what it said last tells why
+            print(json.dumps(question), file=self._child.stdin, flush=True)
+        return self.answer()
+
+    def answer(self) -> dict[str, Any] | None:
+        """Wait for the next answer; ``None``, and a ``problem``, when it is not a good one."""
+        if self.problem or self._child is None or self._child.stdout is None:
+            return None
+        timer = threading.Timer(TIMEOUT, self._child.kill)
+        timer.start()
+        line = self._child.stdout.readline()
+        timer.cancel()
+        if not line:
+            self._errors.seek(0)
+            said = self._errors.read().strip().splitlines() or ["nothing on standard error"]
+            self.problem = f"failed: its process ended ({self._child.wait()}): {said[-1]}"
+            return None
+        answer: dict[str, Any] = json.loads(line)
+        for word in ("skipped", "failed"):
+            if word in answer:
+                self.problem = f"{word}: {answer[word]}"
+                return None
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.communicate()
+        self._errors.close()
+
+
+def _worker() -> tuple[Path, str]:
+    """Return the folder from which the worker can be imported, and its name there.
+
+    Both from where the files are: a checkout may load this package under the name
+    that it has when it is installed.
+    """
+    folder, names = Path(__file__).resolve().parent, ["worker"]
+    while (folder / "__init__.py").exists():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return folder, ".".join(names)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    own = dict(os.environ)
+    # What is installed is found anyway, and to put one environment's packages before
+    # another's would mix them.
+    if folder.name not in ("site-packages", "dist-packages"):
+        own["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), own.get("PYTHONPATH", "")]))
+    return {**own, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}

@@ -1,0 +1,154 @@
+"""What the ``gpu`` suite trains: models from launch-bound to compute-bound, and ways to step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eventtrain import DataBunch, Learner, Runner
+
+from .device_clock import Batches
+from .loops import Way
+
+
+@dataclass(frozen=True)
+class Case:
+    """A stack of linear layers and a batch size.
+
+    Attributes:
+        widths: Inputs, hidden units and classes.
+        batch_size: Rows in a batch.
+        bound: What limits the step: ``"launch"``, ``"compute"``, or what lies ``"between"``.
+    """
+
+    widths: tuple[int, ...]
+    batch_size: int
+    bound: str
+
+    @property
+    def name(self) -> str:
+        """Widths and batch size, for people."""
+        return f"{'-'.join(map(str, self.widths))}, batch size {self.batch_size}"
+
+
+CASES: dict[str, tuple[Case, ...]] = {
+    "cuda": (
+        Case((10, 10), 4, "launch"),
+        Case((784, 50, 10), 64, "launch"),
+        Case((784, 1024, 1024, 10), 1024, "between"),
+        Case((4096, 4096, 4096, 10), 4096, "compute"),
+        Case((4096, 8192, 8192, 10), 8192, "compute"),
+    ),
+    "cpu": (
+        Case((10, 10), 4, "launch"),
+        Case((784, 50, 10), 64, "launch"),
+        Case((784, 256, 256, 10), 128, "between"),
+        Case((784, 512, 512, 10), 512, "compute"),
+    ),
+    "meta": (Case((784, 50, 10), 64, "launch"),),
+}
+"""By type of device; on ``meta`` nothing is computed, and so nothing can be compute-bound."""
+
+
+def learner(case: Case, device: torch.device, seed: int, batches: int = 8) -> tuple[Learner, Any]:
+    """Make a learner for a case, and a few batches that are on the device already.
+
+    The learning rate is so small that the numbers, and with them the speed, stay
+    as they are however long it is trained.
+    """
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for before, after in zip(case.widths, case.widths[1:], strict=False):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    model = nn.Sequential(*layers[:-1]).to(device)
+    shape = (batches, case.batch_size)
+    x = torch.randn(*shape, case.widths[0]).to(device)
+    y = torch.randint(case.widths[-1], shape).to(device)
+    opt = torch.optim.SGD(model.parameters(), lr=1e-9)
+    return Learner(model, opt, F.cross_entropy, DataBunch(None)), list(zip(x, y, strict=True))
+
+
+@dataclass
+class CapturedStep:
+    """A whole training step, recorded once and replayed for every batch.
+
+    Attributes:
+        x, y: Where a batch is copied to before the replay.
+        pred, loss: Where the replay leaves them.
+        replay: Does the step.
+    """
+
+    x: Tensor
+    y: Tensor
+    pred: Tensor
+    loss: Tensor
+    replay: Callable[[], object]
+
+    @classmethod
+    def on_cuda(cls, learn: Learner, batches: Batches) -> CapturedStep:
+        """Capture forward, backward and optimizer step in one CUDA graph."""
+        x, y = batches[0][0].clone(), batches[0][1].clone()
+
+        def step() -> tuple[Tensor, Tensor]:
+            learn.opt.zero_grad(set_to_none=True)
+            pred = learn.model(x)
+            loss = learn.loss_func(pred, y)
+            loss.backward()
+            learn.opt.step()
+            return pred, loss
+
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # what is set up on first use must not be captured
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            pred, loss = step()
+        return cls(x, y, pred, loss, graph.replay)
+
+    def written_loop(self) -> Way:
+        """Return the loop around it as one writes it by hand."""
+
+        def way(learn: Learner) -> None:
+            x, y, replay = self.x, self.y, self.replay
+            for xb, yb in learn.data.train_dl:
+                x.copy_(xb)
+                y.copy_(yb)
+                replay()
+
+        return way
+
+
+class CapturedRunner(Runner):
+    """A ``Runner`` that replays a captured step: all its events fire after the launch.
+
+    Args:
+        step: What to replay.
+    """
+
+    def __init__(self, step: CapturedStep) -> None:
+        super().__init__()
+        self.captured = step
+
+    def one_batch(self) -> None:
+        """Launch the step, then tell everyone."""
+        emit, step = self.emit, self.captured
+        step.x.copy_(self.xb)
+        step.y.copy_(self.yb)
+        step.replay()
+        self.pred, self.loss = step.pred, step.loss
+        emit.after_pred()
+        emit.after_loss()
+        emit.after_backward()
+        with self.scope.step as scope:
+            emit.begin_step()
+            self.steps += 1
+        if scope.outcome == "completed":
+            emit.after_step()
