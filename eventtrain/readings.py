@@ -50,6 +50,12 @@ def read(values: Any) -> Any:
     return _replaced(values, found) if found else values
 
 
+def stacked(tensors: list[Tensor]) -> Tensor | list[Tensor]:
+    """Stack tensors of one shape into one, unless they lie on several devices."""
+    places = {(tensor.device, tensor.dtype) for tensor in tensors}
+    return torch.stack(tensors) if len(places) == 1 else tensors
+
+
 def _collect(values: Any, groups: dict[tuple[torch.device, torch.dtype], list[Tensor]]) -> None:
     if isinstance(values, Tensor):
         groups.setdefault((values.device, values.dtype), []).append(values)

@@ -1,0 +1,177 @@
+"""Norms of the gradients, in total and of every parameter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..callback import Callback
+from ..priorities import METRICS
+from ..readings import read, stacked, whole_number
+
+if TYPE_CHECKING:
+    from ..runner import Runner
+
+STATS = ("norm", "max", "zeros")
+
+
+class GradStats(Callback):
+    """Measures the gradients before optimizer steps.
+
+    It does so in ``begin_step``, after gradients have been unscaled and before they
+    are clipped; a step that is cancelled before that is not measured. Three numbers
+    are taken of each parameter's gradient, in float32 (float64 for float64):
+
+    - ``norm``: the Euclidean norm;
+    - ``max``: the largest absolute value;
+    - ``zeros``: the share of entries that are exactly 0, in [0, 1].
+
+    They stay on the device until the training phase ends or somebody asks. Of sparse
+    gradients the stored values are measured, and all others count as zeros.
+
+    Args:
+        every: Optimizer steps from one measurement to the next, 1 by default.
+        history: Write to ``run.history``, for every epoch, ``grad_norm`` (mean of the
+            total norm over the measured steps), ``grad_norm_max`` (its largest value)
+            and ``grad_zeros`` (mean share). Default ``False``.
+
+    Attributes:
+        names: Names of the parameters that have had a gradient.
+    """
+
+    priority = METRICS
+
+    def __init__(self, every: int = 1, history: bool = False) -> None:
+        self.every = whole_number("every", every, 1)
+        self.history_written = bool(history)
+        self._start()
+
+    def _start(self) -> None:
+        self._measured: list[dict[str, Any]] = []
+        # As above, but with the numbers on the device, float [parameters, 3].
+        self._new: list[dict[str, Any]] = []
+        self._tries = 0
+
+    def begin_fit(self, run: Runner) -> None:
+        """Start over."""
+        self._start()
+
+    def begin_step(self, run: Runner) -> None:
+        """Measure; nothing is read from the device."""
+        self._tries += 1
+        if (self._tries - 1) % self.every:
+            return
+        grads = _gradients(run)
+        if not grads:
+            return
+        with torch.no_grad():
+            stats = stacked([_measure(grad) for grad in grads.values()])
+        sizes = [grad.numel() for grad in grads.values()]
+        place = {"epoch": run.epoch, "step": run.steps}
+        self._new.append({**place, "names": list(grads), "sizes": sizes, "stats": stats})
+
+    def after_train(self, run: Runner) -> None:
+        """Read the epoch's numbers."""
+        here = [row for row in self._read() if row["epoch"] == run.epoch]
+        if self.history_written and here:
+            rows = [_total(row["stats"], row["sizes"]) for row in here]
+            norms = [row["norm"] for row in rows]
+            zeros = sum(row["zeros"] for row in rows) / len(rows)
+            mean = sum(norms) / len(norms)
+            # torch's max keeps a NaN, Python's may lose it.
+            largest = torch.tensor(norms, dtype=torch.float64).max().item()
+            run.history[-1].update(grad_norm=mean, grad_norm_max=largest, grad_zeros=zeros)
+
+    def _read(self) -> list[dict[str, Any]]:
+        if self._new:
+            self._measured += read(self._new)
+            self._new = []
+        return self._measured
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the parameters that have had a gradient, in the model's order."""
+        return list(dict.fromkeys(name for row in self._read() for name in row["names"]))
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return one row for each measured step; reads from the device what is not read yet.
+
+        Returns:
+            ``epoch``, ``step`` (``run.steps`` before it), and over all parameters
+            ``norm``, ``max`` and ``zeros``.
+        """
+        return [
+            {"epoch": row["epoch"], "step": row["step"], **_total(row["stats"], row["sizes"])}
+            for row in self._read()
+        ]
+
+    def values(self, parameter: str, stat: str = "norm") -> list[float]:
+        """Return one number of a parameter's gradient for each measured step.
+
+        Args:
+            parameter: One of ``names``.
+            stat: ``"norm"``, ``"max"`` or ``"zeros"``.
+
+        Returns:
+            One float a step; NaN where the parameter had no gradient.
+
+        Raises:
+            KeyError: There was never a gradient of that name.
+            ValueError: ``stat`` is none of the three.
+        """
+        if stat not in STATS:
+            raise ValueError(f"stat must be one of {', '.join(STATS)}, got {stat!r}")
+        if not any(parameter in row["names"] for row in self._read()):
+            raise KeyError(f"no gradient of {parameter!r} was measured")
+        result, column = [], STATS.index(stat)
+        for row in self._read():
+            at = row["names"].index(parameter) if parameter in row["names"] else None
+            result.append(float("nan") if at is None else row["stats"][at][column])
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was measured, read from the device."""
+        return {"measured": [dict(row) for row in self._read()], "tries": self._tries}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after another's measurements."""
+        self._start()
+        self._measured = [dict(row) for row in state["measured"]]
+        self._tries = state["tries"]
+
+
+def _gradients(run: Runner) -> dict[str, Tensor]:
+    named = getattr(run.model, "named_parameters", None)
+    if named is not None:
+        return {name: p.grad for name, p in named() if p.grad is not None}
+    groups = enumerate(getattr(run.opt, "param_groups", ()))
+    return {
+        f"group{number}.{index}": p.grad
+        for number, group in groups
+        for index, p in enumerate(group["params"])
+        if p.grad is not None
+    }
+
+
+def _measure(grad: Tensor) -> Tensor:
+    """Return norm, largest absolute value and share of zeros, float [3] on the device."""
+    values = grad.detach()
+    if values.is_sparse:
+        values = values.coalesce().values()
+    exact = torch.float64 if values.dtype in (torch.float64, torch.complex128) else torch.float32
+    sizes = values.abs().to(exact)
+    # Filled, not copied from the host: a copy would wait for the device.
+    largest = sizes.amax() if sizes.numel() else sizes.new_zeros(())
+    zeros = 1 - torch.count_nonzero(sizes) / max(grad.numel(), 1)
+    return torch.stack([torch.linalg.vector_norm(sizes), largest, zeros.to(exact)])
+
+
+def _total(stats: list[list[float]], sizes: list[int]) -> dict[str, float]:
+    """Combine the numbers of all parameters."""
+    table = torch.tensor(stats, dtype=torch.float64)
+    weights = torch.tensor(sizes, dtype=torch.float64)
+    norm, largest = table[:, 0].norm().item(), table[:, 1].max().item()
+    zeros = (table[:, 2] * weights).sum() / weights.sum().clamp(min=1)
+    return dict(zip(STATS, (norm, largest, zeros.item()), strict=True))

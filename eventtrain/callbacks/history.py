@@ -1,0 +1,137 @@
+"""The rows of all fits of a callback as plain data, and as a pandas table."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..callback import Callback, handler
+from ..priorities import METRICS, REPORTS
+from ..readings import epoch_row, hyperparameters, import_extra, kept, plain, read
+
+if TYPE_CHECKING:
+    from ..runner import Runner
+
+Kind = Literal["epochs", "batches"]
+
+
+class History(Callback):
+    """Keeps a row for every epoch of every fit, and for every training batch where asked.
+
+    ``run.history`` is the current run's alone and starts over with each; this
+    callback goes on. The runner shows it as ``run.history_table``, since
+    ``run.history`` is the runner's own.
+
+    An epoch's row has ``fit`` (counted from 0), ``epoch``, what callbacks wrote to
+    ``run.history`` at priorities above REPORTS, ``seconds`` and ``outcome``. A
+    validation outside of a fit gives a row whose ``fit`` and ``epoch`` are ``None``.
+    A batch's row has ``fit``, ``epoch``, ``batch``, ``n_iter``, ``loss`` and ``lr``
+    (the first parameter group's). Losses stay on their device until the epoch ends
+    or somebody asks.
+
+    Args:
+        batches: Keep a row for every training batch as well. Default ``False``.
+    """
+
+    priority = REPORTS
+
+    def __init__(self, batches: bool = False) -> None:
+        if not isinstance(batches, bool):
+            raise TypeError(f"batches must be True or False, got {batches!r}")
+        self.batches = batches
+        self._fit = -1
+        self._epoch_rows: list[dict[str, Any]] = []
+        self._batch_rows: list[dict[str, Any]] = []
+        self._new: list[dict[str, Any]] = []
+        self._start: float | None = None
+
+    @cached_property
+    def name(self) -> str:
+        """``"history_table"``."""
+        return "history_table"
+
+    def begin_fit(self, run: Runner) -> None:
+        """Count the fit."""
+        self._fit += 1
+
+    def begin_epoch(self, run: Runner) -> None:
+        """Start the epoch's clock."""
+        self._start = time.perf_counter()
+
+    @handler(during="train", priority=METRICS)
+    def after_loss(self, run: Runner) -> None:
+        """Keep the batch's row, where batches are wanted; nothing is read from the device."""
+        if self.batches:
+            rates = hyperparameters(run.opt, "lr")
+            self._new.append(
+                {
+                    "fit": self._fit,
+                    "epoch": run.epoch,
+                    "batch": run.batch_index,
+                    "n_iter": run.n_iter,
+                    "loss": kept(run.loss),
+                    "lr": rates[0] if rates else None,
+                }
+            )
+
+    def after_validate(self, run: Runner) -> None:
+        """Keep the row of a validation that is no part of a fit."""
+        if run.token.scope is None:
+            row = {name: plain(value) for name, value in run.history[-1].items()}
+            self._epoch_rows.append({"fit": None, **row, "outcome": run.outcome})
+
+    def after_epoch(self, run: Runner) -> None:
+        """Keep the epoch's row, and read its losses."""
+        seconds = None if self._start is None else time.perf_counter() - self._start
+        self._start = None
+        self._epoch_rows.append({"fit": self._fit, **epoch_row(run, seconds)})
+        self._read()
+
+    def _read(self) -> None:
+        if self._new:
+            self._batch_rows += read(self._new)
+            self._new = []
+
+    def to_dicts(self, kind: Kind = "epochs") -> list[dict[str, Any]]:
+        """Return the rows, oldest first, as dictionaries of numbers, text and ``None``.
+
+        Args:
+            kind: ``"epochs"`` or ``"batches"``.
+
+        Raises:
+            ValueError: ``kind`` is neither, or batches were not kept.
+        """
+        if kind not in ("epochs", "batches"):
+            raise ValueError(f"kind must be 'epochs' or 'batches', got {kind!r}")
+        if kind == "epochs":
+            return [dict(row) for row in self._epoch_rows]
+        self._read()
+        if not self.batches and not self._batch_rows:
+            raise ValueError("no batches were kept: make it with History(batches=True)")
+        return [dict(row) for row in self._batch_rows]
+
+    def to_pandas(self, kind: Kind = "epochs") -> Any:
+        """Return the rows as a ``pandas.DataFrame``; what a row lacks is NaN.
+
+        Raises:
+            ModuleNotFoundError: pandas is missing.
+        """
+        rows = self.to_dicts(kind)
+        return import_extra("pandas", user="History.to_pandas").DataFrame(rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all rows, read from the device, and the number of the fit."""
+        self._read()
+        return {
+            "fit": self._fit,
+            "epochs": [dict(row) for row in self._epoch_rows],
+            "batches": [dict(row) for row in self._batch_rows],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the rows of another."""
+        self._fit = state["fit"]
+        self._epoch_rows = [dict(row) for row in state["epochs"]]
+        self._batch_rows = [dict(row) for row in state["batches"]]
+        self._new = []

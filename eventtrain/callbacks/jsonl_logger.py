@@ -1,0 +1,129 @@
+"""One line of JSON an epoch, and one for how the fit ended."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..atomic_file import replace_file
+from ..callback import Callback
+from ..priorities import REPORTS
+from ..readings import epoch_row
+
+if TYPE_CHECKING:
+    from ..runner import Runner
+
+
+class JSONLLogger(Callback):
+    """Writes ``run.history`` to a file of JSON lines, each whole as soon as it is known.
+
+    An epoch's line has ``event`` (``"after_epoch"``), ``epoch``, what callbacks wrote
+    to ``run.history`` at priorities above REPORTS, ``seconds`` and ``outcome``. The last
+    line of a fit has ``event`` (``"after_fit"``), ``outcome``, ``reason``, ``epochs``
+    (those that completed), ``steps`` and ``seconds``. Numbers that are not finite,
+    which JSON does not have, become ``null``.
+
+    The checkpointed state holds all lines. A run that resumes makes the file hold
+    these again and goes on, so that no epoch stands there twice.
+
+    Args:
+        path: The file; its folder is made if need be.
+        append: Keep the lines of an existing file. By default the first fit of
+            this object replaces it. Later fits of the object add to it either way.
+
+    Raises:
+        OSError: When a fit begins: the file cannot be written.
+    """
+
+    priority = REPORTS
+
+    def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
+        if not isinstance(append, bool):
+            raise TypeError(f"append must be True or False, got {append!r}")
+        # Absolute: a handler may change the working directory.
+        self.path = Path(os.path.abspath(os.fspath(path)))
+        self.append = append
+        self._lines: list[str] = []
+        self._is_new = True
+        self._is_open = False
+        self._epochs = 0
+        self._fit_start = self._start = 0.0
+
+    def begin_fit(self, run: Runner) -> None:
+        """See that the file can be written, and read what it holds where lines are added to it."""
+        self._epochs = 0
+        self._fit_start = time.perf_counter()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._is_new and not self.append
+        with self.path.open("wb" if fresh else "ab"):
+            pass
+        if self._is_new and self.append:
+            text = self.path.read_text(encoding="utf-8")
+            whole, _, torn = text.rpartition("\n")
+            self._lines = whole.splitlines()
+            if torn:  # a process was killed as it wrote a line
+                self._rewrite()
+        self._is_new = False
+        self._is_open = True
+
+    def begin_epoch(self, run: Runner) -> None:
+        """Start the epoch's clock."""
+        self._start = time.perf_counter()
+
+    def after_epoch(self, run: Runner) -> None:
+        """Write the epoch's line."""
+        self._epochs += run.outcome == "completed"
+        seconds = time.perf_counter() - self._start
+        self._write({"event": "after_epoch", **epoch_row(run, seconds)})
+
+    def after_fit(self, run: Runner) -> None:
+        """Write how the fit ended."""
+        if not self._is_open:  # the fit ended before this callback's turn to begin
+            return
+        self._is_open = False
+        reason = None
+        if run.exception is not None:
+            reason = f"{type(run.exception).__name__}: {run.exception}"
+        elif run.outcome == "cancelled" and run.token.absorbed is not None:
+            reason = run.token.absorbed.reason
+        self._write(
+            {
+                "event": "after_fit",
+                "outcome": run.outcome,
+                "reason": reason,
+                "epochs": self._epochs,
+                "steps": run.steps,
+                "seconds": time.perf_counter() - self._fit_start,
+            }
+        )
+
+    def _write(self, row: dict[str, Any]) -> None:
+        finite = {name: None if _is_strange(value) else value for name, value in row.items()}
+        line = json.dumps(finite, allow_nan=False)
+        self._lines.append(line)
+        with self.path.open("ab") as file:
+            file.write(f"{line}\n".encode())
+
+    def _rewrite(self) -> None:
+        text = "".join(f"{line}\n" for line in self._lines)
+        replace_file(self.path, lambda file: file.write(text.encode()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the lines that the file holds."""
+        return {"lines": list(self._lines), "epochs": self._epochs}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Make the file hold the lines of the checkpoint, and none beyond."""
+        self._lines = list(state["lines"])
+        self._epochs = state["epochs"]
+        self._is_new = False
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._rewrite()
+
+
+def _is_strange(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

@@ -1,0 +1,269 @@
+"""A range test: one short fit with a rising learning rate, which leaves no trace."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..batch import loader_length
+from ..callback import Callback, handler
+from ..param_groups import set_field
+from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS, POLICY
+from ..restore_point import RestorePoint
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ..runner import Runner
+
+
+class SuggestedRates(NamedTuple):
+    """Two rules of thumb for reading a range test.
+
+    Attributes:
+        steepest: The rate at which the smoothed loss falls fastest per factor of rate.
+        tenth_of_minimum: A tenth of the rate at which the smoothed loss is lowest.
+    """
+
+    steepest: float
+    tenth_of_minimum: float
+
+
+class LRFinder(Callback):
+    """Turns a fit into a learning-rate range test.
+
+    Before each training batch the rate of all parameter groups is set, from ``min_lr`` up to
+    ``max_lr`` by equal factors. The fit is cancelled when all steps are done or
+    the loss has blown up; there is no validation. Then the model (its buffers too), the
+    gradients, the optimizer and the random number generators are put back, bit for bit, so that
+    the fit that follows is the one that there would have been. While the
+    test runs, the device holds a second copy of model and optimizer state.
+
+    The losses stay on the device; it is waited for once in ``check_every`` batches,
+    to see whether the loss has blown up.
+
+    Use a runner of its own for it: other callbacks (checkpoints, logs) would take the
+    test for training.
+
+    Args:
+        min_lr: The first rate. Default 1e-7.
+        max_lr: The last one. Default 10.
+        steps: How many training batches to use, at least 2. Default 100.
+        stop_factor: The loss has blown up when its smoothed value is above this many times
+            the lowest so far, or not finite. Default 4.
+        smooth: Weight of the past in the smoothed loss, an exponential average with
+            correction for the beginning; 0 for none. Default 0.9.
+        check_every: How many batches to go between two looks at the losses. Default 10. The
+            result does not depend on it.
+
+    Attributes:
+        lrs: The rates that were tried, list of floats.
+        losses: The loss of each batch, taken before the step with its rate (as fastai does);
+            list of floats. Both end with the batch that had blown up.
+        suggestion: ``SuggestedRates(steepest, tenth_of_minimum)``, ``None`` when
+            fewer than three batches were good.
+
+    Raises:
+        TypeError, ValueError: An argument is of the wrong type or out of range. In
+            ``begin_fit``: the epochs hold fewer batches than ``steps``.
+
+    Source: Smith 2017, Cyclical Learning Rates (arXiv:1506.01186); stopping,
+    smoothing and suggestions follow fastai's ``lr_find``.
+    """
+
+    def __init__(
+        self,
+        min_lr: float = 1e-7,
+        max_lr: float = 10.0,
+        steps: int = 100,
+        stop_factor: float = 4.0,
+        smooth: float = 0.9,
+        check_every: int = 10,
+    ) -> None:
+        for name, number, least in (("steps", steps, 2), ("check_every", check_every, 1)):
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise TypeError(f"{name} must be a whole number, got {number!r}")
+            if number < least:
+                raise ValueError(f"{name} must be at least {least}, got {number}")
+        if not 0 < min_lr < max_lr < math.inf:
+            raise ValueError(f"min_lr must be positive and less than max_lr: {min_lr}, {max_lr}")
+        if not stop_factor > 1:
+            raise ValueError(f"stop_factor must be more than 1, got {stop_factor!r}")
+        if not 0 <= smooth < 1:
+            raise ValueError(f"smooth must be at least 0 and less than 1, got {smooth!r}")
+        self.min_lr, self.max_lr, self.steps = min_lr, max_lr, steps
+        self.stop_factor, self.smooth, self.check_every = stop_factor, smooth, check_every
+        self._restore_point: RestorePoint | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self.lrs: list[float] = []
+        self.losses: list[float] = []
+        self.smoothed: list[float] = []
+        self._unread: list[Tensor] = []
+        self._has_blown_up = False
+
+    @handler(priority=BEFORE_EVERYONE)
+    def begin_fit(self, run: Runner) -> None:
+        """Copy what the test is going to change."""
+        if not hasattr(run.opt, "param_groups") or not hasattr(run.opt, "state"):
+            raise TypeError(f"LRFinder needs a torch.optim optimizer, got {run.opt!r}")
+        self._reset()
+        length = loader_length(run.data.train_dl)
+        if length and run.epochs and length * run.epochs < self.steps:
+            raise ValueError(
+                f"LRFinder needs {self.steps} training batches, and {run.epochs} x {length} is "
+                f"fewer: call fit with {math.ceil(self.steps / length)} epochs, or lower steps"
+            )
+        self._restore_point = RestorePoint(run)
+
+    # Last: no other schedule is to have its way.
+    @handler(priority=AFTER_EVERYONE, during="train")
+    def begin_batch(self, run: Runner) -> None:
+        """Set the rate for this batch."""
+        if self._restore_point is None:
+            return
+        done = (len(self.losses) + len(self._unread)) / (self.steps - 1)
+        self.lrs.append(self.min_lr * (self.max_lr / self.min_lr) ** done)
+        for group in run.opt.param_groups:
+            set_field(group, "lr", self.lrs[-1])
+
+    @handler(priority=METRICS, during="train")
+    def after_loss(self, run: Runner) -> None:
+        """Keep the loss, and look at the losses now and then."""
+        if self._restore_point is None:
+            return
+        loss = run.loss.detach()
+        self._unread.append(loss.mean() if loss.ndim else loss.clone())
+        done = len(self.losses) + len(self._unread)
+        if len(self._unread) >= self.check_every:
+            self._read()
+        if self._has_blown_up:
+            run.token.cancel("fit", f"the loss has blown up at a rate of {self.lrs[-1]:.2g}")
+        elif done >= self.steps:
+            run.token.cancel("fit", "the range test is complete")
+
+    @handler(priority=POLICY, during="train")
+    def after_batch(self, run: Runner) -> None:
+        """Forget the rate of a batch that was cancelled before it had a loss."""
+        del self.lrs[len(self.losses) + len(self._unread) :]
+
+    @handler(priority=BEFORE_EVERYONE)
+    def begin_validate(self, run: Runner) -> None:
+        """Skip the validation."""
+        if self._restore_point is not None:
+            run.token.cancel("validate", "a range test does not validate")
+
+    @handler(priority=AFTER_EVERYONE)
+    def after_fit(self, run: Runner) -> None:
+        """Put everything back."""
+        point, self._restore_point = self._restore_point, None
+        if point is None:
+            return
+        try:
+            self._read()
+        finally:
+            point.restore(run)
+
+    def _read(self) -> None:
+        """Move the losses to the host and smooth them, up to the first that has blown up."""
+        unread, self._unread = self._unread, []
+        for loss in torch.stack(unread).tolist() if unread else []:
+            if self._has_blown_up:
+                break
+            past = self._average() * self.smooth
+            count = len(self.losses) + 1
+            self.losses.append(loss)
+            self.smoothed.append((past + (1 - self.smooth) * loss) / (1 - self.smooth**count))
+            lowest = min(self.smoothed)
+            limit = lowest + (self.stop_factor - 1) * abs(lowest)
+            self._has_blown_up = not self.smoothed[-1] <= limit
+        if self._has_blown_up:
+            del self.lrs[len(self.losses) :]
+
+    def _average(self) -> float:
+        """Return the exponential average before correction."""
+        count = len(self.smoothed)
+        return self.smoothed[-1] * (1 - self.smooth**count) if count else 0.0
+
+    @property
+    def suggestion(self) -> SuggestedRates | None:
+        """Rates to try, ``None`` where the test was too short to tell."""
+        end = len(self.smoothed) - self._has_blown_up
+        if end < 3:
+            return None
+        losses = self.smoothed[:end]
+        lowest = min(range(end), key=losses.__getitem__)
+        # The rates are evenly spaced on the logarithmic axis, so differences will do.
+        slopes = {i: losses[i + 1] - losses[i - 1] for i in range(1, end - 1) if i <= lowest}
+        steepest = min(slopes, key=slopes.__getitem__) if slopes else lowest
+        return SuggestedRates(self.lrs[steepest], self.lrs[lowest] / 10)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw loss over rate.
+
+        Args:
+            ax: Where to; by default new axes of a new pyplot figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+            ValueError: There has been no test.
+        """
+        if not self.losses:
+            raise ValueError("there is nothing to draw: run a fit with this callback first")
+        if ax is None:
+            ax = _matplotlib("pyplot").subplots(figsize=(6.4, 4), layout="constrained")[1]
+        _draw(self, ax)
+        return ax
+
+    def save_plot(self, path: str | os.PathLike[str]) -> None:
+        """Write the drawing to an image file, whose ending tells the format.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+            ValueError: There has been no test.
+        """
+        figure = _matplotlib("figure").Figure(figsize=(6.4, 4), layout="constrained")
+        self.plot(figure.subplots())
+        figure.savefig(path, dpi=150)
+
+
+def _matplotlib(module: str) -> Any:
+    try:
+        return importlib.import_module(f"matplotlib.{module}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise ModuleNotFoundError(
+            'drawing needs matplotlib: pip install "eventtrain[watch]"', name="matplotlib"
+        ) from error
+
+
+def _draw(finder: LRFinder, ax: Axes) -> None:
+    ax.plot(finder.lrs, finder.losses, color="#9ecae1", linewidth=1, label="loss of the batch")
+    ax.plot(finder.lrs, finder.smoothed, color="#08519c", linewidth=1.8, label="smoothed")
+    for name, rate, color in zip(
+        ("steepest", "minimum / 10"),
+        finder.suggestion or (),
+        ("#e6550d", "#31a354"),
+        strict=False,
+    ):
+        label = f"{name}: {rate:.1e}"
+        ax.axvline(rate, color=color, linestyle="--", linewidth=1.2, label=label)
+    finite = [loss for loss in finder.smoothed if math.isfinite(loss)]
+    if finite:  # the last losses of a test dwarf all others
+        margin = 0.1 * (max(finite) - min(finite)) or 1.0
+        ax.set_ylim(min(finite) - margin, max(finite) + margin)
+    ax.set_xscale("log")
+    ax.set(xlabel="learning rate", ylabel="loss", title="Learning-rate range test")
+    ax.grid(alpha=0.25, which="major", linewidth=0.5)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, loc="upper left")

@@ -1,0 +1,184 @@
+"""Optimizer settings as functions of how much of the fit is done."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..callback import Callback, handler, listify
+from ..param_groups import has_field, set_field
+from ..priorities import POLICY
+
+if TYPE_CHECKING:
+    from ..runner import Runner
+
+Schedule = Callable[[Any], Any]
+"""``schedule(position)``: the value when ``position`` of the way, from 0 to 1, is done."""
+
+
+class ParamScheduler(Callback):
+    """Sets a field of the optimizer's parameter groups before every training batch.
+
+    The position is ``run.n_epochs / run.epochs``: 0 at the first batch, and short of 1 by one
+    batch's share at the last. While the loader's length is unknown it advances by whole epochs.
+    It is worked out anew for every batch, so a resumed fit goes on where it was, and
+    every fit begins at 0 again. Validation and prediction change nothing.
+
+    After the fit the field keeps the value that was set last, as with torch's schedulers.
+
+    Several can be used at once, one for each field: the callback of the field
+    ``lr`` is called ``param_scheduler_lr``, and so on.
+
+    Args:
+        pname: The field: ``"lr"``, ``"weight_decay"``, or any other that the optimizer has.
+            ``"momentum"`` is the first of ``betas`` in Adam and its kin.
+        sched_funcs: A function of the position, used for all groups, or a sequence
+            of them, one a group.
+
+    Raises:
+        TypeError: ``pname`` is no text, or a schedule cannot be called.
+        ValueError: There is no schedule. In ``begin_fit``: the optimizer has no such field,
+            or another number of groups.
+
+    Source: the lesson on callbacks of fast.ai's course "Deep Learning from the Foundations".
+    """
+
+    priority = POLICY
+
+    def __init__(self, pname: str, sched_funcs: Schedule | Iterable[Schedule]) -> None:
+        if not isinstance(pname, str):
+            raise TypeError(f"pname must be the name of an optimizer's field, got {pname!r}")
+        if pname == "params":
+            raise ValueError("pname must name a setting; 'params' holds the parameters themselves")
+        self.pname = pname
+        self.sched_funcs: list[Schedule] = listify(sched_funcs)
+        self._is_shared = callable(sched_funcs)
+        if not self.sched_funcs:
+            raise ValueError("sched_funcs is empty: pass one function, or one for each group")
+        for schedule in self.sched_funcs:
+            if not callable(schedule):
+                raise TypeError(f"a schedule must be a function of the position, got {schedule!r}")
+        self.name = f"param_scheduler_{pname}"
+
+    def begin_fit(self, run: Runner) -> None:
+        """See that the optimizer has the field, and as many groups as there are schedules."""
+        groups = getattr(run.opt, "param_groups", None)
+        if groups is None:
+            raise TypeError(f"ParamScheduler needs an optimizer with param_groups, got {run.opt!r}")
+        for index, group in enumerate(groups):
+            if not has_field(group, self.pname):
+                fields = ", ".join(key for key in group if key != "params")
+                raise ValueError(
+                    f"ParamScheduler({self.pname!r}): group {index} of {type(run.opt).__name__} "
+                    f"has no such field (there are: {fields})"
+                )
+        self._schedules_for(groups)
+
+    @handler(during="train")
+    def begin_batch(self, run: Runner) -> None:
+        """Set the field for this batch."""
+        assert run.epochs
+        # A loader may give more batches than it said.
+        position = min(run.n_epochs / run.epochs, 1.0)
+        groups = run.opt.param_groups
+        for group, schedule in zip(groups, self._schedules_for(groups), strict=True):
+            set_field(group, self.pname, schedule(position))
+
+    def _schedules_for(self, groups: Sequence[dict[str, Any]]) -> list[Schedule]:
+        if self._is_shared:
+            return self.sched_funcs * len(groups)
+        if len(self.sched_funcs) != len(groups):
+            raise ValueError(
+                f"ParamScheduler({self.pname!r}) has {len(self.sched_funcs)} schedules for "
+                f"{len(groups)} groups: pass one function for all, or one for each"
+            )
+        return self.sched_funcs
+
+
+def sched_none(start: Any, end: Any = None) -> Schedule:
+    """Return a schedule that stays at ``start``; ``end`` is not used."""
+    return lambda position: start
+
+
+def sched_lin(start: float, end: float) -> Schedule:
+    """Return a schedule that goes from ``start`` to ``end`` in a straight line.
+
+    Like all schedules here it takes a float, or a tensor of any shape, and
+    returns the same.
+    """
+    return lambda position: start + position * (end - start)
+
+
+def sched_cos(start: float, end: float) -> Schedule:
+    """Return a schedule that goes from ``start`` to ``end`` along half a cosine, flat at both ends.
+
+    Source: Loshchilov and Hutter 2017, SGDR (arXiv:1608.03983).
+    """
+
+    def schedule(position: Any) -> Any:
+        cos = torch.cos if isinstance(position, Tensor) else math.cos
+        return start + (1 + cos(math.pi * (1 - position))) * (end - start) / 2
+
+    return schedule
+
+
+def sched_exp(start: float, end: float) -> Schedule:
+    """Return a schedule that goes from ``start`` to ``end`` by equal factors.
+
+    Raises:
+        ValueError: One of them is 0, or they differ in sign.
+    """
+    if not start * end > 0:
+        raise ValueError(
+            f"sched_exp needs start and end of one sign and other than 0, got {start} and {end}"
+        )
+    return lambda position: start * (end / start) ** position
+
+
+def combine_scheds(pcts: Iterable[float], scheds: Iterable[Schedule]) -> Schedule:
+    """Return a schedule made of several, one after the other.
+
+    Args:
+        pcts: The share of the way that each takes; positive, with a sum of 1.
+        scheds: As many schedules. Each is given its own position from 0 to 1.
+
+    Raises:
+        ValueError: The shares do not add up, or there are more or fewer of them than
+            schedules.
+    """
+    shares, schedules = [float(pct) for pct in pcts], listify(scheds)
+    if len(shares) != len(schedules):
+        raise ValueError(f"combine_scheds got {len(shares)} pcts for {len(schedules)} scheds")
+    if not all(share > 0 for share in shares) or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise ValueError(f"pcts must be positive and have a sum of 1, got {shares}")
+    starts = [0.0, *accumulate(shares[:-1])]
+    parts = list(zip(starts, shares, schedules, strict=True))
+
+    def schedule(position: Any) -> Any:
+        if not isinstance(position, Tensor):
+            start, share, chosen = parts[max(bisect_right(starts, position) - 1, 0)]
+            return chosen((position - start) / share)
+        value: Any = torch.zeros_like(position)
+        for index, (start, share, part) in enumerate(parts):
+            within = part((position - start) / share)
+            value = within + value if index == 0 else torch.where(position >= start, within, value)
+        return value
+
+    return schedule
+
+
+def cos_1cycle_anneal(start: float, high: float, end: float) -> list[Schedule]:
+    """Return the two schedules of a cycle: cosines from ``start`` to ``high`` and on to ``end``.
+
+    They are made for ``combine_scheds``:
+    ``combine_scheds([0.3, 0.7], cos_1cycle_anneal(0.1, 0.5, 0.01))``.
+
+    Source: Smith and Topin 2018, Super-Convergence (arXiv:1708.07120).
+    """
+    return [sched_cos(start, high), sched_cos(high, end)]

@@ -1,0 +1,249 @@
+"""Losses and schedules of every training batch, and pictures of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..callback import Callback, handler, listify
+from ..priorities import METRICS, REPORTS
+from ..readings import hyperparameters, import_extra, kept, plain, read, whole_number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ..runner import Runner
+
+_USUAL = ("lr", "momentum", "betas", "weight_decay")
+
+
+class Recorder(Callback):
+    """Keeps the loss and the optimizer's settings of every training batch.
+
+    Losses stay on their device, cut from the graph, until the epoch ends or
+    somebody asks; then they are read in one transfer. The settings are those
+    in force when the loss was computed. A fit starts over.
+
+    Source: the recorder of fastai, with the same two plots.
+
+    Args:
+        fields: Fields of the optimizer's parameter groups to keep. ``None``
+            (default) keeps ``lr``, ``momentum``, ``betas`` and ``weight_decay``,
+            those of them that the optimizer has.
+
+    Attributes:
+        rows: One row an epoch as in ``run.history``, with its ``outcome``, and
+            ``batches``: how many training losses there were by its end.
+
+    Raises:
+        ValueError: When a fit begins: the optimizer lacks one of ``fields``.
+    """
+
+    priority = REPORTS
+
+    def __init__(self, fields: str | Iterable[str] | None = None) -> None:
+        self._asked = None if fields is None else listify(fields)
+        for name in self._asked or ():
+            if not isinstance(name, str):
+                raise TypeError(f"fields must be names of optimizer fields, got {name!r}")
+        self._start(())
+
+    def _start(self, names: Iterable[str]) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._columns: dict[str, list[Any]] = {"loss": [], **{name: [] for name in names}}
+        # Not read yet, on the device.
+        self._new: dict[str, list[Any]] = {name: [] for name in self._columns}
+
+    def begin_fit(self, run: Runner) -> None:
+        """Start over with the fields that the optimizer has."""
+        has = {name for group in getattr(run.opt, "param_groups", ()) for name in group}
+        lacks = [name for name in self._asked or () if name not in has]
+        if lacks:
+            raise ValueError(
+                f"{type(run.opt).__name__} has no field {lacks[0]!r} for Recorder to keep; "
+                f"it has {', '.join(sorted(has - {'params'})) or 'none'}"
+            )
+        wanted = _USUAL if self._asked is None else self._asked
+        self._start(name for name in wanted if name in has)
+
+    @handler(during="train", priority=METRICS)
+    def after_loss(self, run: Runner) -> None:
+        """Keep the batch's loss and settings; nothing is read from the device."""
+        for name, values in self._new.items():
+            values.append(kept(run.loss) if name == "loss" else hyperparameters(run.opt, name))
+
+    def after_epoch(self, run: Runner) -> None:
+        """Read the epoch's losses, and keep its row."""
+        row = {name: plain(value) for name, value in run.history[-1].items()}
+        self.rows.append({**row, "outcome": run.outcome, "batches": len(self.losses)})
+
+    def _read(self) -> dict[str, list[Any]]:
+        if self._new["loss"]:
+            for name, values in read(self._new).items():
+                self._columns[name] += values
+                self._new[name] = []
+        return self._columns
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of every training batch; reads from the device what is not read yet."""
+        return self._read()["loss"]
+
+    @property
+    def lrs(self) -> list[float]:
+        """The learning rate of the first parameter group, for every training batch."""
+        return self.values("lr")
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names that ``values`` takes."""
+        return tuple(name for name in self._columns if name != "loss")
+
+    def values(self, name: str, group: int | None = 0) -> list[Any]:
+        """Return a field of the optimizer for every training batch.
+
+        Args:
+            name: For example ``"momentum"``; ``"betas"`` gives tuples.
+            group: Index of the parameter group; ``None`` gives lists of all groups.
+
+        Returns:
+            One value a batch; ``None`` where the group did not exist or lacked the field.
+
+        Raises:
+            KeyError: The field was not kept.
+        """
+        if name not in self.fields:
+            raise KeyError(f"no field {name!r} was recorded; there are {', '.join(self.fields)}")
+        column = self._read()[name]
+        if group is None:
+            return list(column)
+        return [each[group] if group < len(each) else None for each in column]
+
+    def plot_loss(self, ax: Axes | None = None, skip_last: int = 0, *, smooth: float = 0.0) -> Axes:
+        """Draw the training loss, and the validation loss where the rows have it.
+
+        Args:
+            ax: Axes to draw on; a new pyplot figure by default.
+            skip_last: Batches at the end to leave out.
+            smooth: In [0, 1): weight of the past in an exponential average, drawn
+                over the batches' own losses. 0 (default) draws these alone.
+        """
+        whole_number("skip_last", skip_last, 0)
+        if not 0 <= smooth < 1:
+            raise ValueError(f"smooth must be at least 0 and below 1, got {smooth!r}")
+        ax = _new_axes() if ax is None else ax
+        losses = self.losses[: len(self.losses) - skip_last]
+        steps = range(1, len(losses) + 1)
+        faint: dict[str, Any] = {"color": "#9ecae1", "linewidth": 0.8} if smooth else {}
+        ax.plot(steps, losses, label="training, each batch", **{"color": "#08519c", **faint})
+        if smooth:
+            ax.plot(steps, _smoothed(losses, smooth), color="#08519c", label="training, smoothed")
+        # An epoch that was cut short may have seen a part of the validation set only.
+        ends = [row for row in self.rows if row["outcome"] == "completed" and "valid_loss" in row]
+        ends = [row for row in ends if row["batches"] <= len(losses)]
+        if ends:
+            x, y = [row["batches"] for row in ends], [row["valid_loss"] for row in ends]
+            ax.plot(x, y, color="#e6550d", marker="o", markersize=3.5, label="validation")
+        ax.set(xlabel="training batches", ylabel="loss")
+        ax.legend(frameon=False)
+        return _tidy(ax)
+
+    def plot_lr(self, ax: Axes | None = None) -> Axes:
+        """Draw the learning rate of every parameter group; like ``plot_loss`` otherwise."""
+        return self._plot_field("lr", _new_axes() if ax is None else ax)
+
+    def plot_sched(self, *names: str, axes: Sequence[Axes] | None = None) -> list[Axes]:
+        """Draw several fields of the optimizer side by side.
+
+        Args:
+            *names: Fields; all that were kept by default.
+            axes: Axes to draw on, one a field; a new pyplot figure by default.
+        """
+        names = names or self.fields
+        if axes is None:
+            pyplot = import_extra("matplotlib.pyplot", user="Recorder.plot_sched")
+            size = (4.5 * max(len(names), 1), 3.5)
+            figure = pyplot.figure(figsize=size, layout="constrained")
+            axes = list(figure.subplots(1, len(names), squeeze=False)[0]) if names else []
+        pairs = zip(names, axes, strict=True)
+        return [self._plot_field(name, ax) for name, ax in pairs]
+
+    def save_plots(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write ``loss.png`` and ``schedules.png`` into a folder, which is made if need be.
+
+        Returns:
+            Their paths; without an optimizer field there is no ``schedules.png``.
+        """
+        figures = import_extra("matplotlib.figure", user="Recorder.save_plots")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        losses = figures.Figure(figsize=(8, 5), dpi=120, layout="constrained")
+        self.plot_loss(losses.add_subplot(), smooth=0.9)
+        losses.savefig(folder / "loss.png")
+        if not self.fields:
+            return [folder / "loss.png"]
+        size = (4.5 * len(self.fields), 3.5)
+        schedules = figures.Figure(figsize=size, dpi=120, layout="constrained")
+        self.plot_sched(axes=list(schedules.subplots(1, len(self.fields), squeeze=False)[0]))
+        schedules.savefig(folder / "schedules.png")
+        return [folder / "loss.png", folder / "schedules.png"]
+
+    def _plot_field(self, name: str, ax: Axes) -> Axes:
+        columns = self.values(name, group=None)
+        steps = range(1, len(columns) + 1)
+        lines = _lines(columns)
+        for label, values in lines.items():
+            ax.plot(steps, values, label=label)
+        ax.set(xlabel="training batches", ylabel=name)
+        if len(lines) > 1:
+            ax.legend(frameon=False)
+        return _tidy(ax)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that was recorded, read from the device."""
+        return {"columns": dict(self._read()), "rows": list(self.rows)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after what another recorder has recorded."""
+        columns = state["columns"]
+        self._start(name for name in columns if name != "loss")
+        self._columns = {name: list(values) for name, values in columns.items()}
+        self.rows = [dict(row) for row in state["rows"]]
+
+
+def _lines(columns: list[list[Any]]) -> dict[str, list[float]]:
+    """Return a line for every group, and for every part of a tuple; NaN leaves a gap."""
+    lines: dict[str, list[float]] = {}
+    for at, groups in enumerate(columns):
+        for group, value in enumerate(groups):
+            parts = value if isinstance(value, (tuple, list)) else (value,)
+            for part, number in enumerate(parts):
+                label = f"group {group}" + (f"[{part}]" if len(parts) > 1 else "")
+                line = lines.setdefault(label, [float("nan")] * len(columns))
+                line[at] = float("nan") if number is None else float(number)
+    return lines
+
+
+def _smoothed(values: list[float], weight: float) -> list[float]:
+    """Average exponentially, corrected for the start as in Adam; what is not finite is skipped."""
+    average, total, result = 0.0, 0.0, []
+    for value in values:
+        if abs(value) < float("inf"):
+            average = weight * average + (1 - weight) * value
+            total = weight * total + 1 - weight
+        result.append(average / total if total else float("nan"))
+    return result
+
+
+def _new_axes() -> Axes:
+    pyplot = import_extra("matplotlib.pyplot", user="Recorder's plots")
+    axes: Axes = pyplot.figure(figsize=(8, 5), layout="constrained").add_subplot()
+    return axes
+
+
+def _tidy(ax: Axes) -> Axes:
+    ax.grid(alpha=0.25, linewidth=0.5)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax

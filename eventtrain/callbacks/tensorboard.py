@@ -1,0 +1,155 @@
+"""Losses, learning rates and metrics for TensorBoard."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..callback import Callback, handler
+from ..priorities import METRICS, REPORTS
+from ..readings import hyperparameters, import_extra, kept, plain, read, whole_number
+
+if TYPE_CHECKING:
+    from ..runner import Runner
+
+
+class TensorBoard(Callback):
+    """Writes a fit to a folder that TensorBoard shows.
+
+    Every N-th training batch gives ``batch/loss`` and ``batch/lr`` (``batch/lr/0``,
+    ``batch/lr/1``, ... where there are several parameter groups). They stay on their
+    device until the epoch ends, and are then read in one transfer and written with
+    the step numbers they belong to. Every epoch gives the numbers in its row of
+    ``run.history``, with the prefix ``epoch/``.
+
+    Steps count training batches from 0 over all fits of this object; an epoch stands
+    at its last batch. A run that resumes marks what lies beyond the checkpoint as
+    void, so that TensorBoard does not draw it twice.
+
+    Args:
+        logdir: The folder; made if need be.
+        every: Training batches from one loss to the next, 50 by default.
+        live: Write each loss at once. The host then waits for the device every
+            ``every`` batches. Default ``False``.
+        hparams: Hyperparameters by name, written with the last epoch's metrics when
+            the fit ends. None by default.
+        text: Texts by name, written when the fit begins. None by default.
+        flush_secs: Seconds after which what was written is on disk, 120 by default.
+            All of it is when an epoch ends.
+
+    Attributes:
+        writer: The ``torch.utils.tensorboard.SummaryWriter`` during a fit, else
+            ``None``; handlers of yours may write with it.
+        step: The step of the next training batch.
+
+    Raises:
+        ModuleNotFoundError: tensorboard is missing.
+        OSError: When a fit begins: the folder cannot be written to.
+    """
+
+    priority = REPORTS
+
+    def __init__(
+        self,
+        logdir: str | os.PathLike[str],
+        every: int = 50,
+        live: bool = False,
+        hparams: Mapping[str, Any] | None = None,
+        text: Mapping[str, str] | None = None,
+        flush_secs: int = 120,
+    ) -> None:
+        self.logdir = os.path.abspath(os.fspath(logdir))
+        self.every = whole_number("every", every, 1)
+        self.live = bool(live)
+        self.hparams = dict(hparams or {})
+        self.text = dict(text or {})
+        self._flush_secs = whole_number("flush_secs", flush_secs, 1)
+        self._writer_class = import_extra(
+            "torch.utils.tensorboard", user="TensorBoard"
+        ).SummaryWriter
+        self.writer: Any = None
+        self.step = 0
+        # (step, loss, learning rates) of batches, on the device until they are written.
+        self._new: list[tuple[int, Any, list[Any]]] = []
+
+    def begin_fit(self, run: Runner) -> None:
+        """Open the writer."""
+        self._new = []
+        self._open(None)
+        for name, text in self.text.items():
+            self.writer.add_text(name, text, self.step)
+
+    def _open(self, purge_step: int | None) -> None:
+        self._close()
+        self.writer = self._writer_class(
+            self.logdir, purge_step=purge_step, flush_secs=self._flush_secs
+        )
+
+    @handler(during="train", priority=METRICS)
+    def after_loss(self, run: Runner) -> None:
+        """Keep the loss of every N-th batch, or write it where it is to be live."""
+        if self.step % self.every == 0:
+            self._new.append((self.step, kept(run.loss), hyperparameters(run.opt, "lr")))
+            if self.live:
+                self._write_batches()
+
+    @handler(during="train")
+    def after_batch(self, run: Runner) -> None:
+        """Count the batch."""
+        self.step += 1
+
+    def after_epoch(self, run: Runner) -> None:
+        """Write the epoch's batches and its row, and flush."""
+        if self.writer is None:
+            return
+        self._write_batches()
+        for name, value in _numbers(run.history[-1]).items():
+            self.writer.add_scalar(f"epoch/{name}", value, max(self.step - 1, 0))
+        self.writer.flush()
+
+    def _write_batches(self) -> None:
+        if self.writer is None:
+            return
+        for step, loss, rates in read(self._new):
+            self.writer.add_scalar("batch/loss", loss, step)
+            for group, rate in enumerate(rates):
+                tag = "batch/lr" if len(rates) == 1 else f"batch/lr/{group}"
+                if rate is not None:
+                    self.writer.add_scalar(tag, rate, step)
+        self._new = []
+
+    def after_fit(self, run: Runner) -> None:
+        """Write the hyperparameters, and close the writer whatever has happened."""
+        try:
+            if self.writer is not None and self.hparams:
+                row = _numbers(run.history[-1]) if run.history else {}
+                metrics = {f"hparam/{name}": value for name, value in row.items()}
+                values = {name: plain(value) for name, value in self.hparams.items()}
+                # In this folder, not in one of its own that shows up as another run.
+                self.writer.add_hparams(values, metrics, run_name=".")
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        writer, self.writer = self.writer, None
+        if writer is not None:
+            writer.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the step, and what waits to be written."""
+        new = [[step, loss, list(rates)] for step, loss, rates in read(self._new)]
+        return {"step": self.step, "new": new}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint; what the folder holds beyond it counts no more."""
+        self.step = state["step"]
+        self._new = [(step, loss, list(rates)) for step, loss, rates in state["new"]]
+        if self.writer is not None:
+            # What waited then may have been written by the run that went on.
+            self._open(min([self.step, *(step for step, _, _ in self._new)]))
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    plain_row = {name: plain(value) for name, value in row.items() if name != "epoch"}
+    return {name: float(v) for name, v in plain_row.items() if isinstance(v, (int, float))}

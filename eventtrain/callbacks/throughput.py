@@ -1,0 +1,110 @@
+"""Samples and batches a second, and the share of the time spent waiting for data."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..batch import batch_size
+from ..callback import Callback, handler
+from ..errors import DataError
+from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS
+from ..readings import whole_number
+
+if TYPE_CHECKING:
+    from ..runner import Runner
+
+
+class Throughput(Callback):
+    """Writes to ``run.history`` how fast an epoch went, training and validation apart.
+
+    The keys are ``train_samples_per_second``, ``train_batches_per_second`` and
+    ``train_data_share``, and the same with ``valid_``. The data's share is the part of
+    the time that the loop waited for its next batch, in [0, 1]. Time stands for all
+    that the loop and its handlers did between the first batch's loading and the last
+    batch's end. On a CUDA device the host waits for it twice a phase, so that only
+    finished work counts, and at no batch in between.
+
+    A phase of which no batch is left after ``skip`` writes nothing, and a batch without
+    a tensor to count rows by leaves the samples out.
+
+    Args:
+        skip: Batches at the beginning of every phase that do not count (start of
+            workers, compilation). Default 0.
+    """
+
+    priority = METRICS
+
+    def __init__(self, skip: int = 0) -> None:
+        self.skip = whole_number("skip", skip, 0)
+        self._is_on = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._seen = 0
+        self._start = self._wait_start = self._waited = 0.0
+        self._batches = 0
+        self._samples: int | None = 0
+        self._end = 0.0
+
+    @handler(["begin_train", "begin_validate"], priority=AFTER_EVERYONE)
+    def phase_starts(self, run: Runner) -> None:
+        """Start the clock."""
+        self._reset()
+        self._is_on = True
+        _wait_for_device()
+        self._start = self._wait_start = time.perf_counter()
+
+    @handler("begin_batch", priority=BEFORE_EVERYONE)
+    def data_ends(self, run: Runner) -> None:
+        """Add up the wait for this batch, and its rows before anybody changes them."""
+        if not self._is_on:
+            return
+        self._waited += time.perf_counter() - self._wait_start
+        self._batches += 1
+        if self._samples is not None:
+            try:
+                self._samples += batch_size(run.batch)
+            except DataError:
+                self._samples = None
+
+    @handler("after_batch", priority=AFTER_EVERYONE)
+    def data_starts(self, run: Runner) -> None:
+        """Wait for the next batch; after the last one to skip, start over."""
+        if not self._is_on:
+            return
+        self._seen += 1
+        if self._seen == self.skip:
+            seen = self._seen
+            self._reset()
+            self._seen = seen
+            _wait_for_device()
+            self._start = time.perf_counter()
+        self._end = self._wait_start = time.perf_counter()
+
+    @handler(["after_train", "after_validate"], priority=METRICS)
+    def phase_ends(self, run: Runner) -> None:
+        """Write the phase's rates to the epoch's row."""
+        if not self._is_on:
+            return
+        self._is_on = False
+        if self._seen <= self.skip:
+            return
+        before = time.perf_counter()
+        _wait_for_device()
+        # Whatever the device still had to do belongs to the batches.
+        seconds = max(self._end - self._start + time.perf_counter() - before, 1e-9)
+        prefix = "train" if run.phase == "train" else "valid"
+        row = run.history[-1]
+        if self._samples is not None:
+            row[f"{prefix}_samples_per_second"] = self._samples / seconds
+        row[f"{prefix}_batches_per_second"] = self._batches / seconds
+        row[f"{prefix}_data_share"] = min(self._waited / seconds, 1.0)
+
+
+def _wait_for_device() -> None:
+    cuda: Any = torch.cuda
+    if cuda.is_available() and cuda.is_initialized():
+        cuda.synchronize()

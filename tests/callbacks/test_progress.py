@@ -1,0 +1,247 @@
+"""Progress bars, as a terminal shows them in the end."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from typing import Any
+
+import pytest
+import torch
+
+from eventtrain import AvgStatsCallback, Learner, Runner
+from eventtrain.callbacks import Progress
+
+pytest.importorskip("tqdm", reason="needs tqdm (extra 'watch')")
+
+Make = Callable[..., Learner]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+    def screen(self) -> list[str]:
+        """What stands on the screen: carriage returns, new lines and the cursor's way up obeyed."""
+        rows, row, column, text = [""], 0, 0, self.getvalue()
+        while text:
+            if text.startswith("\x1b[A"):
+                row, text = row - 1, text[3:]
+                continue
+            char, text = text[0], text[1:]
+            if char == "\r":
+                column = 0
+            elif char == "\n":
+                row, column = row + 1, 0
+                rows += [""] * (row + 1 - len(rows))
+            else:
+                line = rows[row].ljust(column)
+                rows[row] = line[:column] + char + line[column + 1 :]
+                column += 1
+        return [line.rstrip() for line in rows]
+
+
+def shown(*callbacks: Any, learner: Learner, epochs: int = 2) -> Terminal:
+    """Fit with one terminal for standard output and standard error."""
+    terminal = Terminal()
+    with redirect_stdout(terminal), redirect_stderr(terminal):
+        Runner(callbacks).fit(epochs, learner)
+    return terminal
+
+
+def test_the_printed_lines_stand_whole_above_the_bar(learner: Learner) -> None:
+    terminal = shown(AvgStatsCallback(), Progress(every=0), learner=learner, epochs=3)
+    titles, *lines = [line for line in terminal.screen() if line]
+    *metrics, bar = lines
+    assert titles.split() == ["epoch", "train_loss", "valid_loss", "seconds"]
+    assert [line.split()[0] for line in metrics] == ["0", "1", "2"]
+    assert {len(line) for line in metrics} == {len(titles)}
+    assert bar.startswith("epochs: 100%") and "3/3" in bar
+
+
+def test_without_leave_only_the_lines_are_left(learner: Learner) -> None:
+    terminal = shown(AvgStatsCallback(), Progress(every=0, leave=False), learner=learner)
+    lines = [line for line in terminal.screen() if line]
+    assert [line.split()[0] for line in lines] == ["epoch", "0", "1"]
+
+
+def test_a_line_written_in_a_batch_is_not_torn(learner: Learner) -> None:
+    terminal, progress = Terminal(), Progress(every=0)
+    run = Runner(progress)
+    run.on("after_loss", lambda run: progress.write(f"batch {run.batch_index}"), during="train")
+    with redirect_stdout(terminal), redirect_stderr(terminal):
+        run.fit(1, learner)
+    lines = [line for line in terminal.screen() if line]
+    assert lines[:3] == ["batch 0", "batch 1", "batch 2"]
+    assert lines[3].startswith("epochs: 100%")
+
+
+def test_a_line_printed_at_the_end_of_a_phase_is_not_run_into(learner: Learner) -> None:
+    terminal, progress = Terminal(), Progress(every=0)
+    run = Runner(progress)
+    shows: list[bool] = []
+    run.on("after_train", lambda run: shows.append(progress._batches is None), priority=100)
+    with redirect_stderr(terminal):
+        run.fit(1, learner)
+    assert shows == [True]
+
+
+def test_every_batch_of_every_phase_is_counted(learner: Learner) -> None:
+    text = shown(Progress(every=0), learner=learner, epochs=1).getvalue()
+    for count in ("0/3", "1/3", "2/3", "3/3"):
+        assert f"| {count} " in text.split("epoch 0 validate")[0]
+    assert "| 2/2 " in text.split("epoch 0 validate")[-1]
+
+
+def test_between_drawings_nothing_is_drawn(learner: Learner) -> None:
+    text = shown(Progress(every=3600), learner=learner, epochs=1).getvalue()
+    assert "| 0/3 " in text
+    assert "| 1/3 " not in text
+
+
+def test_the_bar_over_epochs_shows_metrics_losses_first(learner: Learner) -> None:
+    progress = Progress(every=0)
+    run = Runner([AvgStatsCallback(report=None), progress])
+    row = {"a": 1.0, "b": 2.0, "c": 3.0, "valid_loss": 4.0, "text": "no"}
+    run.on("after_epoch", lambda run: run.history[-1].update(row))
+    terminal = Terminal()
+    with redirect_stderr(terminal):
+        run.fit(1, learner)
+    bar = terminal.screen()[0]
+    assert "valid_loss=4, a=1, b=2]" in bar
+    assert "train_loss=" in bar and "c=3" not in bar
+
+
+def test_metrics_may_be_chosen(learner: Learner) -> None:
+    stats = AvgStatsCallback(report=None)
+    bar = shown(stats, Progress(every=0, metrics="valid_loss"), learner=learner).screen()[0]
+    assert "valid_loss=" in bar and "train_loss=" not in bar
+
+
+def test_where_there_is_no_terminal_not_a_byte_is_written(learner: Learner) -> None:
+    file = io.StringIO()
+    run = Runner(Progress(every=0, file=file))
+    run.fit(1, learner)
+    run.validate(learner)
+    assert file.getvalue() == ""
+
+
+def test_it_may_be_asked_to_write_anywhere(learner: Learner) -> None:
+    file = io.StringIO()
+    Runner(Progress(every=0, file=file, disable=False)).fit(1, learner)
+    assert "epochs: 100%" in file.getvalue()
+
+
+def test_nothing_is_read_unless_the_loss_is_shown(learner: Learner, no_sync: Any) -> None:
+    run = Runner(Progress(every=0, file=io.StringIO(), disable=False))
+    with no_sync:
+        run.fit(1, learner)
+        run.validate(learner)
+    with no_sync, pytest.raises(AssertionError, match="makes the host wait"):
+        Runner(Progress(loss=True, every=0, file=Terminal())).fit(1, learner)
+
+
+def test_the_loss_that_is_shown_is_the_batchs(learner: Learner) -> None:
+    terminal, losses = Terminal(), []
+    run = Runner(Progress(loss=True, every=0, file=terminal))
+    run.on("after_batch", lambda run: losses.append(run.loss.item()))
+    run.fit(1, learner)
+    for loss in losses:
+        assert f"loss={loss:.4g}]" in terminal.getvalue()
+
+
+def test_validation_and_prediction_alone_have_a_bar_that_goes_away(learner: Learner) -> None:
+    terminal = Terminal()
+    run = Runner(Progress(every=0, file=terminal))
+    run.validate(learner)
+    run.predict(learner, learner.data.valid_dl)
+    assert "validate: 100%" in terminal.getvalue()
+    assert "predict: 100%" in terminal.getvalue()
+    assert not any(terminal.screen())
+
+
+def test_a_loader_without_length_counts_alone(learner: Learner) -> None:
+    class Endless:
+        def __init__(self, batches: Any) -> None:
+            self.batches = batches
+
+        def __iter__(self) -> Any:
+            return iter(self.batches)
+
+    learner.data.train_dl = Endless(learner.data.train_dl)
+    text = shown(Progress(every=0), learner=learner, epochs=1).getvalue()
+    assert "epoch 0 train: 3batch" in text
+
+
+@pytest.mark.parametrize("scope", ["batch", "train", "epoch", "fit"])
+def test_bars_are_closed_after_a_cancellation(scope: str, learner: Learner) -> None:
+    terminal, progress = Terminal(), Progress(every=0)
+    run = Runner(progress)
+    run.on("after_pred", lambda run: run.token.cancel(scope), during="train")
+    with redirect_stderr(terminal):
+        run.fit(1, learner)
+    assert progress._batches is progress._epochs is None
+    (bar,) = [line for line in terminal.screen() if line]
+    assert ("1/1" in bar) == (scope in ("batch", "train"))
+
+
+def test_bars_are_closed_after_a_failure_and_a_second_fit_starts_clean(learner: Learner) -> None:
+    terminal, progress = Terminal(), Progress(every=0)
+    run = Runner(progress)
+
+    @run.on("after_pred", once=True)
+    def fail(run: Runner) -> None:
+        raise RuntimeError("gone")
+
+    with redirect_stderr(terminal):
+        with pytest.raises(RuntimeError, match="gone"):
+            run.fit(1, learner)
+        assert progress._batches is progress._epochs is None
+        run.fit(1, learner)
+    assert ["1/1" in line for line in terminal.screen() if line] == [False, True]
+
+
+def test_weights_are_those_of_a_run_without_it(make_learner: Make) -> None:
+    seen, unseen = make_learner(), make_learner()
+    shown(Progress(loss=True, every=0), learner=seen)
+    Runner().fit(2, unseen)
+    assert torch.equal(seen.model.weight, unseen.model.weight)
+
+
+def test_a_fit_of_no_epochs_is_no_trouble(learner: Learner) -> None:
+    shown(Progress(every=0), learner=learner, epochs=0)
+
+
+def test_a_fit_that_begins_in_the_middle_says_where_it_stands(learner: Learner) -> None:
+    progress, terminal = Progress(every=0), Terminal()
+    run = Runner(progress)
+
+    @run.on("begin_epoch", priority=1000)
+    def where_it_resumes(run: Runner) -> None:
+        run.epoch += 5
+
+    @run.on("begin_train")
+    def shows(run: Runner) -> None:
+        bar = progress._epochs
+        seen.append((bar.n, bar.initial, bar.total))
+
+    seen: list[tuple[int, int, int]] = []
+    with redirect_stderr(terminal):
+        run.fit(2, learner)
+    assert seen == [(5, 5, 2), (6, 5, 2)]
+
+
+@pytest.mark.parametrize(("every", "error"), [(-1, ValueError), ("1", TypeError)])
+def test_a_bad_interval_is_refused(every: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="every"):
+        Progress(every=every)
+
+
+def test_without_tqdm_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tqdm"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(ModuleNotFoundError, match=r'needs tqdm: pip .*"eventtrain\[watch\]"'):
+        Progress()

@@ -1,0 +1,212 @@
+"""Event files, read back with tensorboard's own reader."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eventtrain import AvgStatsCallback, Learner, Runner
+from eventtrain.callbacks import TensorBoard
+
+Make = Callable[..., Learner]
+
+
+def test_without_tensorboard_the_message_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorboard"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ModuleNotFoundError, match=r'tensorboard: pip .*"eventtrain\[watch\]"'):
+        TensorBoard(tmp_path)
+
+
+reading = pytest.importorskip(
+    "tensorboard.backend.event_processing.event_accumulator",
+    reason="needs tensorboard (extra 'watch')",
+)
+
+
+def read(folder: Path) -> Any:
+    events = reading.EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
+    return events.Reload()
+
+
+def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in read(folder).Scalars(tag)]
+
+
+def losses_of(run: Runner) -> list[float]:
+    """Collect what the run's training losses will be."""
+    losses: list[float] = []
+    run.on("after_loss", lambda run: losses.append(run.loss.item()), during="train")
+    return losses
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_losses_and_rates_stand_at_their_own_steps(
+    live: bool, learner: Learner, tmp_path: Path
+) -> None:
+    run = Runner(TensorBoard(tmp_path, every=2, live=live))
+    losses = losses_of(run)
+    run.fit(2, learner)
+    written = scalars(tmp_path, "batch/loss")
+    assert [step for step, _ in written] == [0, 2, 4]
+    assert [value for _, value in written] == pytest.approx(losses[::2])
+    assert [value for _, value in scalars(tmp_path, "batch/lr")] == pytest.approx([0.1] * 3)
+
+
+def test_an_epochs_metrics_stand_at_its_last_batch(learner: Learner, tmp_path: Path) -> None:
+    run = Runner([AvgStatsCallback(report=None), TensorBoard(tmp_path)])
+    history = run.fit(2, learner).history
+    written = scalars(tmp_path, "epoch/valid_loss")
+    assert [step for step, _ in written] == [2, 5]
+    assert [value for _, value in written] == pytest.approx([r["valid_loss"] for r in history])
+
+
+def test_every_group_has_its_rate(learner: Learner, tmp_path: Path) -> None:
+    weight, bias = learner.model.parameters()
+    groups: list[dict[str, Any]] = [{"params": [weight], "lr": 0.1}, {"params": [bias], "lr": 0.2}]
+    learner.opt = torch.optim.SGD(groups)
+    Runner(TensorBoard(tmp_path)).fit(1, learner)
+    assert scalars(tmp_path, "batch/lr/1") == [(0, pytest.approx(0.2))]
+
+
+def test_nothing_is_read_in_a_batch_unless_it_is_live(
+    make_learner: Make, tmp_path: Path, no_sync: Any
+) -> None:
+    def fit(board: TensorBoard) -> None:
+        run = Runner(board)
+        run.on("begin_train", lambda run: no_sync.__enter__())
+        run.on("after_train", lambda run: no_sync.__exit__())
+        run.fit(1, make_learner())
+
+    fit(TensorBoard(tmp_path / "a", every=1))
+    with pytest.raises(AssertionError, match="makes the host wait"):
+        fit(TensorBoard(tmp_path / "b", every=1, live=True))
+
+
+def test_a_second_fit_goes_on_counting(learner: Learner, tmp_path: Path) -> None:
+    run = Runner(TensorBoard(tmp_path, every=1))
+    run.fit(1, learner)
+    run.fit(1, learner)
+    assert sorted(step for step, _ in scalars(tmp_path, "batch/loss")) == [0, 1, 2, 3, 4, 5]
+
+
+def test_hyperparameters_and_texts_are_written_into_the_folder(
+    learner: Learner, tmp_path: Path
+) -> None:
+    board = TensorBoard(tmp_path, hparams={"lr": 0.1, "kind": "sgd"}, text={"note": "hello"})
+    run = Runner([AvgStatsCallback(report=None), board])
+    history = run.fit(1, learner).history
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+    events = read(tmp_path)
+    assert events.Tensors("note/text_summary")[0].tensor_proto.string_val == [b"hello"]
+    assert "_hparams_/session_start_info" in events.summary_metadata
+    expected = pytest.approx(history[-1]["valid_loss"])
+    assert scalars(tmp_path, "hparam/valid_loss")[0][1] == expected
+
+
+@pytest.mark.parametrize("how", ["cancel", "fail"])
+def test_the_writer_is_closed_whatever_happens(how: str, learner: Learner, tmp_path: Path) -> None:
+    board = TensorBoard(tmp_path, every=1)
+    run = Runner(board)
+    losses = losses_of(run)
+
+    @run.on("after_step", when=lambda run: run.batch_index == 1)
+    def end(run: Runner) -> None:
+        if how == "fail":
+            raise RuntimeError("gone")
+        run.token.cancel("fit")
+
+    if how == "fail":
+        with pytest.raises(RuntimeError, match="gone"):
+            run.fit(1, learner)
+    else:
+        run.fit(1, learner)
+    assert board.writer is None
+    assert [v for _, v in scalars(tmp_path, "batch/loss")] == pytest.approx(losses)
+
+
+def test_handlers_may_write_with_it(learner: Learner, tmp_path: Path) -> None:
+    board = TensorBoard(tmp_path)
+    run = Runner(board)
+    run.on("after_epoch", lambda run: board.writer.add_scalar("mine", 7, board.step))
+    run.fit(1, learner)
+    assert scalars(tmp_path, "mine") == [(3, 7.0)]
+
+
+@pytest.mark.parametrize("at", [2, 3, 4])
+def test_a_resumed_run_stands_in_the_folder_once(
+    at: int, make_learner: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run goes on beyond the checkpoint, after ``at`` batches, and fails later."""
+    states: list[dict[str, Any]] = []
+    first = TensorBoard(tmp_path, every=1)
+    run = Runner([AvgStatsCallback(report=None), first])
+    losses = losses_of(run)
+    save = lambda run: states.append(first.state_dict())  # noqa: E731
+    run.on("after_batch", save, priority=-100, during="train", when=lambda run: run.n_iter == at)
+    run.fit(2, make_learner())
+    file = io.BytesIO()
+    torch.save(states[0], file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+
+    now = time.time  # files of one second are not read in the order of their making
+    monkeypatch.setattr(time, "time", lambda: now() + 10)
+    second = TensorBoard(tmp_path, every=1)
+    run = Runner(second)
+    left = losses[at:]
+    run.on("begin_train", lambda run: second.load_state_dict(state), priority=-100)
+
+    @run.on("after_loss", during="train", priority=100)
+    def as_the_first_had_it(run: Runner) -> None:
+        run.loss = run.loss * 0 + left[run.batch_index]
+
+    run.fit(1, make_learner(train=6 - at))
+    written = scalars(tmp_path, "batch/loss")
+    assert [step for step, _ in written] == [0, 1, 2, 3, 4, 5]
+    assert [value for _, value in written] == pytest.approx(losses)
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_training(
+    learner: Learner, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    run = Runner(TensorBoard(tmp_path / "file" / "board"))
+    with pytest.raises(OSError):
+        run.fit(1, learner)
+    assert run.result is not None and run.result.steps == 0
+
+
+def test_validation_and_prediction_alone_and_no_epochs_are_no_trouble(
+    learner: Learner, tmp_path: Path
+) -> None:
+    run = Runner(TensorBoard(tmp_path / "board"))
+    run.validate(learner)
+    run.predict(learner, learner.data.valid_dl)
+    assert not (tmp_path / "board").exists()
+    run.fit(0, learner)
+
+
+def test_weights_are_those_of_a_run_without_it(make_learner: Make, tmp_path: Path) -> None:
+    seen, unseen = make_learner(), make_learner()
+    Runner(TensorBoard(tmp_path, every=1, live=True)).fit(2, seen)
+    Runner().fit(2, unseen)
+    assert torch.equal(seen.model.weight, unseen.model.weight)
+
+
+@pytest.mark.parametrize(("every", "error"), [(0, ValueError), (1.5, TypeError), (True, TypeError)])
+def test_a_bad_interval_is_refused(every: Any, error: type[Exception], tmp_path: Path) -> None:
+    with pytest.raises(error, match="every"):
+        TensorBoard(tmp_path, every=every)

@@ -1,0 +1,88 @@
+"""What observers share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from eventtrain.readings import hyperparameters, import_extra, kept, plain, read, whole_number
+
+
+def test_tensors_in_any_nest_are_read_and_the_rest_stays() -> None:
+    nest = {
+        "a": [torch.tensor(1.5), 2, "text", None],
+        "b": (torch.tensor([[1, 2], [3, 4]]), torch.tensor(True)),
+        "c": torch.ones((), dtype=torch.float64) / 3,
+        "empty": torch.zeros(0),
+    }
+    assert read(nest) == {
+        "a": [1.5, 2, "text", None],
+        "b": ([[1, 2], [3, 4]], True),
+        "c": 1 / 3,
+        "empty": [],
+    }
+
+
+def test_one_device_and_dtype_is_one_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    cpu = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: calls.append(self.numel()) or cpu(self))
+    losses = [torch.tensor(float(i), requires_grad=True) for i in range(5)]
+    assert read(losses) == [0, 1, 2, 3, 4]
+    assert calls == [5]
+
+
+def test_without_tensors_the_nest_itself_comes_back() -> None:
+    nest = [1, {"a": (2.0,)}]
+    assert read(nest) is nest
+
+
+def test_what_is_kept_is_a_copy_cut_from_the_graph() -> None:
+    loss = torch.tensor(2.0, requires_grad=True) * 1
+    value = kept(loss)
+    loss.detach().zero_()
+    assert value.item() == 2.0 and not value.requires_grad
+    assert kept(torch.tensor([1.0, 3.0])).item() == 2.0
+    assert kept(7) == 7
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (torch.tensor(2.5), 2.5),
+        (torch.tensor([3]), 3),
+        (np.float32(0.5), 0.5),
+        (np.int64(4), 4),
+        (True, True),
+        (None, None),
+        ("text", "text"),
+        ([1, 2], "[1, 2]"),
+    ],
+)
+def test_values_become_plain(value: Any, expected: Any) -> None:
+    assert plain(value) == expected
+    assert type(plain(value)) is type(expected)
+
+
+def test_what_is_not_finite_stays_so() -> None:
+    assert math.isnan(plain(torch.tensor(math.nan)))  # type: ignore[arg-type]
+
+
+def test_fields_of_an_optimizer_without_groups_are_none() -> None:
+    assert hyperparameters(object(), "lr") == []
+
+
+def test_a_wrong_number_is_refused_by_its_name() -> None:
+    with pytest.raises(TypeError, match="every must be a whole number, got True"):
+        whole_number("every", True, 1)
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        whole_number("every", 0, 1)
+
+
+def test_a_missing_package_is_told_with_its_extra() -> None:
+    with pytest.raises(ModuleNotFoundError, match=r'X needs nowhere: pip .*"eventtrain\[watch\]"'):
+        import_extra("nowhere.at.all", user="X")
