@@ -31,6 +31,9 @@ class BatchMixing(Callback, ABC):
     batch's device. So nothing waits for the device, and the state of the one generator
     is all that a resumed run needs.
 
+    Where a runner has several callbacks of this kind, one of them, chosen at random, mixes
+    each batch: the targets of one could not follow the mixing of another.
+
     Args:
         alpha: Both parameters of the Beta distribution that shares are drawn from; positive.
         generator: A CPU generator; by default torch's own.
@@ -43,7 +46,8 @@ class BatchMixing(Callback, ABC):
         TypeError: ``generator`` is no torch generator. In training: inputs or targets
             are not one tensor each.
         ValueError: ``alpha`` is not positive and finite, or ``generator`` is not on the CPU.
-            In ``begin_fit``: the runner has two callbacks of this kind.
+
+    Source: that one of several mixes a batch, chosen at random, is how timm combines them.
     """
 
     priority = TRANSFORM
@@ -62,6 +66,8 @@ class BatchMixing(Callback, ABC):
         self.generator = generator
         self.lam = 1.0
         self.permutation: Tensor | None = None
+        self._is_mixing = False
+        self._turn: tuple[int, BatchMixing] | None = None
         self._original: Callable[..., Any] | None = None
         self._mixed: Callable[..., Any] | None = None
 
@@ -70,17 +76,15 @@ class BatchMixing(Callback, ABC):
         """Return the mixed inputs, as a new tensor, and the share that rows keep in fact."""
 
     def begin_fit(self, run: Runner) -> None:
-        """See that nobody else mixes."""
-        others = [cb.name for cb in run.cbs if isinstance(cb, BatchMixing) and cb is not self]
-        if others:
-            raise ValueError(
-                f"{self.name} and {others[0]} would both mix each batch, and the targets of "
-                "one would not follow the other: keep one of them"
-            )
+        """Start over."""
+        self._turn = None
 
     @handler(during="train")
     def begin_batch(self, run: Runner) -> None:
-        """Mix the inputs."""
+        """Mix the inputs, if it is this callback's turn."""
+        self._is_mixing = self._whose_turn(run) is self
+        if not self._is_mixing:
+            return
         for part, name in ((run.xb, "inputs"), (run.yb, "targets")):
             if not isinstance(part, Tensor) or part.ndim == 0:
                 raise TypeError(
@@ -100,6 +104,8 @@ class BatchMixing(Callback, ABC):
     @handler(priority=AFTER_EVERYONE, during="train")
     def after_pred(self, run: Runner) -> None:
         """Put the mixed loss in place."""
+        if not self._is_mixing:
+            return
         assert run.learn is not None and self.permutation is not None
         original, permutation, lam = run.learn.loss_func, self.permutation, self.lam
 
@@ -119,6 +125,17 @@ class BatchMixing(Callback, ABC):
         if run.learn.loss_func is self._mixed:
             run.learn.loss_func = self._original
         self._original = self._mixed = None
+
+    def _whose_turn(self, run: Runner) -> BatchMixing:
+        """Return who mixes this batch; whoever asks first has it drawn."""
+        mixers = [callback for callback in run.cbs if isinstance(callback, BatchMixing)]
+        if len(mixers) == 1:
+            return self
+        mixers.sort(key=lambda callback: callback.name)  # whatever the order of construction
+        first = mixers[0]
+        if first._turn is None or first._turn[0] != run.n_iter:
+            first._turn = run.n_iter, mixers[first._draw() % len(mixers)]
+        return first._turn[1]
 
     def _draw(self) -> int:
         """Draw a whole number from the generator, without reading it from a tensor."""

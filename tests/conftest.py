@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+# Tensors are small here: threads would wait for each other. Processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from torch import Tensor, nn

@@ -14,7 +14,7 @@ from eventtrain import callbacks
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs" / "callbacks").glob("*.md"))
-OPTIONAL = {"tensorboard": "watch", "pandas": "watch", "matplotlib": "demo", "tqdm": "demo"}
+OPTIONAL = {"tensorboard": "watch", "pandas": "watch", "matplotlib": "watch", "tqdm": "watch"}
 
 
 def examples(page: Path) -> list[str]:

@@ -20,6 +20,10 @@ _EXTRAS = {
     "scikit-learn": "demo",
     "matplotlib": "demo",
     "tqdm": "demo",
+    "tensorboard": "watch",
+    "pandas": "watch",
+    "pluggy": "bench",
+    "psygnal": "bench",
     "torchmetrics": "test",
 }
 """Optional packages, and the extra that brings each."""

@@ -303,12 +303,41 @@ def test_a_fit_of_no_epochs_draws_nothing(learner: Learner) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+# With another one that mixes
+
+
+def two_mixers(order: int, epochs: int) -> tuple[list[str], Learner]:
+    """Train with Mixup and CutMix; return who mixed each batch, and the learner."""
+    torch.manual_seed(0)
+    x, y = torch.randn(32, 1, 4, 4), torch.randint(0, 3, (32,))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    learn = Learner(model, opt, cross_entropy, DataBunch([(x[:4], y[:4])] * 20))
+    run = Runner([Mixup(), CutMix()][::order])
+    seen: list[str] = []
+
+    def note(run: Runner) -> None:
+        assert run.mixup._is_mixing != run.cut_mix._is_mixing
+        seen.append("mixup" if run.mixup._is_mixing else "cutmix")
+
+    run.on("after_loss", note)
+    run.fit(epochs, learn)
+    return seen, learn
+
+
+def test_of_two_that_mix_one_chosen_at_random_mixes_each_batch() -> None:
+    seen, _ = two_mixers(1, 10)
+    assert 60 < seen.count("mixup") < 140  # 100 expected, deviation 7
+    assert len({tuple(seen[i : i + 5]) for i in range(0, 200, 5)}) > 10
+
+
+def test_the_order_in_which_two_were_made_makes_no_difference() -> None:
+    (seen, one), (other_seen, other) = two_mixers(1, 2), two_mixers(-1, 2)
+    assert seen == other_seen
+    assert torch.equal(one.model[1].weight, other.model[1].weight)
+
+
 # What it refuses
-
-
-def test_two_that_mix_are_refused(learner: Learner) -> None:
-    with pytest.raises(ValueError, match="both mix"):
-        Runner(cbs=[Mixup(), CutMix()]).fit(1, learner)
 
 
 @pytest.mark.parametrize("part", ["inputs", "targets"])

@@ -1,0 +1,173 @@
+"""Ends a fit that has stopped getting better, and goes back to its best weights."""
+
+from __future__ import annotations
+
+import math
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..callback import Callback
+from ..priorities import POLICY
+
+if TYPE_CHECKING:
+    from ..runner import Runner
+
+
+class EarlyStopping(Callback):
+    """Cancels the fit when a number in ``run.history`` has not improved for some epochs.
+
+    It looks once an epoch, in ``after_epoch`` at ``POLICY``, so whatever writes
+    the history has to come before (``AvgStatsCallback`` does). A NaN is no
+    improvement. Epochs that were cancelled are not judged, nor are those that
+    lack the number because their training or validation was cancelled.
+
+    Args:
+        monitor: The key in ``run.history[-1]``. Default ``"valid_loss"``.
+        patience: Epochs without improvement after which the fit ends, at least 1.
+        min_delta: A value counts as better when it differs by more than this, 0 or more.
+        mode: ``"min"`` when lower is better (default), ``"max"`` when higher is.
+        restore_best: Keep a copy of the best epoch's parameters and buffers on
+            their devices, and put it into the model in ``after_fit`` when this
+            callback ended the fit or the fit completed. A fit that something
+            else cancelled, or that failed, keeps the weights it has.
+
+    Attributes:
+        best: The best value so far; ``None`` before there is one.
+        best_epoch: The epoch it comes from, counted from 0.
+        waited: Epochs since then.
+
+    Raises:
+        TypeError, ValueError: An argument has the wrong type or is out of range.
+        KeyError: After an epoch, ``monitor`` is not in its row of the history.
+    """
+
+    priority = POLICY
+
+    def __init__(
+        self,
+        monitor: str = "valid_loss",
+        patience: int = 3,
+        min_delta: float = 0.0,
+        mode: Literal["min", "max"] = "min",
+        restore_best: bool = True,
+    ) -> None:
+        if isinstance(patience, bool) or not isinstance(patience, int):
+            raise TypeError(f"patience must be a whole number of epochs, got {patience!r}")
+        if patience < 1:
+            raise ValueError(f"patience must be at least 1, got {patience}")
+        if not (math.isfinite(min_delta) and min_delta >= 0):
+            raise ValueError(f"min_delta must be finite and not negative, got {min_delta!r}")
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
+        self.monitor = monitor
+        self.patience = patience
+        self.min_delta = min_delta
+        self.mode = mode
+        self.restore_best = restore_best
+        self._is_partial = False
+        self._forget()
+
+    def _forget(self) -> None:
+        self.best: float | None = None
+        self.best_epoch: int | None = None
+        self.waited = 0
+        self._weights: dict[str, Tensor] | None = None
+        self._has_stopped = False
+
+    def begin_fit(self, run: Runner) -> None:
+        """Start over."""
+        self._forget()
+
+    def begin_epoch(self, run: Runner) -> None:
+        """Expect a whole epoch; end a resumed fit that had come to its end."""
+        self._is_partial = False
+        if self.waited >= self.patience:
+            self._stop(run)
+
+    def after_cancel_train(self, run: Runner) -> None:
+        """Remember that numbers about the training may be missing."""
+        self._is_partial = True
+
+    def after_cancel_validate(self, run: Runner) -> None:
+        """Remember that numbers about the validation may be missing."""
+        self._is_partial = True
+
+    def after_epoch(self, run: Runner) -> None:
+        """Compare the epoch with the best one, and end the fit when patience is used up."""
+        if run.outcome != "completed":
+            return
+        row = run.history[-1]
+        if self.monitor not in row:
+            if self._is_partial:
+                return
+            raise KeyError(
+                f"EarlyStopping monitors {self.monitor!r}, but the history of epoch {run.epoch} "
+                f"holds {', '.join(map(repr, row))}. Name one of these, or add a callback that "
+                "writes it at a higher priority."
+            )
+        value = float(row[self.monitor])
+        if self._is_better(value):
+            self.best, self.best_epoch, self.waited = value, run.epoch, 0
+            if self.restore_best:
+                self._weights = _copy_of(run.model)
+            return
+        self.waited += 1
+        if self.waited >= self.patience:
+            self._stop(run)
+
+    def _stop(self, run: Runner) -> None:
+        self._has_stopped = True
+        run.token.cancel("fit", self._reason())
+
+    def after_fit(self, run: Runner) -> None:
+        """Put the best weights back."""
+        if self._weights is None or not (self._has_stopped or run.outcome == "completed"):
+            return
+        with torch.no_grad():
+            for name, tensor in _tensors_of(run.model).items():
+                tensor.copy_(self._weights[name])
+
+    def _is_better(self, value: float) -> bool:
+        if math.isnan(value):
+            return False
+        if self.best is None:
+            return True
+        gain = self.best - value if self.mode == "min" else value - self.best
+        return gain > self.min_delta
+
+    def _reason(self) -> str:
+        if self.best is None:
+            return f"{self.monitor} has been nan for {self.waited} epochs"
+        return (
+            f"{self.monitor} has not improved on {self.best:g} (epoch {self.best_epoch}) "
+            f"for {self.waited} epochs"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best value, its epoch, the epochs since, and the best weights."""
+        return {
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "waited": self.waited,
+            "weights": self._weights,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` returned."""
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self.waited = state["waited"]
+        self._weights = state["weights"]
+
+
+def _tensors_of(model: Any) -> dict[str, Tensor]:
+    # Not model.state_dict(): it leaves out buffers that are not persistent.
+    if not isinstance(model, nn.Module):
+        return {}
+    return dict(chain(model.named_parameters(), model.named_buffers()))
+
+
+def _copy_of(model: Any) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in _tensors_of(model).items()}

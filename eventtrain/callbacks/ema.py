@@ -1,0 +1,200 @@
+"""Keeps a moving average of the weights, and validates with it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from ..callback import Callback, handler
+from ..priorities import BEFORE_EVERYONE, POLICY, TRANSFORM
+
+if TYPE_CHECKING:
+    from ..runner import Runner
+
+
+class EMA(Callback):
+    """Averages the weights over optimizer steps, exponentially.
+
+    After the first step the average is the weights; after every later one,
+    ``average = decay * average + (1 - decay) * weights``, computed by torch's
+    ``get_ema_multi_avg_fn`` as in ``torch.optim.swa_utils.AveragedModel``. It
+    stays on the weights' devices and nothing waits for it.
+
+    While the run validates or predicts, the model holds the averages: they are
+    copied in at ``TRANSFORM`` in ``begin_validate`` and ``begin_predict``, and
+    the weights come back first of all in the closing event. After the fit,
+    ``run.validate`` and ``run.predict`` with the same model go on using them.
+
+    Args:
+        decay: Between 0 and 1; 0.999 remembers about 1,000 steps.
+        use_in_validation: Validate and predict with the averages. Default ``True``.
+        buffers: Average floating-point buffers (batch statistics) as well; by
+            default they are copied. Other buffers are always copied.
+        every: Update after every this many steps.
+
+    Attributes:
+        updates: Updates so far.
+
+    Raises:
+        TypeError, ValueError: An argument has the wrong type or is out of range.
+
+    Source: Polyak and Juditsky, "Acceleration of stochastic approximation by
+    averaging", 1992, in the exponential form.
+    """
+
+    priority = POLICY
+
+    def __init__(
+        self,
+        decay: float = 0.999,
+        use_in_validation: bool = True,
+        buffers: bool = False,
+        every: int = 1,
+    ) -> None:
+        if not 0 <= decay <= 1:
+            raise ValueError(f"decay must be between 0 and 1, got {decay!r}")
+        if isinstance(every, bool) or not isinstance(every, int):
+            raise TypeError(f"every must be a whole number of steps, got {every!r}")
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}")
+        self.decay = decay
+        self.use_in_validation = use_in_validation
+        self.buffers = buffers
+        self.every = every
+        self._average: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self._model: weakref.ref[nn.Module] | None = None
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self.updates = 0
+        self._steps = 0
+        self._averages: dict[str, Tensor] = {}
+        self._backup: dict[str, Tensor] | None = None
+        self._is_in_use = False
+
+    def begin_fit(self, run: Runner) -> None:
+        """Start over."""
+        if not isinstance(run.model, nn.Module):
+            raise TypeError(f"EMA needs an nn.Module, got {type(run.model).__name__}")
+        self._start_over()
+        self._model = weakref.ref(run.model)
+
+    def after_step(self, run: Runner) -> None:
+        """Take the new weights into the average."""
+        self._steps += 1
+        if self._steps % self.every == 0:
+            self._update(run.model)
+
+    def _update(self, model: nn.Module) -> None:
+        tensors = _tensors_of(model)
+        if not self._averages:
+            self._averages = _copies(tensors)
+        else:
+            averaged, copied = _by_treatment(model, self.buffers)
+            for names in averaged:
+                self._average([self._averages[n] for n in names], [tensors[n] for n in names], 0)
+            _copy({name: tensors[name] for name in copied}, self._averages)
+        self.updates += 1
+
+    @handler(event=["begin_validate", "begin_predict"], priority=TRANSFORM)
+    def use_averages(self, run: Runner) -> None:
+        """Have the model hold the averages."""
+        is_mine = self._model is not None and self._model() is run.model
+        if not (self.use_in_validation and is_mine):
+            return
+        self._is_in_use = True
+        self._put_averages_in(run.model)
+
+    def _put_averages_in(self, model: nn.Module) -> None:
+        if self._averages:
+            tensors = _tensors_of(model)
+            self._backup = _copies(tensors)
+            _copy(self._averages, tensors)
+
+    @handler(event=["after_validate", "after_predict"], priority=BEFORE_EVERYONE)
+    def put_weights_back(self, run: Runner) -> None:
+        """Have the model hold its weights again."""
+        self._is_in_use = False
+        if self._backup is not None:
+            backup, self._backup = self._backup, None
+            _copy(backup, _tensors_of(run.model))
+
+    def copy_to(self, model: nn.Module) -> None:
+        """Copy the averages into ``model``, which has parameters of the same names.
+
+        Raises:
+            RuntimeError: There is no average yet.
+        """
+        if not self._averages:
+            raise RuntimeError("there is no average yet: no optimizer step has been taken")
+        _copy(self._averages, _tensors_of(model))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return averages and counts, and the weights while the model holds the averages."""
+        return {
+            "averages": dict(self._averages),
+            "backup": None if self._backup is None else dict(self._backup),
+            "steps": self._steps,
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` returned, after the model has taken back its own.
+
+        Saved during a validation, the model's state is that of the averages.
+        Loaded outside of one, it gets its weights from here.
+        """
+        model = None if self._model is None else self._model()
+        tensors = {} if model is None else _tensors_of(model)
+        self._averages = _copies(state["averages"], tensors)
+        self._steps, self.updates = state["steps"], state["updates"]
+        saved = state["backup"]
+        self._backup = None
+        if model is None:
+            return
+        if saved is not None and self._is_in_use:
+            self._backup = _copies(saved, tensors)
+        elif saved is not None:
+            _copy(saved, tensors)
+        elif self._is_in_use:
+            self._put_averages_in(model)
+
+
+def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    return dict(chain(model.named_parameters(), model.named_buffers()))
+
+
+def _copies(
+    tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Copy tensors, onto the devices of those of the same names in ``like``."""
+    copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    if like is None:
+        return copies
+    return {name: t.to(like[name].device) if name in like else t for name, t in copies.items()}
+
+
+@torch.no_grad()
+def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    for name, tensor in source.items():
+        target[name].copy_(tensor)
+
+
+def _by_treatment(model: nn.Module, with_buffers: bool) -> tuple[list[list[str]], list[str]]:
+    """Return the names to average, in lists of one device and dtype, and those to copy."""
+    groups: dict[tuple[torch.device, torch.dtype], list[str]] = {}
+    copied: list[str] = []
+    for name, parameter in model.named_parameters():
+        groups.setdefault((parameter.device, parameter.dtype), []).append(name)
+    for name, buffer in model.named_buffers():
+        if with_buffers and (buffer.is_floating_point() or buffer.is_complex()):
+            groups.setdefault((buffer.device, buffer.dtype), []).append(name)
+        else:
+            copied.append(name)
+    return list(groups.values()), copied

@@ -1,0 +1,78 @@
+"""Keeps gradients from exploding."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+
+from ..callback import Callback
+from ..priorities import POLICY
+
+if TYPE_CHECKING:
+    from ..runner import Runner
+
+
+class GradientClip(Callback):
+    """Clips the gradients just before the optimizer steps, all together or one by one.
+
+    It works in ``begin_step`` at ``POLICY``: on gradients that have been
+    accumulated and unscaled, and not at all where no step is taken. The
+    gradients are those of the optimizer's parameters. Nothing is read from the
+    device.
+
+    Args:
+        norm: Scale all gradients down together so that their common norm is at
+            most this (``torch.nn.utils.clip_grad_norm_``).
+        value: Clamp every element to ``[-value, value]`` (``clip_grad_value_``).
+        norm_type: The order of the norm, ``math.inf`` for the largest element.
+
+    Attributes:
+        total_norm: With ``norm``, the common norm before the last clipping, a
+            scalar tensor on the gradients' device; else ``None``.
+
+    Raises:
+        ValueError: Not exactly one of ``norm`` and ``value`` is given, or a
+            number is not above 0.
+
+    Source: Pascanu et al., "On the difficulty of training recurrent neural
+    networks", 2013 (clipping by norm).
+    """
+
+    priority = POLICY
+
+    def __init__(
+        self, norm: float | None = None, value: float | None = None, norm_type: float = 2.0
+    ) -> None:
+        if (norm is None) == (value is None):
+            raise ValueError(f"give either norm or value, got norm={norm!r} and value={value!r}")
+        for title, number in (("norm", norm), ("value", value), ("norm_type", norm_type)):
+            if number is not None and (math.isnan(number) or number <= 0):
+                raise ValueError(f"{title} must be above 0, got {number!r}")
+        self.norm = norm
+        self.value = value
+        self.norm_type = norm_type
+        self.total_norm: Tensor | None = None
+
+    def begin_fit(self, run: Runner) -> None:
+        """Forget the norm of an earlier fit."""
+        self.total_norm = None
+
+    def begin_step(self, run: Runner) -> None:
+        """Clip."""
+        parameters = _parameters(run)
+        # foreach is left to torch, which takes it wherever it is faster.
+        if self.norm is not None:
+            self.total_norm = clip_grad_norm_(parameters, self.norm, self.norm_type).detach()
+        elif self.value is not None:
+            clip_grad_value_(parameters, self.value)
+
+
+def _parameters(run: Runner) -> list[torch.Tensor]:
+    groups = getattr(run.opt, "param_groups", None)
+    if groups is None:  # an optimizer of somebody's own
+        return list(run.model.parameters())
+    return [parameter for group in groups for parameter in group["params"]]

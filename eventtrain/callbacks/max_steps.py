@@ -1,0 +1,67 @@
+"""Ends a fit after a number of optimizer steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..callback import Callback, handler
+from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE
+
+if TYPE_CHECKING:
+    from ..runner import Runner
+
+
+class MaxSteps(Callback):
+    """Cancels the fit when the optimizer has stepped ``n`` times.
+
+    Steps that were cancelled (gradient accumulation, overflow) do not count. It
+    asks last of all in ``after_step``, so that everybody else has seen the last
+    step, and clears the gradients, which the loop does not get to.
+
+    Args:
+        n: Steps, at least 1. They are counted over the whole fit, in a resumed
+            one from its first beginning.
+
+    Attributes:
+        done: Steps taken in this fit.
+
+    Raises:
+        TypeError, ValueError: ``n`` is no whole number, or below 1.
+    """
+
+    def __init__(self, n: int) -> None:
+        if isinstance(n, bool) or not isinstance(n, int):
+            raise TypeError(f"n must be a whole number of steps, got {n!r}")
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        self.n = n
+        self.done = 0
+
+    def begin_fit(self, run: Runner) -> None:
+        """Start counting."""
+        self.done = 0
+
+    @handler(during="train", priority=BEFORE_EVERYONE)
+    def begin_batch(self, run: Runner) -> None:
+        """End a fit that was resumed after its last step."""
+        if self.done >= self.n:
+            self._end(run)
+
+    @handler(priority=AFTER_EVERYONE)
+    def after_step(self, run: Runner) -> None:
+        """Count the step, and end the fit after the last one."""
+        self.done += 1
+        if self.done >= self.n:
+            run.opt.zero_grad()
+            self._end(run)
+
+    def _end(self, run: Runner) -> None:
+        run.token.cancel("fit", f"{self.n} optimizer steps were asked for")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the steps taken."""
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.done = state["done"]

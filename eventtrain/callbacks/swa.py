@@ -1,0 +1,208 @@
+"""Averages the weights of the last epochs into the final model."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
+
+from ..callback import Callback, handler
+from ..priorities import POLICY
+
+if TYPE_CHECKING:
+    from ..runner import Runner
+
+
+class SWA(Callback):
+    """Stochastic weight averaging, with torch's ``AveragedModel`` and ``SWALR``.
+
+    From epoch ``start`` on the weights at the end of every epoch go into an
+    average, each with the same share, and the learning rate moves to ``lr`` and
+    stays there. When the fit has completed, the model gets the average, and the
+    statistics of its batch normalization are measured anew by one pass over the
+    training loader. A fit that was cancelled or failed keeps its weights; what
+    was averaged is in ``averaged_model``.
+
+    Epochs that were cancelled, or took no optimizer step, are left out.
+
+    Args:
+        start: The first epoch to average: an ``int`` counts from 0, a ``float`` in
+            [0, 1) is a share of the epochs of the fit. Default 0.75.
+        lr: The rate to average at, one for all parameter groups or one for each;
+            ``None`` (default) leaves rates to others. No other schedule should
+            change them from ``start`` on. After the fit they are what they were.
+        anneal_epochs: Epochs until the rate is ``lr``.
+        anneal_strategy: ``"cos"`` (default) or ``"linear"``.
+        load: Give the model the average in the end. Default ``True``.
+        update_bn: Measure the statistics of batch normalization for it. Default ``True``.
+
+    Attributes:
+        averaged_model: The ``AveragedModel``, or ``None`` before ``start``; it
+            holds parameters and is not to be called.
+
+    Raises:
+        TypeError, ValueError: ``start`` is no number, or out of range.
+
+    Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
+    Generalization", 2018.
+    """
+
+    priority = POLICY
+
+    def __init__(
+        self,
+        start: float = 0.75,
+        lr: float | list[float] | None = None,
+        anneal_epochs: int = 5,
+        anneal_strategy: Literal["cos", "linear"] = "cos",
+        load: bool = True,
+        update_bn: bool = True,
+    ) -> None:
+        if isinstance(start, bool) or not isinstance(start, (int, float)):
+            raise TypeError(f"start must be an epoch or a share of them, got {start!r}")
+        if start < 0 or (isinstance(start, float) and not start < 1):
+            raise ValueError(f"start must be an epoch from 0 or a share in [0, 1), got {start!r}")
+        if anneal_strategy not in ("cos", "linear"):
+            raise ValueError(f"anneal_strategy must be 'cos' or 'linear', got {anneal_strategy!r}")
+        self.start = start
+        self.lr = lr
+        self.anneal_epochs = anneal_epochs
+        self.anneal_strategy: Literal["cos", "linear"] = anneal_strategy
+        self.load = load
+        self.update_bn = update_bn
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self.averaged_model: AveragedModel | None = None
+        self._scheduler: SWALR | None = None
+        self._before: list[dict[str, Any]] = []
+        self._steps_before = 0
+        self._added: list[str] = []
+
+    def begin_fit(self, run: Runner) -> None:
+        """Start over."""
+        self._start_over()
+
+    def begin_epoch(self, run: Runner) -> None:
+        """Take the learning rate over in the first epoch that counts."""
+        self._steps_before = run.steps
+        if (run.epoch or 0) >= self._first(run) and self._scheduler is None:
+            self._take_over(run)
+
+    def _take_over(self, run: Runner) -> None:
+        if self.lr is None:
+            return
+        known = set(vars(run.opt))
+        keys = ("lr", "initial_lr", "swa_lr")
+        self._before = [
+            {key: group[key] for key in keys if key in group} for group in run.opt.param_groups
+        ]
+        self._scheduler = SWALR(
+            run.opt,
+            self.lr,  # type: ignore[arg-type]  # a list is fine too
+            anneal_epochs=self.anneal_epochs,
+            anneal_strategy=self.anneal_strategy,
+        )
+        # A scheduler wraps opt.step, to see whether it is called.
+        self._added = [name for name in vars(run.opt) if name not in known]
+
+    def after_epoch(self, run: Runner) -> None:
+        """Take the epoch's weights into the average."""
+        has_stepped = run.steps > self._steps_before
+        is_early = (run.epoch or 0) < self._first(run)
+        if run.outcome != "completed" or is_early or not has_stepped:
+            return
+        if self.averaged_model is None:
+            self.averaged_model = AveragedModel(run.model)
+        self.averaged_model.update_parameters(run.model)
+        if self._scheduler is not None:
+            with warnings.catch_warnings():
+                # In a resumed epoch the optimizer may have stepped before the scheduler was made.
+                warnings.filterwarnings(
+                    "ignore", "Detected call of `lr_scheduler.step", UserWarning
+                )
+                self._scheduler.step()
+
+    # After EarlyStopping has put its best weights back: the average has the last word.
+    @handler(priority=POLICY - 1)
+    def after_fit(self, run: Runner) -> None:
+        """Put the learning rates back, and give the model the average."""
+        self._release(run)
+        if self.averaged_model is None or not self.load or run.outcome != "completed":
+            return
+        self.copy_to(run.model)
+        if self.update_bn:
+            first = next(run.model.parameters(), None)
+            update_bn(run.data.train_dl, run.model, None if first is None else first.device)
+
+    def _first(self, run: Runner) -> int:
+        if isinstance(self.start, int):
+            return self.start
+        return math.ceil(self.start * (run.epochs or 0))
+
+    def _release(self, run: Runner) -> None:
+        if self._scheduler is None:
+            return
+        for group, before in zip(run.opt.param_groups, self._before, strict=True):
+            for key in ("initial_lr", "swa_lr"):
+                group.pop(key, None)
+            group.update(before)
+        for name in self._added:
+            vars(run.opt).pop(name, None)
+        vars(run.opt).pop("_opt_called", None)
+        self._scheduler = None
+
+    def copy_to(self, model: nn.Module) -> None:
+        """Copy the averaged parameters and the last buffers into ``model``.
+
+        Raises:
+            RuntimeError: There is no average yet.
+        """
+        if self.averaged_model is None:
+            raise RuntimeError("there is no average yet: no epoch from `start` on has ended")
+        averaged: Any = self.averaged_model.module
+        with torch.no_grad():
+            for target, source in zip(_tensors_of(model), _tensors_of(averaged), strict=True):
+                target.copy_(source)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average, the state of the schedule and the learning rates before it."""
+        averaged, scheduler = self.averaged_model, self._scheduler
+        return {
+            "averaged": None if averaged is None else averaged.state_dict(),
+            "scheduler": None if scheduler is None else scheduler.state_dict(),
+            "before": self._before,
+            "steps_before": self._steps_before,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` returned.
+
+        Raises:
+            RuntimeError: There is an average to load and no run to load it for.
+        """
+        run = self.run
+        if run is None or run.learn is None:
+            raise RuntimeError("the state of SWA can be loaded only while a run goes on")
+        self._steps_before = state["steps_before"]
+        if state["averaged"] is not None:
+            self.averaged_model = AveragedModel(run.model)
+            self.averaged_model.load_state_dict(state["averaged"])
+        if state["scheduler"] is not None:
+            rates = [group["lr"] for group in run.opt.param_groups]
+            if self._scheduler is None:
+                self._take_over(run)
+            if self._scheduler is not None:
+                self._scheduler.load_state_dict(state["scheduler"])
+            for group, rate in zip(run.opt.param_groups, rates, strict=True):
+                group["lr"] = rate
+            self._before = state["before"]
+
+
+def _tensors_of(model: nn.Module) -> list[torch.Tensor]:
+    return list(chain(model.parameters(), model.buffers()))

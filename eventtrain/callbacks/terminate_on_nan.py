@@ -1,0 +1,99 @@
+"""Ends a fit whose loss has become infinite or NaN."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..callback import Callback, handler
+from ..priorities import BEFORE_EVERYONE, METRICS
+
+if TYPE_CHECKING:
+    from ..runner import Runner
+
+
+class TerminateOnNaN(Callback):
+    """Cancels the fit when a training loss was not finite.
+
+    Whether each loss was finite is noted on the device. The note is read, which
+    makes the host wait once, every ``every`` training batches and when the
+    training batches of an epoch have ended. At a batch where it is read, a bad
+    loss ends the fit before its backward pass.
+
+    Args:
+        every: Training batches between two looks, at least 1. With 1 the host
+            waits in every batch, and no bad loss reaches the weights.
+
+    Raises:
+        TypeError, ValueError: ``every`` is no whole number, or below 1.
+    """
+
+    priority = METRICS
+
+    def __init__(self, every: int = 50) -> None:
+        if isinstance(every, bool) or not isinstance(every, int):
+            raise TypeError(f"every must be a whole number of batches, got {every!r}")
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}")
+        self.every = every
+        self._start_over()
+
+    @cached_property
+    def name(self) -> str:
+        """``"terminate_on_nan"``."""
+        return "terminate_on_nan"
+
+    def _start_over(self) -> None:
+        self._is_bad: Tensor | None = None
+        self._first = 0
+        self._last = 0
+        self._seen = 0
+
+    def begin_fit(self, run: Runner) -> None:
+        """Start over."""
+        self._start_over()
+
+    @handler(during="train")
+    def after_loss(self, run: Runner) -> None:
+        """Note whether the loss is finite, and look at the notes when it is time."""
+        is_bad = torch.isfinite(run.loss.detach()).all().logical_not()
+        if self._is_bad is not None:
+            is_bad = torch.logical_or(self._is_bad.to(is_bad.device), is_bad)
+        self._is_bad = is_bad
+        self._last = run.batch_index or 0
+        if self._seen == 0:
+            self._first = self._last
+        self._seen += 1
+        if self._seen >= self.every:
+            self._look(run)
+
+    @handler(priority=BEFORE_EVERYONE)
+    def after_train(self, run: Runner) -> None:
+        """Look at the notes of the last batches."""
+        if run.outcome != "failed":
+            self._look(run)
+
+    def _look(self, run: Runner) -> None:
+        is_bad, first, last = self._is_bad, self._first, self._last
+        self._start_over()
+        if is_bad is None or not bool(is_bad):
+            return
+        where = f"batch {last}" if first == last else f"one of the batches {first} to {last}"
+        run.token.cancel("fit", f"the loss was not finite in {where} of epoch {run.epoch}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was noted since the last look."""
+        return {
+            "is_bad": self._is_bad is not None and bool(self._is_bad),
+            "first": self._first,
+            "last": self._last,
+            "seen": self._seen,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` returned."""
+        self._first, self._last, self._seen = state["first"], state["last"], state["seen"]
+        self._is_bad = torch.tensor(state["is_bad"]) if self._seen else None

@@ -1,0 +1,189 @@
+"""Copies the next batches to the device while the current one is being computed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from ..batch import loader_length, move_to
+from ..callback import Callback, handler
+from ..errors import DataError
+from ..priorities import BEFORE_EVERYONE, MOVE_DATA
+
+if TYPE_CHECKING:
+    from ..runner import Runner
+
+
+class ToDevice(Callback):
+    """Puts a loader that copies ahead in front of the training and validation loaders.
+
+    The runner moves every batch to the model's device by itself. What this adds,
+    on CUDA, is that the copies of the next batches run on a stream of their own,
+    out of pinned memory, beside the computation. For other devices the loaders
+    pass their batches through as they are.
+
+    ``learn.data.train_dl`` and ``valid_dl`` are replaced in ``begin_train`` and
+    ``begin_validate`` at ``MOVE_DATA``, and put back when these phases close.
+
+    Args:
+        device: Where to; by default where the model's parameters are.
+        prefetch: Batches to copy ahead, at least 1. Each takes device memory.
+
+    Raises:
+        TypeError, ValueError: ``prefetch`` is no whole number, or below 1.
+        RuntimeError: torch knows no such device.
+    """
+
+    priority = MOVE_DATA
+
+    def __init__(self, device: torch.device | str | None = None, prefetch: int = 2) -> None:
+        if isinstance(prefetch, bool) or not isinstance(prefetch, int):
+            raise TypeError(f"prefetch must be a whole number of batches, got {prefetch!r}")
+        if prefetch < 1:
+            raise ValueError(f"prefetch must be at least 1, got {prefetch}")
+        self.device = None if device is None else torch.device(device)
+        self.prefetch = prefetch
+        self._replaced: tuple[Any, str, Any] | None = None
+
+    def begin_train(self, run: Runner) -> None:
+        """Replace the training loader."""
+        self._replace(run, "train_dl")
+
+    def begin_validate(self, run: Runner) -> None:
+        """Replace the validation loader."""
+        self._replace(run, "valid_dl")
+
+    @handler(event=["after_train", "after_validate"], priority=BEFORE_EVERYONE)
+    def put_back(self, run: Runner) -> None:
+        """Put the loader back, and close what was still reading from it."""
+        if self._replaced is None:
+            return
+        data, attribute, loader = self._replaced
+        self._replaced = None
+        ours = getattr(data, attribute)
+        setattr(data, attribute, loader)
+        ours.close()
+
+    def _replace(self, run: Runner, attribute: str) -> None:
+        loader = getattr(run.data, attribute)
+        device = self.device or _device_of(run.model)
+        self._replaced = run.data, attribute, loader
+        has_length = hasattr(type(loader), "__len__")
+        made = _SizedAhead if has_length else _Ahead
+        setattr(run.data, attribute, made(loader, device, self.prefetch))
+
+
+class _Ahead:
+    """Iterates over ``loader``, with batches on ``device``, copied ahead on CUDA."""
+
+    def __init__(self, loader: Any, device: torch.device, prefetch: int) -> None:
+        self._loader = loader
+        self._device = device
+        self._prefetch = prefetch
+        self._open: list[Generator[Any, None, None]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._loader, name)  # dataset, batch_size, ...
+
+    def __iter__(self) -> Iterator[Any]:
+        reading = _read(self._loader, iter(self._loader))
+        if self._device.type == "cuda":
+            reading = self._ahead(reading)
+        self._open.append(reading)
+        return reading
+
+    def close(self) -> None:
+        """Close every iterator, and those of the loader behind it."""
+        while self._open:
+            self._open.pop().close()
+
+    def _ahead(self, batches: Generator[Any, None, None]) -> Generator[Any, None, None]:
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        waiting: deque[tuple[Any, torch.cuda.Event]] = deque()
+
+        def copy_next() -> None:
+            for batch in batches:
+                with torch.cuda.stream(stream):
+                    copied = move_to(_pinned(batch), self._device)
+                    waiting.append((copied, stream.record_event()))
+                return
+
+        try:
+            for _ in range(self._prefetch):
+                copy_next()
+            while waiting:
+                batch, copied = waiting.popleft()
+                current = torch.cuda.current_stream(self._device)
+                current.wait_event(copied)
+                for tensor in _tensors(batch):
+                    if tensor.is_cuda:
+                        # Its memory is not to be used again before this stream is done with it.
+                        tensor.record_stream(current)
+                copy_next()
+                yield batch
+        finally:
+            batches.close()
+
+
+class _SizedAhead(_Ahead):
+    """The same for a loader that knows its length."""
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+
+def _read(loader: Any, batches: Iterator[Any]) -> Generator[Any, None, None]:
+    """Yield from ``batches``, close them, and see that a ``DataLoader`` gave all it has."""
+    count = 0
+    try:
+        for batch in batches:
+            count += 1
+            yield batch
+    finally:
+        close = getattr(batches, "close", None)
+        if close is not None:
+            close()
+    # The runner checks this for the loaders that it sees itself.
+    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+        length = loader_length(loader)
+        if length is not None and 0 < count < length:
+            raise DataError(
+                f"the loader behind ToDevice ended after {count} of {length} batches. Look for a "
+                "StopIteration raised in its dataset, sampler or collate function."
+            )
+
+
+def _pinned(batch: Any) -> Any:
+    """Return ``batch`` in pinned memory; what is on a device already stays there."""
+    if isinstance(batch, Tensor):
+        return batch if batch.device.type != "cpu" or batch.is_pinned() else batch.pin_memory()
+    if isinstance(batch, dict):
+        return {key: _pinned(part) for key, part in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        parts = [_pinned(part) for part in batch]
+        return batch._make(parts) if hasattr(batch, "_make") else type(batch)(parts)
+    return batch
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, dict):
+        for part in batch.values():
+            yield from _tensors(part)
+    elif isinstance(batch, (tuple, list)):
+        for part in batch:
+            yield from _tensors(part)
+
+
+def _device_of(model: Any) -> torch.device:
+    parameters = getattr(model, "parameters", None)
+    first = next(iter(parameters()), None) if parameters is not None else None
+    return torch.device("cpu") if first is None else first.device

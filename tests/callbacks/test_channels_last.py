@@ -1,0 +1,124 @@
+"""The order of numbers in memory, and that nothing else changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from eventtrain import DataBunch, Learner, Runner, TensorLoader
+from eventtrain.callbacks import ChannelsLast, Checkpoint
+
+
+def images() -> Learner:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(12, 3, 6, 6, generator=generator)
+    y = torch.randint(0, 2, (12,), generator=generator)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+    opt = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    data = DataBunch(TensorLoader(x, y, bs=4), TensorLoader(x, y, bs=6))
+    return Learner(model, opt, nn.functional.cross_entropy, data)
+
+
+def is_last(tensor: Tensor) -> bool:
+    return tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_model_and_inputs_are_channels_last_during_the_fit() -> None:
+    learner = images()
+    run = Runner(ChannelsLast())
+    seen: set[tuple[str | None, bool, bool, bool]] = set()
+
+    @run.on("after_pred")
+    def look(run: Runner) -> None:
+        conv = run.model[0]
+        seen.add((run.phase, is_last(run.xb), is_last(conv.weight), is_last(conv(run.xb))))
+
+    run.fit(1, learner)
+    assert seen == {("train", True, True, True), ("validate", True, True, True)}
+
+
+def test_the_numbers_are_those_of_a_fit_without_it() -> None:
+    plain, last = images(), images()
+    Runner().fit(3, plain)
+    Runner(ChannelsLast()).fit(3, last)
+    for own, other in zip(last.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.allclose(own, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", ["complete", "cancel", "fail"])
+def test_the_model_is_put_back_however_the_fit_ends(ending: str) -> None:
+    learner = images()
+    parameters = list(learner.model.parameters())
+    run = Runner(ChannelsLast())
+    if ending == "cancel":
+        run.on("after_loss", lambda run: run.token.cancel("fit"))
+    if ending == "fail":
+        run.on("after_loss", lambda run: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run.fit(1, learner)
+    else:
+        run.fit(1, learner)
+    assert learner.model[0].weight.is_contiguous()
+    now = list(learner.model.parameters())
+    assert all(a is b for a, b in zip(now, parameters, strict=True))
+
+
+def test_a_model_that_was_channels_last_before_stays_so() -> None:
+    learner = images()
+    learner.model.to(memory_format=torch.channels_last)
+    Runner(ChannelsLast()).fit(1, learner)
+    assert is_last(learner.model[0].weight)
+
+
+def test_inputs_in_dictionaries_and_tuples_are_converted_too() -> None:
+    x = torch.randn(4, 3, 6, 6)
+    learner = images()
+    learner.data = DataBunch([({"image": x, "more": (x, [x]), "rows": x[:, 0, 0]}, x)])
+    conv = learner.model[0]
+    learner.model.forward = lambda batch: conv(batch["image"])
+    learner.loss_func = lambda pred, yb: pred.mean()
+    run = Runner(ChannelsLast())
+    seen: list[Any] = []
+    run.on("after_pred", lambda run: seen.append((run.xb, run.yb)))
+    run.fit(1, learner)
+    (xb, yb), (more, (in_list,)) = seen[0], (seen[0][0]["more"][0], seen[0][0]["more"][1])
+    assert is_last(xb["image"]) and is_last(more) and is_last(in_list)
+    assert torch.equal(xb["rows"], x[:, 0, 0])
+    assert yb is x
+
+
+def test_what_has_no_channels_is_left_alone(learner: Learner) -> None:
+    run = Runner(ChannelsLast())
+    inputs: list[Tensor] = []
+    run.on("begin_batch", lambda run: inputs.append(run.xb), during="train")
+    expected = [x.data_ptr() for x, _ in learner.data.train_dl]
+    assert run.fit(1, learner).outcome == "completed"
+    assert [x.data_ptr() for x in inputs] == expected
+
+
+def test_a_second_fit_and_a_resumed_one_are_fine(tmp_path: Path) -> None:
+    whole = images()
+    Runner(ChannelsLast()).fit(2, whole)
+    run = Runner([ChannelsLast(), Checkpoint(tmp_path)])
+    run.fit(1, images())
+    learner = images()
+    run.fit(2, learner, resume="auto")
+    assert torch.equal(learner.model[0].weight, whole.model[0].weight)
+    assert learner.model[0].weight.is_contiguous()
+
+
+def test_outside_of_a_fit_nothing_is_converted() -> None:
+    learner = images()
+    run = Runner(ChannelsLast())
+    inputs: list[Tensor] = []
+    run.on("after_pred", lambda run: inputs.append(run.xb))
+    run.fit(0, learner)
+    run.validate(learner)
+    run.predict(learner, learner.data.valid_dl)
+    assert len(inputs) == 4
+    assert all(x.is_contiguous() for x in inputs)

@@ -1,0 +1,175 @@
+"""Stochastic weight averaging against the recipe in torch's documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
+
+from eventtrain import Learner, Runner
+from eventtrain.callbacks import SWA, Checkpoint
+
+Make = Callable[..., Learner]
+
+
+def normed(learner: Learner) -> Learner:
+    torch.manual_seed(1)
+    learner.model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    learner.opt = torch.optim.SGD(learner.model.parameters(), lr=0.1, momentum=0.9)
+    return learner
+
+
+def by_hand(learner: Learner, epochs: int, start: int, lr: float | None) -> nn.Module:
+    average = AveragedModel(learner.model)
+    schedule = None if lr is None else SWALR(learner.opt, swa_lr=lr, anneal_epochs=2)
+    for epoch in range(epochs):
+        learner.model.train()
+        for x, y in learner.data.train_dl:
+            learner.loss_func(learner.model(x), y).backward()
+            learner.opt.step()
+            learner.opt.zero_grad()
+        if epoch >= start:
+            average.update_parameters(learner.model)
+            if schedule is not None:
+                schedule.step()
+    update_bn(learner.data.train_dl, average)
+    return average.module
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    mine, yours = weights(one), weights(other)
+    return all(torch.equal(mine[key], yours[key]) for key in mine)
+
+
+@pytest.mark.parametrize("lr", [None, 0.02])
+@pytest.mark.parametrize(("start", "epoch"), [(0.5, 3), (2, 2), (0.6, 4), (0.0, 0)])
+def test_the_model_becomes_that_of_the_recipe(
+    make_learner: Make, start: float, epoch: int, lr: float | None
+) -> None:
+    ours, theirs = normed(make_learner()), normed(make_learner())
+    Runner(SWA(start, lr, anneal_epochs=2)).fit(6, ours)
+    assert equal(ours.model, by_hand(theirs, 6, epoch, lr))
+
+
+def test_the_rate_moves_and_is_put_back(make_learner: Make) -> None:
+    learner = normed(make_learner())
+    groups, step = set(learner.opt.param_groups[0]), learner.opt.step
+    run = Runner(SWA(1, 0.02, anneal_epochs=2, anneal_strategy="linear"))
+    rates: list[float] = []
+    run.on("begin_epoch", lambda run: rates.append(run.opt.param_groups[0]["lr"]))
+    run.fit(5, learner)
+    assert rates == pytest.approx([0.1, 0.1, 0.06, 0.02, 0.02])
+    assert learner.opt.param_groups[0]["lr"] == 0.1
+    assert set(learner.opt.param_groups[0]) == groups
+    assert learner.opt.step == step
+
+
+@pytest.mark.parametrize("ending", ["cancel", "fail"])
+def test_a_fit_that_does_not_complete_keeps_its_weights_and_rates(
+    make_learner: Make, ending: str
+) -> None:
+    learner, swa = normed(make_learner()), SWA(0, 0.02)
+    run = Runner(swa)
+
+    @run.on("after_loss", during="train")
+    def end(run: Runner) -> None:
+        if run.epoch == 2:
+            held.update(weights(run.model))
+            if ending == "fail":
+                raise OSError("disk")
+            run.token.cancel("fit")
+
+    held: dict[str, Tensor] = {}
+    if ending == "fail":
+        with pytest.raises(OSError, match="disk"):
+            run.fit(4, learner)
+    else:
+        run.fit(4, learner)
+    assert all(torch.equal(tensor, held[key]) for key, tensor in weights(learner.model).items())
+    assert learner.opt.param_groups[0]["lr"] == 0.1
+    assert swa.averaged_model is not None and swa.averaged_model.n_averaged == 2
+
+
+def test_the_average_need_not_be_loaded(make_learner: Make) -> None:
+    ours, plain, theirs = (normed(make_learner()) for _ in range(3))
+    swa = SWA(1, load=False)
+    Runner(swa).fit(3, ours)
+    Runner().fit(3, plain)
+    assert equal(ours.model, plain.model)
+    swa.copy_to(ours.model)
+    expected = by_hand(theirs, 3, 1, None)
+    assert torch.equal(ours.model[0].weight, expected[0].weight)
+
+
+def test_batch_statistics_are_measured_only_if_wanted(make_learner: Make) -> None:
+    ours, plain = normed(make_learner()), normed(make_learner())
+    Runner(SWA(1, update_bn=False)).fit(3, ours)
+    Runner().fit(3, plain)
+    assert torch.equal(ours.model[1].running_mean, plain.model[1].running_mean)
+
+
+def test_epochs_without_a_step_are_left_out(make_learner: Make) -> None:
+    swa = SWA(0, 0.02)
+    run = Runner(swa)
+    run.on("begin_train", lambda run: run.token.cancel("train") if run.epoch == 0 else None)
+    run.fit(3, normed(make_learner()))
+    assert swa.averaged_model is not None and swa.averaged_model.n_averaged == 2
+
+
+def test_a_second_fit_starts_over(make_learner: Make) -> None:
+    run = Runner(SWA(0.5, 0.02, anneal_epochs=2))
+    run.fit(2, normed(make_learner()))
+    ours, theirs = normed(make_learner()), normed(make_learner())
+    run.fit(4, ours)
+    assert equal(ours.model, by_hand(theirs, 4, 2, 0.02))
+
+
+@pytest.mark.parametrize("event", ["after_batch", "after_epoch"])
+@pytest.mark.parametrize("after", [3, 6, 8, 9, 10, 12])
+def test_a_resumed_fit_ends_with_the_same_model(
+    make_learner: Make, tmp_path: Path, after: int, event: str
+) -> None:
+    whole = normed(make_learner())
+    Runner(SWA(2, 0.02, anneal_epochs=2)).fit(5, whole)
+    first = Runner([SWA(2, 0.02, anneal_epochs=2), Checkpoint(tmp_path)])
+
+    @first.on(event)
+    def end(run: Runner) -> None:
+        if run.n_iter == after and (event == "after_epoch" or run.in_train):
+            run.token.cancel("fit")
+
+    first.fit(5, normed(make_learner()))
+    learner = normed(make_learner())
+    Runner([SWA(2, 0.02, anneal_epochs=2), Checkpoint(tmp_path)]).fit(5, learner, resume="auto")
+    assert equal(learner.model, whole.model)
+    assert learner.opt.param_groups[0]["lr"] == 0.1
+
+
+def test_validation_prediction_and_no_epochs_are_fine(make_learner: Make) -> None:
+    run, learner = Runner(SWA(0, 0.02)), normed(make_learner())
+    assert run.fit(0, learner).outcome == "completed"
+    assert run.validate(learner).outcome == "completed"
+    assert len(run.predict(learner, learner.data.valid_dl)) == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"start": 1.0}, ValueError),
+        ({"start": -1}, ValueError),
+        ({"start": "75%"}, TypeError),
+        ({"anneal_strategy": "exp"}, ValueError),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error, match=next(iter(arguments))):
+        SWA(**arguments)

@@ -1,0 +1,222 @@
+"""Loaders in front of loaders: the same batches, the same length, and put back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from eventtrain import DataBunch, DataError, EmptyLoaderError, Learner, Runner, TensorLoader
+from eventtrain.callbacks import Checkpoint, ToDevice
+
+Make = Callable[..., Learner]
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+class Watched:
+    """A loader of unknown length that tells when its iterators are closed."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self.batches = batches
+        self.closed = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            yield from self.batches
+        finally:
+            self.closed += 1
+
+
+def test_the_run_gets_the_same_batches(learner: Learner) -> None:
+    expected = [*learner.data.train_dl, *learner.data.valid_dl]
+    run = Runner(ToDevice())
+    seen: list[Any] = []
+    run.on("begin_batch", lambda run: seen.append((run.xb, run.yb)))
+    run.fit(1, learner)
+    assert len(seen) == len(expected) == 5
+    for (xb, yb), (x, y) in zip(seen, expected, strict=True):
+        assert torch.equal(xb, x) and torch.equal(yb, y)
+
+
+def test_the_weights_are_those_of_a_fit_without_it(make_learner: Make) -> None:
+    plain, ahead = make_learner(), make_learner()
+    Runner().fit(2, plain)
+    Runner(ToDevice()).fit(2, ahead)
+    assert torch.equal(plain.model.weight, ahead.model.weight)
+
+
+def test_loaders_are_replaced_for_their_phase_only(learner: Learner) -> None:
+    data = learner.data
+    originals = data.train_dl, data.valid_dl
+    run = Runner(ToDevice())
+    replaced: list[tuple[str, bool, bool]] = []
+    for event in ("begin_epoch", "begin_batch", "after_train", "after_validate"):
+
+        def look(run: Runner, event: str = event) -> None:
+            now = data.train_dl is not originals[0], data.valid_dl is not originals[1]
+            replaced.append((event if event != "begin_batch" else str(run.phase), *now))
+
+        run.on(event, look)
+    run.fit(1, learner)
+    assert set(replaced) == {
+        ("begin_epoch", False, False),
+        ("train", True, False),
+        ("after_train", False, False),
+        ("validate", False, True),
+        ("after_validate", False, False),
+    }
+
+
+@pytest.mark.parametrize("phase", ["train", "validate"])
+@pytest.mark.parametrize("ending", ["cancel", "fail"])
+def test_loaders_come_back_and_are_closed_however_the_phase_ends(
+    learner: Learner, phase: str, ending: str
+) -> None:
+    train, valid = Watched(list(learner.data.train_dl)), Watched(list(learner.data.valid_dl))
+    learner.data = DataBunch(train, valid)
+    run = Runner(ToDevice())
+    closed: list[int] = []
+    run.on(
+        f"after_{phase}",
+        lambda run: closed.append({"train": train, "validate": valid}[phase].closed),
+    )
+
+    @run.on("after_pred", during=phase)
+    def end(run: Runner) -> None:
+        if ending == "fail":
+            raise OSError("disk")
+        run.token.cancel(phase)
+
+    if ending == "fail":
+        with pytest.raises(OSError, match="disk"):
+            run.fit(1, learner)
+    else:
+        run.fit(1, learner)
+    assert (learner.data.train_dl, learner.data.valid_dl) == (train, valid)
+    assert closed == [1]
+
+
+def test_the_length_is_kept_where_there_is_one(learner: Learner) -> None:
+    run = Runner(ToDevice())
+    lengths: list[int | None] = []
+    run.on("begin_batch", lambda run: lengths.append(run.iters))
+    run.on("begin_batch", lambda run: lengths.append(len(run.data.train_dl)), during="train")
+    run.fit(1, learner)
+    assert lengths == [3, 3] * 3 + [2, 2]
+
+
+def test_a_loader_of_unknown_length_stays_one(learner: Learner) -> None:
+    learner.data.train_dl = Watched(list(learner.data.train_dl))
+    run = Runner(ToDevice())
+    sized: list[bool] = []
+    run.on("begin_batch", lambda run: sized.append(hasattr(run.data.train_dl, "__len__")))
+    assert run.fit(1, learner).steps == 3
+    assert not any(sized)
+
+
+def test_what_the_loader_has_can_be_reached(learner: Learner) -> None:
+    run = Runner(ToDevice())
+    sets: list[Any] = []
+    run.on("begin_batch", lambda run: sets.append(run.data.train_ds), during="train")
+    run.fit(1, learner)
+    assert sets[0] is learner.data.train_ds
+
+
+def test_the_order_of_a_shuffled_loader_is_the_same(make_learner: Make) -> None:
+    def shuffled(cbs: list[Any]) -> torch.Tensor:
+        learner = make_learner()
+        ds = learner.data.train_ds
+        learner.data.train_dl = DataLoader(TensorDataset(ds.x, ds.y), batch_size=4, shuffle=True)
+        torch.manual_seed(3)
+        Runner(cbs).fit(2, learner)
+        return learner.model.weight
+
+    assert torch.equal(shuffled([]), shuffled([ToDevice()]))
+
+
+def test_worker_processes_are_fine(make_learner: Make) -> None:
+    learner = make_learner()
+    ds = learner.data.train_ds
+    learner.data.train_dl = DataLoader(TensorDataset(ds.x, ds.y), batch_size=4, num_workers=1)
+    assert Runner(ToDevice()).fit(1, learner).steps == 3
+
+
+def test_an_empty_loader_is_still_an_error(learner: Learner) -> None:
+    learner.data.train_dl = []
+    with pytest.raises(EmptyLoaderError):
+        Runner(ToDevice()).fit(1, learner)
+    assert learner.data.train_dl == []
+
+
+def test_a_loader_that_ends_before_its_length_is_still_an_error(learner: Learner) -> None:
+    class Broken(TensorDataset):
+        def __getitem__(self, index: int) -> Any:
+            if index == 6:
+                raise StopIteration
+            return super().__getitem__(index)
+
+    ds = learner.data.train_ds
+    learner.data.train_dl = DataLoader(Broken(ds.x, ds.y), batch_size=4)
+    with pytest.raises(DataError, match="ended after 1 of 3 batches"):
+        Runner(ToDevice()).fit(1, learner)
+
+
+def test_a_fit_can_be_resumed_in_the_middle_of_an_epoch(make_learner: Make, tmp_path: Path) -> None:
+    def shuffled() -> Learner:
+        learner = make_learner()
+        ds, generator = learner.data.train_ds, torch.Generator().manual_seed(5)
+        learner.data.train_dl = TensorLoader(ds.x, ds.y, 4, shuffle=True, generator=generator)
+        return learner
+
+    whole = shuffled()
+    Runner(ToDevice()).fit(2, whole)
+    first = Runner([ToDevice(), Checkpoint(tmp_path)])
+    first.on("after_batch", lambda run: run.token.cancel("fit") if run.n_iter == 4 else None)
+    first.fit(2, shuffled())
+    learner = shuffled()
+    Runner([ToDevice(), Checkpoint(tmp_path)]).fit(2, learner, resume="auto")
+    assert torch.equal(learner.model.weight, whole.model.weight)
+
+
+def test_validation_prediction_and_no_epochs_are_fine(make_learner: Make) -> None:
+    run, learner = Runner(ToDevice()), make_learner(valid=0)
+    assert run.fit(0, learner).outcome == "completed"
+    assert run.fit(1, learner).outcome == "completed"
+    assert run.validate(make_learner()).outcome == "completed"
+    assert len(run.predict(learner, learner.data.train_dl)) == 12
+
+
+@pytest.mark.parametrize(("prefetch", "error"), [(0, ValueError), (1.5, TypeError)])
+def test_bad_arguments_are_refused(prefetch: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="prefetch"):
+        ToDevice(prefetch=prefetch)
+
+
+@CUDA
+@pytest.mark.parametrize("prefetch", [1, 2, 9])
+def test_on_cuda_the_same_batches_arrive_on_the_device(make_learner: Make, prefetch: int) -> None:
+    learner = make_learner(train=7)
+    learner.model.cuda()
+    expected = list(learner.data.train_dl)
+    run = Runner(ToDevice(prefetch=prefetch))
+    seen: list[Any] = []
+    run.on("begin_batch", lambda run: seen.append((run.xb, run.yb)), during="train")
+    run.fit(1, learner)
+    assert len(seen) == 7
+    for (xb, yb), (x, y) in zip(seen, expected, strict=True):
+        assert xb.is_cuda and torch.equal(xb.cpu(), x) and torch.equal(yb.cpu(), y)
+
+
+@CUDA
+def test_on_cuda_the_loader_is_closed_after_a_cancellation(learner: Learner) -> None:
+    learner.model.cuda()
+    train = learner.data.train_dl = Watched(list(learner.data.train_dl))
+    run = Runner(ToDevice())
+    run.on("after_pred", lambda run: run.token.cancel("train"), during="train")
+    run.fit(1, learner)
+    assert learner.data.train_dl is train
+    assert train.closed == 1
