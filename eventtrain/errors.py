@@ -30,7 +30,7 @@ class OrderError(EventTrainError, ValueError):
         missing: The name that no handler bears; ``None`` for a contradiction.
     """
 
-    def __init__(self, message: str, missing: str | None = None) -> None:
+    def __init__(self, message: str = "", missing: str | None = None) -> None:
         super().__init__(message)
         self.missing = missing
 

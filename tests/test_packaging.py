@@ -19,7 +19,7 @@ import pytest
 import eventtrain
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = {"bench", "cli", "demo", "dev", "test"}
+EXTRAS = {"bench", "cli", "demo", "dev", "test", "watch"}
 
 pytestmark = pytest.mark.skipif(
     not (find_spec("build") and find_spec("setuptools")),
