@@ -12,6 +12,7 @@ SUITES: dict[str, str] = {
     "loop": "a batch with nothing to compute, and a tiny real one, against a hand-written loop",
     "gpu": "real batches on the device, from launch-bound to compute-bound",
     "data": "an epoch of real training against slicing the tensors by hand",
+    "kit": "an epoch with the callbacks that ship, each alone and all together",
     "scale": "the cost against the number of handlers, events, plugins and batches",
     "imports": "everything that eventtrain exports on top of import torch",
     "peers": "the same training by other frameworks",

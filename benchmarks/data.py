@@ -30,7 +30,7 @@ TORCH_RUNNER = "DataLoader, Runner"
 
 def run(options: Options) -> Suite:
     """Measure an epoch in order and a shuffled one."""
-    x, y, what = _tensors(options)
+    x, y, what = tensors(options)
     suite = Suite(notes=[f"data: {what}, {list(x.shape)}, batch size {BS}"])
     for shuffle in (False, True):
         group, same = _epochs(x, y, shuffle, options)
@@ -74,7 +74,8 @@ def by_loader(learn: Learner) -> None:
         opt.zero_grad()
 
 
-def _tensors(options: Options) -> tuple[Tensor, Tensor, str]:
+def tensors(options: Options) -> tuple[Tensor, Tensor, str]:
+    """Return images as rows of 784 numbers, their classes, and where they come from."""
     if os.environ.get("EVENTTRAIN_DATA") and not options.quick:
         x, y, _, _ = get_data("mnist")
         return x, y, "MNIST"

@@ -64,6 +64,10 @@ class Cancellation:
     time: float
 
 
+HISTORY = 10_000
+"""How many requests a token remembers at least."""
+
+
 class CancellationToken:
     """Steers one fit from handlers, other threads, timers and signals.
 
@@ -71,7 +75,9 @@ class CancellationToken:
         pending: The request that no scope has absorbed yet, or ``None``. Reading
             it is cheap; it never touches the device.
         absorbed: The request that a scope absorbed last, or ``None``.
-        history: Every request accepted so far, oldest first.
+        history: The requests accepted so far, oldest first: at least the last 10,000,
+            as a run that accumulates gradients makes one in almost every batch.
+        accepted: How many requests have been accepted in all.
         outcome: How the scope whose closing event is running ended; ``None``
             outside of closing events.
         exception: The exception that is escaping, or ``None``.
@@ -86,6 +92,7 @@ class CancellationToken:
         "_timers",
         "_top",
         "absorbed",
+        "accepted",
         "exception",
         "history",
         "origin",
@@ -97,6 +104,7 @@ class CancellationToken:
         self.pending: Cancellation | None = None
         self.absorbed: Cancellation | None = None
         self.history: list[Cancellation] = []
+        self.accepted = 0
         self.outcome: Outcome | None = None
         self.exception: BaseException | None = None
         self.origin: Callable[[], Origin] | None = None
@@ -222,6 +230,12 @@ class CancellationToken:
             timer.cancel()
         self._timers.clear()
 
+    def accepted_since(self, count: int) -> list[Cancellation]:
+        """Return what ``history`` holds of the requests that came after the first ``count``."""
+        with self._lock:
+            dropped = self.accepted - len(self.history)
+            return self.history[max(0, count - dropped) :]
+
     def forget(self) -> None:
         """Drop what belongs to the run that has ended; ``history`` stays."""
         self.pending = self.absorbed = self._target = None
@@ -231,6 +245,9 @@ class CancellationToken:
         with self._lock:
             target = self._find(record.scope)
             self.history.append(record)
+            self.accepted += 1
+            if len(self.history) >= 2 * HISTORY:
+                del self.history[:HISTORY]
             if self.pending is None or self._is_outside(target):
                 self._target = target
                 self.pending = record

@@ -363,7 +363,7 @@ class Runner(RunState):
 
     def _timed(self, loop: Callable[[], None], scope: Scope) -> FitResult:
         """Run ``loop``, whose outermost scope is ``scope``, and keep the result of it."""
-        known, start = len(self.token.history), time.perf_counter()
+        known, start = self.token.accepted, time.perf_counter()
         failure: BaseException | None = None
         try:
             with Interrupts(self.token, self._on_interrupt):

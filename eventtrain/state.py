@@ -26,7 +26,8 @@ class FitResult:
         outcome: ``"completed"``, ``"cancelled"`` or ``"failed"``.
         reason: The reason of the cancellation that ended it, or the exception
             that did; ``None`` when it completed.
-        cancellations: Every request during the run, oldest first.
+        cancellations: The requests during the run, oldest first; as ``token.history``,
+            at least the last 10,000 of them.
         epochs: Epochs that ran to their end.
         steps: Optimizer steps taken.
         seconds: Wall time.
@@ -202,7 +203,7 @@ class RunState:
         return FitResult(
             outcome=outcome,
             reason=reason,
-            cancellations=tuple(token.history[known:]),
+            cancellations=tuple(token.accepted_since(known)),
             epochs=self._epochs_done,
             steps=self.steps,
             seconds=seconds,

@@ -486,3 +486,18 @@ def test_many_threads_may_cancel_at_once() -> None:
         pytest.fail("a cancellation of the fit was lost")
     assert len(token.history) == 16
     assert fit.outcome == "cancelled"
+
+
+def test_the_history_of_a_run_of_many_cancellations_stays_bounded() -> None:
+    token = CancellationToken()
+    fit, step = Scope(token, "fit"), Scope(token, "step")
+    with fit:
+        for number in range(45_000):
+            with step:
+                token.cancel("step", str(number))
+    assert token.accepted == 45_000
+    assert 10_000 <= len(token.history) < 20_000
+    assert [record.reason for record in token.history[-2:]] == ["44998", "44999"]
+    assert [record.reason for record in token.accepted_since(44_998)] == ["44998", "44999"]
+    assert token.accepted_since(0) == token.history
+    assert token.accepted_since(45_000) == []

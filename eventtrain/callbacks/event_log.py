@@ -93,7 +93,7 @@ class EventLog(Callback):
 
     def _begin(self, run: Runner) -> None:
         self._start = time.perf_counter()
-        self._known = len(run.token.history)
+        self._known = run.token.accepted
         self._has_told_failure = False
         if self.path is not None:
             # Opened now, so that a wrong path is told before any work is done.
@@ -126,7 +126,7 @@ class EventLog(Callback):
 
     def _new_cancellations(self, run: Runner) -> list[dict[str, Any]]:
         # Another thread may add to the history at any moment.
-        new = run.token.history[self._known :]
+        new = run.token.accepted_since(self._known)
         self._known += len(new)
         return [{"scope": c.scope, "reason": c.reason, "by": c.by, "event": c.event} for c in new]
 
