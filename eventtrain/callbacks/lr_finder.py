@@ -266,4 +266,4 @@ def _draw(finder: LRFinder, ax: Axes) -> None:
     ax.set(xlabel="learning rate", ylabel="loss", title="Learning-rate range test")
     ax.grid(alpha=0.25, which="major", linewidth=0.5)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, loc="upper left")
+    ax.legend(frameon=False, loc="lower left")
