@@ -28,7 +28,7 @@ from eventtrain.callbacks import (
     Recorder,
 )
 
-from .data import tensors
+from .data import by_loader, tensors
 from .measure import Options, Suite, Target, Variant, compare, stopwatch
 
 BS = 64
@@ -62,13 +62,8 @@ def run(options: Options) -> Suite:
 
 def by_hand(learn: Learner) -> None:
     """Train for an epoch and validate: the baseline."""
-    model, loss_func, opt = learn.model, learn.loss_func, learn.opt
-    model.train()
-    for xb, yb in learn.data.train_dl:
-        loss = loss_func(model(xb), yb)
-        loss.backward()
-        opt.step()
-        opt.zero_grad()
+    by_loader(learn)
+    model, loss_func = learn.model, learn.loss_func
     model.eval()
     with torch.no_grad():
         for xb, yb in learn.data.valid_dl:

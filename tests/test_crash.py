@@ -61,8 +61,14 @@ def train(folder: Path, weights: Path, *, resume: bool) -> None:
     replace_file(weights, lambda file: torch.save(model.state_dict(), file))
 
 
-def in_a_child(folder: Path, weights: Path, *, resume: bool, lifetime: float | None) -> int | None:
-    """Train in a fork, which is killed after ``lifetime`` seconds; return how it ended."""
+def in_a_child(
+    folder: Path, weights: Path, *, resume: bool, lifetime: float | None, in_write: bool = False
+) -> int | None:
+    """Train in a fork, and return how it ended.
+
+    It is killed after ``lifetime`` seconds; with ``in_write``, as soon as a file is being
+    written after that.
+    """
     child = os.fork()
     if child == 0:
         code = 1
@@ -81,6 +87,9 @@ def in_a_child(folder: Path, weights: Path, *, resume: bool, lifetime: float | N
             os._exit(code)
     if lifetime is not None:
         time.sleep(lifetime)
+        until = time.monotonic() + 1
+        while in_write and time.monotonic() < until and not list(folder.glob(".*.part")):
+            pass
         os.kill(child, signal.SIGKILL)  # a child that has ended waits to be asked for its code
     _, status = os.waitpid(child, 0)
     return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
@@ -106,7 +115,8 @@ def main(folder: Path, kills: int) -> None:
     checkpoints = folder / "checkpoints"
     while found["kills"] < kills or not found["runs_that_ended"]:
         lifetime = chance.uniform(0, longest) if found["kills"] < kills else None
-        code = in_a_child(checkpoints, weights, resume=True, lifetime=lifetime)
+        in_write = found["kills"] % 2 == 1
+        code = in_a_child(checkpoints, weights, resume=True, lifetime=lifetime, in_write=in_write)
         if code is None:
             found["kills"] += 1
             part = list(checkpoints.glob(".*.part")) if checkpoints.is_dir() else []
