@@ -94,6 +94,9 @@ class Signal(blinker.NamedSignal):
     def emit(self, sender: Any, token: CancellationToken | None = None) -> None:
         """Call every handler for ``sender``, in order, with the sender as only argument.
 
+        Write ``signal.emit(sender)`` where you emit: the attribute is another function
+        after every change of subscriptions, and one that was kept calls the handlers of then.
+
         Args:
             sender: The run, or whatever the handlers should be given.
             token: When given, handlers that come after its cancellation are skipped.
@@ -103,10 +106,15 @@ class Signal(blinker.NamedSignal):
         """
         # The first emission after a change compiles; the result then stands in
         # the instance, in front of this method.
-        if any(key != ANY_ID and bucket for key, bucket in list(self._by_sender.items())):
-            self.__dict__["emit"] = self._emit_by_sender
-        else:
-            self.__dict__["emit"] = compile_emission("send", self.handlers_for(ANY))
+        if "emit" not in self.__dict__:  # it is there where somebody has kept this method
+            depends_on_sender = any(
+                key != ANY_ID and bucket for key, bucket in list(self._by_sender.items())
+            )
+            self.__dict__["emit"] = (
+                self._emit_by_sender
+                if depends_on_sender
+                else compile_emission("send", self.handlers_for(ANY))
+            )
         self.emit(sender, token)
 
     def _emit_by_sender(self, sender: Any, token: CancellationToken | None = None) -> None:

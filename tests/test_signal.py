@@ -918,3 +918,17 @@ class TestTogether:
         bus["after_loss"].connect(receiver)
         bus.on("after_loss", receiver)
         assert len(seen) == 2
+
+
+def test_an_emit_that_was_kept_from_before_the_first_emission_compiles_once() -> None:
+    bus, seen = EventBus(), []
+    signal = bus.signal("after_fit")
+    bus.on("after_fit", seen.append)
+    kept = signal.emit
+    kept(1)
+    compiled = signal.emit
+    kept(2)
+    assert signal.emit is compiled
+    bus.on("after_fit", lambda sender: seen.append(-sender))
+    kept(3)
+    assert seen == [1, 2, 3, -3]
