@@ -69,6 +69,18 @@ def noise(x: Tensor, y: Tensor, train: bool) -> Any:
     return DataLoader(Noisy(x, y), batch_size=4)
 
 
+class NoisyRows(TensorDataset):
+    """Draws a random number for every item, in the worker that makes it."""
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = super().__getitem__(index)
+        return x + torch.randn(()), y
+
+
+def workers(x: Tensor, y: Tensor, train: bool) -> Any:
+    return DataLoader(NoisyRows(x, y), batch_size=4, shuffle=train, num_workers=2)
+
+
 LOADERS = [tensors, tensors_with_a_generator, torch_loader, torch_loader_with_a_generator, noise]
 
 
@@ -164,6 +176,11 @@ def test_a_run_lost_after_any_batch_ends_with_the_same_weights_and_history(
 def test_it_does_so_with_any_loader(event: str, loaders: Loaders, tmp_path: Path) -> None:
     interrupted(tmp_path, event, 2 if event in ("begin_validate", "after_epoch") else 7, loaders)
     assert_same_run(resumed(tmp_path, loaders), uninterrupted(loaders))
+
+
+def test_random_numbers_that_workers_draw_are_drawn_again(tmp_path: Path) -> None:
+    interrupted(tmp_path, "begin_batch", 7, workers)
+    assert_same_run(resumed(tmp_path, workers), uninterrupted(workers))
 
 
 def test_a_run_can_be_lost_again_and_again(tmp_path: Path) -> None:
