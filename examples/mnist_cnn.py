@@ -5,8 +5,8 @@ Run it with::
     python examples/mnist_cnn.py --out mnist-cnn
 
 It first looks for a learning rate, then trains five epochs, and leaves three
-pictures in the folder and a checkpoint an epoch: ``lr_finder.png``,
-``loss.png`` and ``schedules.png``. Started again with ``--resume`` after it was killed,
+pictures in the folder, ``lr_finder.png``, ``loss.png`` and ``schedules.png``, and
+a checkpoint an epoch and every ten seconds. Started again with ``--resume`` after it was killed,
 it goes on from the last checkpoint. Without ``--data``, MNIST is looked for
 in the folder that EVENTTRAIN_DATA names, and downloaded when that is not set.
 """
@@ -73,10 +73,11 @@ def main() -> None:
     learn = Learner(model, opt, functional.cross_entropy, DataBunch(*loaders, c=10))
 
     options.out.mkdir(parents=True, exist_ok=True)
-    finder = LRFinder(min_lr=1e-5, max_lr=1.0, steps=100)
-    Runner([finder, as_images()]).fit(1, learn)
-    finder.save_plot(options.out / "lr_finder.png")
-    print("learning rates to try:", finder.suggestion)
+    if not options.resume:
+        finder = LRFinder(min_lr=1e-5, max_lr=1.0, steps=100)
+        Runner([finder, as_images()]).fit(1, learn)
+        finder.save_plot(options.out / "lr_finder.png")
+        print("learning rates to try:", finder.suggestion)
 
     progress, recorder = Progress(), Recorder()
     callbacks = [
@@ -84,7 +85,7 @@ def main() -> None:
         AvgStatsCallback(accuracy, report=progress.write),
         OneCycle(max_lr=0.01),
         LabelSmoothing(0.1),
-        Checkpoint(options.out / "checkpoints"),
+        Checkpoint(options.out / "checkpoints", every_seconds=10),
         recorder,
         progress,
     ]

@@ -45,6 +45,18 @@ def test_the_mnist_example_reaches_93_percent_in_one_epoch(mnist_folder: Path) -
     assert float(match[2]) >= 0.93
 
 
+def test_the_convolutional_example_draws_saves_and_goes_on(
+    mnist_folder: Path, tmp_path: Path
+) -> None:
+    arguments = ("mnist_cnn.py", "--data", str(mnist_folder), "--out", str(tmp_path), "--epochs")
+    printed = run_example(*arguments, "1")
+    assert float(printed.rpartition(":")[2]) >= 0.97
+    for name in ("lr_finder.png", "loss.png", "schedules.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    again = run_example(*arguments, "1", "--resume")  # there is nothing left to do
+    assert again.splitlines()[-1] == printed.splitlines()[-1]
+
+
 def test_the_stopping_example_counts_to_ten_and_no_further() -> None:
     lines = run_example("stop_after_ten.py").splitlines()
     assert [line for line in lines if line.isdigit()] == [str(n) for n in range(1, 11)]

@@ -200,7 +200,8 @@ class Checkpoint(Callback):
         start = self._phase_start if phase is not None else None
         content = take_snapshot(run, epoch=epoch, phase=phase, batch=batch, phase_start=start)
         path, serial = next_path(self.checkpoint_folder)
-        metrics = {k: float(v) for k, v in run.history[-1].items() if isinstance(v, (int, float))}
+        row = {key: value for key, value in run.history[-1].items() if key != "epoch"}
+        metrics = {k: float(v) for k, v in row.items() if isinstance(v, (int, float))}
         if self.monitor is not None and phase is None and self.monitor not in metrics:
             raise CheckpointError(
                 f"Checkpoint(monitor={self.monitor!r}): the epoch's row has no such number "
