@@ -83,6 +83,13 @@ def move_to(batch: Any, device: torch.device | str | int) -> Any:
     return batch
 
 
+def model_device(model: Any) -> torch.device:
+    """Return the device of a model's first parameter; the CPU where it has none."""
+    parameters = getattr(model, "parameters", None)
+    first = next(iter(parameters()), None) if parameters is not None else None
+    return torch.device("cpu") if first is None else first.device
+
+
 def loader_length(dl: Any) -> int | None:
     """Return the number of batches of a loader, or ``None`` where it cannot tell."""
     try:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from .batch import batch_parts, loader_length, move_to
+from .batch import batch_parts, loader_length, model_device, move_to
 from .bus import EventBus
 from .callback import Callback, TrainEvalCallback, listify
 from .cancellation import CancellationToken, Scope
@@ -413,9 +413,8 @@ def _by_name(callbacks: Sequence[Callback], run: Runner) -> dict[str, Callback]:
 
 def _device_to_move_to(model: Any) -> torch.device | None:
     """Return the device that batches must be moved to; ``None`` when they are to stay."""
-    parameters = getattr(model, "parameters", None)
-    first = next(iter(parameters()), None) if parameters is not None else None
-    return None if first is None or first.device.type == "cpu" else first.device
+    device = model_device(model)
+    return None if device.type == "cpu" else device
 
 
 def _check_end(dl: Iterable[Any], run: Runner) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .checkpoint_files import FORMAT
 from .errors import CheckpointError
 from .random_state import (
     loader_random_state,
@@ -27,7 +28,6 @@ from .random_state import (
 if TYPE_CHECKING:
     from .runner import Runner
 
-FORMAT = 1
 _PLAIN = (Tensor, int, float, complex, str, bytes, bool, type(None))
 
 

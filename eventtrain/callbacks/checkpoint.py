@@ -26,6 +26,7 @@ from ..checkpoint_files import (
 )
 from ..errors import CheckpointError
 from ..priorities import AFTER_EVERYONE, CHECKPOINTS
+from ..readings import whole_number
 from ..snapshot import random_states, take_snapshot
 
 if TYPE_CHECKING:
@@ -94,10 +95,8 @@ class Checkpoint(Callback):
             ("keep_last", keep_last),
             ("keep_best", keep_best),
         ):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise TypeError(f"{name} must be a whole number, got {value!r}")
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            if value is not None:
+                whole_number(name, value, 1)
         if every_seconds is not None and not every_seconds > 0:
             raise ValueError(f"every_seconds must be positive, got {every_seconds!r}")
         if mode not in ("min", "max"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..batch import model_device
 from ..callback import Callback, handler
 from ..priorities import METRICS
 from ..readings import whole_number
@@ -127,10 +128,9 @@ def _host_rss_peak() -> int | None:
 
 
 def _device_of(model: Any) -> torch.device | None:
-    """Return the CUDA device of the first parameter, or ``None``."""
-    parameters = getattr(model, "parameters", None)
-    first = next(iter(parameters()), None) if parameters is not None else None
-    return first.device if first is not None and first.device.type == "cuda" else None
+    """Return the CUDA device of the model, or ``None``."""
+    device = model_device(model)
+    return device if device.type == "cuda" else None
 
 
 def _cuda_stats(device: torch.device | None) -> dict[str, int | None]:

@@ -14,6 +14,7 @@ from ..batch import loader_length
 from ..callback import Callback, handler
 from ..param_groups import set_field
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS, POLICY
+from ..readings import whole_number
 from ..restore_point import RestorePoint
 
 if TYPE_CHECKING:
@@ -86,10 +87,7 @@ class LRFinder(Callback):
         check_every: int = 10,
     ) -> None:
         for name, number, least in (("steps", steps, 2), ("check_every", check_every, 1)):
-            if isinstance(number, bool) or not isinstance(number, int):
-                raise TypeError(f"{name} must be a whole number, got {number!r}")
-            if number < least:
-                raise ValueError(f"{name} must be at least {least}, got {number}")
+            whole_number(name, number, least)
         if not 0 < min_lr < max_lr < math.inf:
             raise ValueError(f"min_lr must be positive and less than max_lr: {min_lr}, {max_lr}")
         if not stop_factor > 1:

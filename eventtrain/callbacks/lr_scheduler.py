@@ -15,6 +15,7 @@ from ..batch import loader_length
 from ..callback import Callback, handler
 from ..param_groups import set_field
 from ..priorities import BEFORE_EVERYONE, POLICY
+from ..readings import whole_number
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -173,10 +174,8 @@ class OneCycle(LRScheduler):
         **options: Any,
     ) -> None:
         for name, value in (("total_steps", total_steps), ("accumulate", accumulate)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise TypeError(f"{name} must be a whole number, got {value!r}")
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            if value is not None:
+                whole_number(name, value, 1)
         rates = [max_lr] if isinstance(max_lr, (int, float)) else list(max_lr)
         if not rates or not all(rate > 0 for rate in rates):
             raise ValueError(f"max_lr must be positive, got {max_lr!r}")

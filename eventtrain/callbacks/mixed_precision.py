@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.amp import GradScaler
 
+from ..batch import model_device
 from ..callback import Callback, handler
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, TRANSFORM
 
@@ -70,15 +71,15 @@ class MixedPrecision(Callback):
         """Make the scaler."""
         self._asked = None
         if self._makes_scaler:
-            self.scaler = GradScaler(_device(run.model).type)
+            self.scaler = GradScaler(model_device(run.model).type)
         if self.scaler is not None:
             # Has it make its scale: a resumed fit may step before it scales a loss.
-            self.scaler.scale(torch.zeros((), device=_device(run.model)))
+            self.scaler.scale(torch.zeros((), device=model_device(run.model)))
 
     @handler(event=["begin_train", "begin_validate", "begin_predict"])
     def choose_device(self, run: Runner) -> None:
         """Take autocast's device from the model."""
-        self._device_type = _device(run.model).type
+        self._device_type = model_device(run.model).type
 
     @handler(priority=AFTER_EVERYONE)
     def begin_batch(self, run: Runner) -> None:
@@ -189,9 +190,3 @@ class _Question:
 
 def _gradients(opt: Any) -> Iterator[Tensor]:
     return (p.grad for group in opt.param_groups for p in group["params"] if p.grad is not None)
-
-
-def _device(model: Any) -> torch.device:
-    parameters = getattr(model, "parameters", None)
-    first = next(iter(parameters()), None) if parameters is not None else None
-    return torch.device("cpu") if first is None else first.device

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..batch import loader_length, move_to
+from ..batch import loader_length, model_device, move_to
 from ..callback import Callback, handler
 from ..errors import DataError
 from ..priorities import BEFORE_EVERYONE, MOVE_DATA
@@ -71,7 +71,7 @@ class ToDevice(Callback):
 
     def _replace(self, run: Runner, attribute: str) -> None:
         loader = getattr(run.data, attribute)
-        device = self.device or _device_of(run.model)
+        device = self.device or model_device(run.model)
         self._replaced = run.data, attribute, loader
         has_length = hasattr(type(loader), "__len__")
         made = _SizedAhead if has_length else _Ahead
@@ -181,9 +181,3 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
     elif isinstance(batch, (tuple, list)):
         for part in batch:
             yield from _tensors(part)
-
-
-def _device_of(model: Any) -> torch.device:
-    parameters = getattr(model, "parameters", None)
-    first = next(iter(parameters()), None) if parameters is not None else None
-    return torch.device("cpu") if first is None else first.device
