@@ -8,7 +8,6 @@ never makes the host wait for the device.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from numbers import Integral
 from types import NoneType
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from .arguments import whole_number
 from .errors import DataError, EmptyLoaderError
 
 # How many batches are cut at once. Cutting many in one call is what makes a
@@ -110,7 +110,7 @@ class TensorLoader:
                 f"the order is drawn on the CPU, but the generator is on {generator.device}"
             )
         self.dataset = Dataset(x, y)
-        self.batch_size = _positive(bs)
+        self.batch_size = whole_number("the batch size", bs, 1)
         self.shuffle = shuffle
         self.generator = generator
         self.drop_last = drop_last
@@ -219,7 +219,7 @@ def get_dls(train_ds: Any, valid_ds: Any, bs: int = 64, **kwargs: Any) -> tuple[
     own: dict[str, Any] = {
         key: kwargs.pop(key) for key in ("generator", "drop_last") if key in kwargs
     }
-    bs = _positive(bs)
+    bs = whole_number("the batch size", bs, 1)
     train_dl = _loader(train_ds, bs, True, own, kwargs)
     return train_dl, None if valid_ds is None else _loader(valid_ds, 2 * bs, False, {}, kwargs)
 
@@ -237,15 +237,6 @@ def _check_tensors(x: Any, y: Any) -> None:
             raise DataError(f"{name} is a single number: it has no rows to make batches of")
     if y is not None and x.device != y.device:
         raise DataError(f"x and y must be on one device, but x is on {x.device}, y on {y.device}")
-
-
-def _positive(bs: Any) -> int:
-    # Integral takes numpy's integers too; a bool is one, but never meant as a size.
-    if isinstance(bs, bool) or not isinstance(bs, Integral):
-        raise TypeError(f"the batch size must be an integer, not {type(bs).__name__}")
-    if bs < 1:
-        raise ValueError(f"the batch size must be 1 or more, not {bs}")
-    return int(bs)
 
 
 def _loader(ds: Any, bs: int, shuffle: bool, own: dict[str, Any], rest: dict[str, Any]) -> Any:

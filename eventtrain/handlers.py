@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .arguments import real_number, whole_number
 from .events import PHASES
 from .receivers import Receiver, is_async, name_of, reference_to, reject_flag, source_of
 
@@ -39,14 +40,8 @@ class Options:
     on_error: OnError = "raise"
 
     def __post_init__(self) -> None:
-        if isinstance(self.priority, bool) or not isinstance(self.priority, (int, float)):
-            raise TypeError(f"priority must be a number, got {self.priority!r}")
-        if self.priority != self.priority:  # not math.isnan, which overflows on a large int
-            raise ValueError("priority must be a number, got nan")
-        if isinstance(self.every, bool) or not isinstance(self.every, int):
-            raise TypeError(f"every must be a whole number, got {self.every!r}")
-        if self.every < 1:
-            raise ValueError(f"every must be at least 1, got {self.every}")
+        real_number("priority", self.priority)
+        whole_number("every", self.every, 1)
         if self.when is not None and not callable(self.when):
             raise TypeError(f"when must be a function of the run, got {self.when!r}")
         if self.during is not None and self.during not in PHASES:

@@ -1,10 +1,27 @@
-"""Changing the fields of an optimizer's parameter groups, as torch's own schedulers do."""
+"""An optimizer's parameter groups: what they train, and setting fields as torch's schedulers do."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .state import RunState
+
+
+def trained_parameters(run: RunState) -> list[Tensor]:
+    """Return the parameters that ``run.opt`` steps; the model's where it has no groups."""
+    groups = getattr(run.opt, "param_groups", None)
+    if groups is None:  # an optimizer of somebody's own
+        return list(run.model.parameters())
+    return [parameter for group in groups for parameter in group["params"]]
+
+
+def gradients(run: RunState) -> Iterator[Tensor]:
+    """Yield the gradients of ``trained_parameters``, less those that have none."""
+    return (p.grad for p in trained_parameters(run) if p.grad is not None)
 
 
 def has_field(group: dict[str, Any], name: str) -> bool:

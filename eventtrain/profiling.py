@@ -20,6 +20,7 @@ from time import perf_counter_ns
 from types import TracebackType
 from typing import Any
 
+from .arguments import whole_number
 from .cancellation import Scope
 from .handlers import Handler
 from .spans import Spans
@@ -100,9 +101,7 @@ class Profile:
     """
 
     def __init__(self, max_spans: int = MAX_SPANS) -> None:
-        if isinstance(max_spans, bool) or not isinstance(max_spans, int) or max_spans < 0:
-            raise ValueError(f"max_spans must be a whole number from 0 on, got {max_spans!r}")
-        self.max_spans = max_spans
+        self.max_spans = whole_number("max_spans", max_spans, 0)
         self.is_running = False
         self.timed_scope = _timed_scope(self)
         self._began = self._ended = 0

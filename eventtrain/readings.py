@@ -116,19 +116,6 @@ def hyperparameters(opt: Any, name: str) -> list[Any]:
     return [tuple(map(kept, v)) if isinstance(v, (tuple, list)) else kept(v) for v in values]
 
 
-def whole_number(name: str, value: Any, least: int) -> int:
-    """Return ``value`` if it is a whole number of at least ``least``.
-
-    Raises:
-        TypeError, ValueError: It is not; the message names the argument.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return value
-
-
 def import_extra(module: str, *, user: str, extra: str = "watch") -> Any:
     """Import a module of an optional package.
 

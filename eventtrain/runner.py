@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from .arguments import whole_number
 from .batch import batch_parts, loader_length, model_device, move_to
 from .bus import EventBus
 from .callback import Callback, TrainEvalCallback, listify
@@ -142,10 +143,7 @@ class Runner(RunState):
             EmptyLoaderError: A loader gives no batch.
             RuntimeError: This runner is running already.
         """
-        if isinstance(epochs, bool) or not isinstance(epochs, int):
-            raise TypeError(f"epochs must be a whole number, got {epochs!r}")
-        if epochs < 0:
-            raise ValueError(f"epochs must be 0 or more, got {epochs}")
+        epochs = whole_number("epochs", epochs, 0)
         resumption = None if resume is None else self._find(resume)
         return self._run(learn, token, "fit", lambda: self._all_epochs(epochs, resumption))
 

@@ -1,16 +1,27 @@
-"""Choosing parts of a model: by name, by the modules themselves, or by a rule."""
+"""Parts of a model: chosen by name, by the modules themselves or by a rule; its tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import did_you_mean
 
 Choice = str | nn.Module | Iterable[str | nn.Module] | Callable[[str, nn.Module], object]
 """Names as in ``model.named_modules()``, modules, or ``rule(name, module)``."""
+
+
+def tensors_of(model: Any) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, shared ones once; none of what is no ``nn.Module``.
+
+    Not what ``model.state_dict()`` holds: that leaves out buffers that are not persistent.
+    """
+    if not isinstance(model, nn.Module):
+        return {}
+    return dict(chain(model.named_parameters(), model.named_buffers()))
 
 
 def choose_submodules(model: Any, choice: Choice) -> dict[str, nn.Module]:

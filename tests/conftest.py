@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from eventtrain import DataBunch, Learner, TensorLoader
+from eventtrain import DataBunch, Learner, Runner, TensorLoader
 from eventtrain.cli import main
 
 aten = torch.ops.aten
@@ -107,6 +107,23 @@ def make_learner() -> Callable[..., Learner]:
 def learner(make_learner: Callable[..., Learner]) -> Learner:
     """A learner with three training and two validation batches."""
     return make_learner()
+
+
+@pytest.fixture(params=["complete", "cancel", "fail"])
+def fit_however_it_ends(request: pytest.FixtureRequest) -> Callable[[Runner, Learner], None]:
+    """Fit for an epoch that is completed, or cancelled or failed after the first loss."""
+
+    def fit(run: Runner, learner: Learner) -> None:
+        if request.param == "cancel":
+            run.on("after_loss", lambda run: run.token.cancel("fit"))
+        if request.param == "fail":
+            run.on("after_loss", lambda run: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                run.fit(1, learner)
+        else:
+            run.fit(1, learner)
+
+    return fit
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from eventtrain.events import EVENTS, SCOPES
 PACKAGE = Path(eventtrain.__file__).parent
 ROOT = PACKAGE.parent
 FLOORS = {
+    "arguments": 0,
     "atomic_file": 0,
     "lazy_exports": 0,
     "priorities": 0,

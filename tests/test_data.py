@@ -284,13 +284,13 @@ def test_a_numpy_integer_serves_as_batch_size() -> None:
 
 @pytest.mark.parametrize("bs", [0, -3])
 def test_a_batch_size_below_one_is_refused(bs: int) -> None:
-    with pytest.raises(ValueError, match=f"1 or more, not {bs}"):
+    with pytest.raises(ValueError, match=f"batch size must be at least 1, got {bs}"):
         TensorLoader(*rows(10), bs=bs)
 
 
 @pytest.mark.parametrize("bs", [True, 2.0, "8", None, torch.tensor(4)])
 def test_a_batch_size_that_is_no_integer_is_refused(bs: Any) -> None:
-    with pytest.raises(TypeError, match=f"an integer, not {type(bs).__name__}"):
+    with pytest.raises(TypeError, match="batch size must be a whole number"):
         TensorLoader(*rows(10), bs=bs)
 
 

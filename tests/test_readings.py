@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from eventtrain.readings import hyperparameters, import_extra, kept, plain, read, whole_number
+from eventtrain.readings import hyperparameters, import_extra, kept, plain, read
 
 
 def test_tensors_in_any_nest_are_read_and_the_rest_stays() -> None:
@@ -74,13 +74,6 @@ def test_what_is_not_finite_stays_so() -> None:
 
 def test_fields_of_an_optimizer_without_groups_are_none() -> None:
     assert hyperparameters(object(), "lr") == []
-
-
-def test_a_wrong_number_is_refused_by_its_name() -> None:
-    with pytest.raises(TypeError, match="every must be a whole number, got True"):
-        whole_number("every", True, 1)
-    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
-        whole_number("every", 0, 1)
 
 
 def test_a_missing_package_is_told_with_its_extra() -> None:

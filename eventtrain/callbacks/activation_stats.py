@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import whole_number
 from ..callback import Callback, handler
 from ..priorities import BEFORE_EVERYONE, METRICS
-from ..readings import import_extra, read, stacked, whole_number
+from ..readings import import_extra, read, stacked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..callback import Callback
 from ..priorities import TRANSFORM
+from ..submodules import tensors_of
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -52,9 +53,7 @@ class ChannelsLast(Callback):
 
 
 def _tensors(model: Any) -> list[Tensor]:
-    if not isinstance(model, nn.Module):
-        return []
-    return [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.ndim == 4]
+    return [tensor for tensor in tensors_of(model).values() if tensor.ndim == 4]
 
 
 def _is_channels_last(tensor: Tensor) -> bool:

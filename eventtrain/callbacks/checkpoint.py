@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import torch
 
+from ..arguments import whole_number
 from ..atomic_file import remove_parts
 from ..callback import Callback, handler
 from ..checkpoint_files import (
@@ -26,7 +27,6 @@ from ..checkpoint_files import (
 )
 from ..errors import CheckpointError
 from ..priorities import AFTER_EVERYONE, CHECKPOINTS
-from ..readings import whole_number
 from ..snapshot import random_states, take_snapshot
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import flag
 from ..atomic_file import replace_file
 from ..callback import Callback
 from ..priorities import REPORTS
@@ -43,11 +44,9 @@ class CSVLogger(Callback):
     priority = REPORTS
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
-        if not isinstance(append, bool):
-            raise TypeError(f"append must be True or False, got {append!r}")
         # Absolute: a handler may change the working directory.
         self.path = Path(os.path.abspath(os.fspath(path)))
-        self.append = append
+        self.append = flag("append", append)
         self._columns: list[str] = []
         self._rows: list[dict[str, Any]] = []
         self._is_new = True

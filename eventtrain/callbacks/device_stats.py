@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..arguments import whole_number
 from ..batch import model_device
 from ..callback import Callback, handler
 from ..priorities import METRICS
-from ..readings import whole_number
 
 if TYPE_CHECKING:
     from ..runner import Runner

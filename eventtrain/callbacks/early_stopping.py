@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..arguments import whole_number
 from ..callback import Callback
 from ..priorities import POLICY
+from ..submodules import tensors_of
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -54,16 +55,12 @@ class EarlyStopping(Callback):
         mode: Literal["min", "max"] = "min",
         restore_best: bool = True,
     ) -> None:
-        if isinstance(patience, bool) or not isinstance(patience, int):
-            raise TypeError(f"patience must be a whole number of epochs, got {patience!r}")
-        if patience < 1:
-            raise ValueError(f"patience must be at least 1, got {patience}")
         if not (math.isfinite(min_delta) and min_delta >= 0):
             raise ValueError(f"min_delta must be finite and not negative, got {min_delta!r}")
         if mode not in ("min", "max"):
             raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
         self.monitor = monitor
-        self.patience = patience
+        self.patience = whole_number("patience", patience, 1, "epochs")
         self.min_delta = min_delta
         self.mode = mode
         self.restore_best = restore_best
@@ -127,7 +124,7 @@ class EarlyStopping(Callback):
         if self._weights is None or not (self._has_stopped or run.outcome == "completed"):
             return
         with torch.no_grad():
-            for name, tensor in _tensors_of(run.model).items():
+            for name, tensor in tensors_of(run.model).items():
                 tensor.copy_(self._weights[name])
 
     def _is_better(self, value: float) -> bool:
@@ -162,12 +159,5 @@ class EarlyStopping(Callback):
         self._weights = state["weights"]
 
 
-def _tensors_of(model: Any) -> dict[str, Tensor]:
-    # Not model.state_dict(): it leaves out buffers that are not persistent.
-    if not isinstance(model, nn.Module):
-        return {}
-    return dict(chain(model.named_parameters(), model.named_buffers()))
-
-
 def _copy_of(model: Any) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in _tensors_of(model).items()}
+    return {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}

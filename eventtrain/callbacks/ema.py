@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ..arguments import whole_number
 from ..callback import Callback, handler
 from ..priorities import BEFORE_EVERYONE, POLICY, TRANSFORM
+from ..submodules import tensors_of
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -59,14 +60,10 @@ class EMA(Callback):
     ) -> None:
         if not 0 <= decay <= 1:
             raise ValueError(f"decay must be between 0 and 1, got {decay!r}")
-        if isinstance(every, bool) or not isinstance(every, int):
-            raise TypeError(f"every must be a whole number of steps, got {every!r}")
-        if every < 1:
-            raise ValueError(f"every must be at least 1, got {every}")
         self.decay = decay
         self.use_in_validation = use_in_validation
         self.buffers = buffers
-        self.every = every
+        self.every = whole_number("every", every, 1, "steps")
         self._average: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self._model: weakref.ref[nn.Module] | None = None
         self._start_over()
@@ -92,7 +89,7 @@ class EMA(Callback):
             self._update(run.model)
 
     def _update(self, model: nn.Module) -> None:
-        tensors = _tensors_of(model)
+        tensors = tensors_of(model)
         if not self._averages:
             self._averages = _copies(tensors)
         else:
@@ -113,7 +110,7 @@ class EMA(Callback):
 
     def _put_averages_in(self, model: nn.Module) -> None:
         if self._averages:
-            tensors = _tensors_of(model)
+            tensors = tensors_of(model)
             self._backup = _copies(tensors)
             _copy(self._averages, tensors)
 
@@ -123,7 +120,7 @@ class EMA(Callback):
         self._is_in_use = False
         if self._backup is not None:
             backup, self._backup = self._backup, None
-            _copy(backup, _tensors_of(run.model))
+            _copy(backup, tensors_of(run.model))
 
     def copy_to(self, model: nn.Module) -> None:
         """Copy the averages into ``model``, which has parameters of the same names.
@@ -133,7 +130,7 @@ class EMA(Callback):
         """
         if not self._averages:
             raise RuntimeError("there is no average yet: no optimizer step has been taken")
-        _copy(self._averages, _tensors_of(model))
+        _copy(self._averages, tensors_of(model))
 
     def state_dict(self) -> dict[str, Any]:
         """Return averages and counts, and the weights while the model holds the averages."""
@@ -151,7 +148,7 @@ class EMA(Callback):
         Loaded outside of one, it gets its weights from here.
         """
         model = None if self._model is None else self._model()
-        tensors = {} if model is None else _tensors_of(model)
+        tensors = {} if model is None else tensors_of(model)
         self._averages = _copies(state["averages"], tensors)
         self._steps, self.updates = state["steps"], state["updates"]
         saved = state["backup"]
@@ -164,10 +161,6 @@ class EMA(Callback):
             _copy(saved, tensors)
         elif self._is_in_use:
             self._put_averages_in(model)
-
-
-def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    return dict(chain(model.named_parameters(), model.named_buffers()))
 
 
 def _copies(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import whole_number
 from ..callback import Callback
 from ..events import Event
 from ..handlers import Handler, Options
@@ -65,13 +66,9 @@ class EventLog(Callback):
     priority = 1_000_000  # far above the bands, below what keeps the run itself right
 
     def __init__(self, path: str | os.PathLike[str] | None = None, flush_every: int = 100) -> None:
-        if isinstance(flush_every, bool) or not isinstance(flush_every, int):
-            raise TypeError(f"flush_every must be a whole number, got {flush_every!r}")
-        if flush_every < 1:
-            raise ValueError(f"flush_every must be at least 1, got {flush_every}")
         # Absolute: a handler may change the working directory.
         self.path = None if path is None else os.path.abspath(os.fspath(path))
-        self.flush_every = flush_every
+        self.flush_every = whole_number("flush_every", flush_every, 1, "lines")
         self.records: list[dict[str, Any]] = []
         self._lines: list[str] = []
         self._is_new = True

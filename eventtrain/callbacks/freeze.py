@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..arguments import whole_number
 from ..callback import Callback
 from ..priorities import TRANSFORM
 from ..submodules import Choice, choose_submodules
@@ -53,10 +54,8 @@ class Freeze(Callback):
         if isinstance(modules, Mapping):
             schedule = dict(modules.items())
         for epoch in schedule:
-            if epoch is not None and (isinstance(epoch, bool) or not isinstance(epoch, int)):
-                raise TypeError(f"an epoch must be a whole number, got {epoch!r}")
-            if epoch is not None and epoch < 0:
-                raise ValueError(f"an epoch must be 0 or more, got {epoch}")
+            if epoch is not None:
+                whole_number("an epoch", epoch, 0)
         self.schedule = schedule
         self.batch_norm_eval = batch_norm_eval
         self._frozen: list[_Frozen] = []

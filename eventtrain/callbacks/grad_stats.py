@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..arguments import whole_number
 from ..callback import Callback
 from ..priorities import METRICS
-from ..readings import read, stacked, whole_number
+from ..readings import read, stacked
 
 if TYPE_CHECKING:
     from ..runner import Runner

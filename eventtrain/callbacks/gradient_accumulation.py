@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..arguments import whole_number
 from ..batch import batch_size
 from ..callback import Callback, handler
+from ..param_groups import gradients
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, MOVE_DATA
 
 if TYPE_CHECKING:
@@ -44,11 +45,7 @@ class GradientAccumulation(Callback):
     """
 
     def __init__(self, n: int) -> None:
-        if isinstance(n, bool) or not isinstance(n, int):
-            raise TypeError(f"n must be a whole number of batches, got {n!r}")
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
-        self.n = n
+        self.n = whole_number("n", n, 1, "batches")
         self._true_loss: Tensor | None = None
         self._is_flushing = False
         self._start_group()
@@ -68,7 +65,7 @@ class GradientAccumulation(Callback):
     @handler(during="train", priority=AFTER_EVERYONE)
     def after_loss(self, run: Runner) -> None:
         """Weight the loss for the backward pass."""
-        if self._batches and not _has_gradients(run):
+        if self._batches and next(gradients(run), None) is None:
             self._start_group()  # somebody zeroed them: a scaler after an overflow
         size = batch_size(run.batch)
         if not self._batches:
@@ -98,9 +95,8 @@ class GradientAccumulation(Callback):
         if self._batches < self.n and not is_last:
             run.token.cancel("step", "accumulating")
         elif self._samples not in (0, self._divisor):
-            gradients = list(_gradients(run))
-            if gradients:
-                torch._foreach_mul_(gradients, self._divisor / self._samples)
+            if found := list(gradients(run)):
+                torch._foreach_mul_(found, self._divisor / self._samples)
             # If somebody cancels this step, the group goes on from here.
             self._divisor = self._samples
 
@@ -112,7 +108,7 @@ class GradientAccumulation(Callback):
     @handler(priority=MOVE_DATA)
     def after_train(self, run: Runner) -> None:
         """Step the last group, if it is waiting still."""
-        if run.outcome != "completed" or not self._batches or not _has_gradients(run):
+        if run.outcome != "completed" or not self._batches or next(gradients(run), None) is None:
             return
         self._is_flushing = True
         try:
@@ -129,14 +125,3 @@ class GradientAccumulation(Callback):
         self._batches = state["batches"]
         self._samples = state["samples"]
         self._divisor = state["divisor"]
-
-
-def _gradients(run: Runner) -> Iterator[Tensor]:
-    groups = getattr(run.opt, "param_groups", None)
-    if groups is None:  # an optimizer of somebody's own
-        groups = [{"params": run.model.parameters()}]
-    return (p.grad for group in groups for p in group["params"] if p.grad is not None)
-
-
-def _has_gradients(run: Runner) -> bool:
-    return next(_gradients(run), None) is not None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from ..callback import Callback
+from ..param_groups import trained_parameters
 from ..priorities import POLICY
 
 if TYPE_CHECKING:
@@ -63,16 +63,9 @@ class GradientClip(Callback):
 
     def begin_step(self, run: Runner) -> None:
         """Clip."""
-        parameters = _parameters(run)
+        parameters = trained_parameters(run)
         # foreach is left to torch, which takes it wherever it is faster.
         if self.norm is not None:
             self.total_norm = clip_grad_norm_(parameters, self.norm, self.norm_type).detach()
         elif self.value is not None:
             clip_grad_value_(parameters, self.value)
-
-
-def _parameters(run: Runner) -> list[torch.Tensor]:
-    groups = getattr(run.opt, "param_groups", None)
-    if groups is None:  # an optimizer of somebody's own
-        return list(run.model.parameters())
-    return [parameter for group in groups for parameter in group["params"]]

@@ -6,6 +6,7 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..arguments import flag
 from ..callback import Callback, handler
 from ..priorities import METRICS, REPORTS
 from ..readings import epoch_row, hyperparameters, import_extra, kept, plain, read
@@ -37,9 +38,7 @@ class History(Callback):
     priority = REPORTS
 
     def __init__(self, batches: bool = False) -> None:
-        if not isinstance(batches, bool):
-            raise TypeError(f"batches must be True or False, got {batches!r}")
-        self.batches = batches
+        self.batches = flag("batches", batches)
         self._fit = -1
         self._epoch_rows: list[dict[str, Any]] = []
         self._batch_rows: list[dict[str, Any]] = []

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import flag
 from ..atomic_file import replace_file
 from ..callback import Callback
 from ..priorities import REPORTS
@@ -42,11 +43,9 @@ class JSONLLogger(Callback):
     priority = REPORTS
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
-        if not isinstance(append, bool):
-            raise TypeError(f"append must be True or False, got {append!r}")
         # Absolute: a handler may change the working directory.
         self.path = Path(os.path.abspath(os.fspath(path)))
-        self.append = append
+        self.append = flag("append", append)
         self._lines: list[str] = []
         self._is_new = True
         self._is_open = False

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ..arguments import real_number
 from ..callback import Callback
 from ..priorities import POLICY
 
@@ -41,9 +42,7 @@ class LabelSmoothing(Callback):
     priority = POLICY
 
     def __init__(self, eps: float = 0.1) -> None:
-        if isinstance(eps, bool) or not isinstance(eps, (int, float)):
-            raise TypeError(f"eps must be a number, got {eps!r}")
-        if not 0 <= eps <= 1:
+        if not 0 <= real_number("eps", eps) <= 1:
             raise ValueError(f"eps must be from 0 to 1, got {eps!r}")
         self.eps = float(eps)
         self._original: Loss | None = None

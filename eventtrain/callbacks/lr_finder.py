@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import whole_number
 from ..batch import loader_length
 from ..callback import Callback, handler
 from ..param_groups import set_field
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS, POLICY
-from ..readings import whole_number
 from ..restore_point import RestorePoint
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch.optim import lr_scheduler as torch_schedulers
 
+from ..arguments import whole_number
 from ..batch import loader_length
 from ..callback import Callback, handler
 from ..param_groups import set_field
 from ..priorities import BEFORE_EVERYONE, POLICY
-from ..readings import whole_number
 
 if TYPE_CHECKING:
     from ..runner import Runner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import whole_number
 from ..callback import Callback, handler
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE
 
@@ -30,11 +31,7 @@ class MaxSteps(Callback):
     """
 
     def __init__(self, n: int) -> None:
-        if isinstance(n, bool) or not isinstance(n, int):
-            raise TypeError(f"n must be a whole number of steps, got {n!r}")
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
-        self.n = n
+        self.n = whole_number("n", n, 1, "steps")
         self.done = 0
 
     def begin_fit(self, run: Runner) -> None:

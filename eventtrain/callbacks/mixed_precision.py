@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -11,6 +10,7 @@ from torch.amp import GradScaler
 
 from ..batch import model_device
 from ..callback import Callback, handler
+from ..param_groups import gradients
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, TRANSFORM
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class MixedPrecision(Callback):
     @handler(priority=TRANSFORM)
     def begin_step(self, run: Runner) -> None:
         """Divide the gradients by the scale, and cancel the step if they are not finite."""
-        if self.scaler is None or next(_gradients(run.opt), None) is None:
+        if self.scaler is None or next(gradients(run), None) is None:
             return
         question: Any = _Question(run.opt)
         self._asked = question
@@ -150,7 +150,7 @@ class MixedPrecision(Callback):
             return
         # Someone else cancelled it, and the next backward pass adds scaled gradients.
         with torch.no_grad():
-            for gradient in _gradients(run.opt):
+            for gradient in gradients(run):
                 gradient.copy_(self.scaler.scale(gradient))
 
     def state_dict(self) -> dict[str, Any]:
@@ -186,7 +186,3 @@ class _Question:
     def step(self) -> None:
         """Note that the scaler found every gradient finite."""
         self.is_finite = True
-
-
-def _gradients(opt: Any) -> Iterator[Tensor]:
-    return (p.grad for group in opt.param_groups for p in group["params"] if p.grad is not None)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ..arguments import real_number
 from ..callback import Callback, handler, listify
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, REPORTS
 from ..readings import import_extra
@@ -51,9 +52,7 @@ class Progress(Callback):
         disable: bool | None = None,
         file: TextIO | None = None,
     ) -> None:
-        if isinstance(every, bool) or not isinstance(every, (int, float)):
-            raise TypeError(f"every must be a number of seconds, got {every!r}")
-        if not every >= 0:
+        if real_number("every", every, "seconds") < 0:
             raise ValueError(f"every must be 0 seconds or more, got {every!r}")
         self.loss_shown = bool(loss)
         self.metrics = None if metrics is None else listify(metrics)

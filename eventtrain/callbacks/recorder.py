@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import whole_number
 from ..callback import Callback, handler, listify
 from ..priorities import METRICS, REPORTS
-from ..readings import hyperparameters, import_extra, kept, plain, read, whole_number
+from ..readings import hyperparameters, import_extra, kept, plain, read
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..arguments import whole_number
 from ..callback import Callback
 from ..priorities import BEFORE_EVERYONE
 
@@ -47,11 +48,9 @@ class Seed(Callback):
     priority = BEFORE_EVERYONE
 
     def __init__(self, seed: int, deterministic: bool = False) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise TypeError(f"seed must be a whole number, got {seed!r}")
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
-        self.seed = seed
+        self.seed = whole_number("seed", seed, 0)
+        if self.seed >= 2**32:
+            raise ValueError(f"seed must be at most 2**32 - 1, got {seed}")
         self.deterministic = deterministic
         self._put_back: Callable[[], None] | None = None
 

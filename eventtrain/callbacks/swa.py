@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
+from ..arguments import real_number
 from ..callback import Callback, handler
 from ..priorities import POLICY
+from ..submodules import tensors_of
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -63,9 +64,7 @@ class SWA(Callback):
         load: bool = True,
         update_bn: bool = True,
     ) -> None:
-        if isinstance(start, bool) or not isinstance(start, (int, float)):
-            raise TypeError(f"start must be an epoch or a share of them, got {start!r}")
-        if start < 0 or (isinstance(start, float) and not start < 1):
+        if real_number("start", start) < 0 or (isinstance(start, float) and not start < 1):
             raise ValueError(f"start must be an epoch from 0 or a share in [0, 1), got {start!r}")
         if anneal_strategy not in ("cos", "linear"):
             raise ValueError(f"anneal_strategy must be 'cos' or 'linear', got {anneal_strategy!r}")
@@ -165,10 +164,10 @@ class SWA(Callback):
         """
         if self.averaged_model is None:
             raise RuntimeError("there is no average yet: no epoch from `start` on has ended")
-        averaged: Any = self.averaged_model.module
+        means = tensors_of(self.averaged_model.module)
         with torch.no_grad():
-            for target, source in zip(_tensors_of(model), _tensors_of(averaged), strict=True):
-                target.copy_(source)
+            for name, target in tensors_of(model).items():
+                target.copy_(means[name])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average, the state of the schedule and the learning rates before it."""
@@ -202,7 +201,3 @@ class SWA(Callback):
             for group, rate in zip(run.opt.param_groups, rates, strict=True):
                 group["lr"] = rate
             self._before = state["before"]
-
-
-def _tensors_of(model: nn.Module) -> list[torch.Tensor]:
-    return list(chain(model.parameters(), model.buffers()))

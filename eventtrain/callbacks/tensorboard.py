@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import whole_number
 from ..callback import Callback, handler
 from ..priorities import METRICS, REPORTS
-from ..readings import hyperparameters, import_extra, kept, plain, read, whole_number
+from ..readings import hyperparameters, import_extra, kept, plain, read
 
 if TYPE_CHECKING:
     from ..runner import Runner

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..arguments import whole_number
 from ..callback import Callback, handler
 from ..priorities import BEFORE_EVERYONE, METRICS
 
@@ -34,11 +35,7 @@ class TerminateOnNaN(Callback):
     priority = METRICS
 
     def __init__(self, every: int = 50) -> None:
-        if isinstance(every, bool) or not isinstance(every, int):
-            raise TypeError(f"every must be a whole number of batches, got {every!r}")
-        if every < 1:
-            raise ValueError(f"every must be at least 1, got {every}")
-        self.every = every
+        self.every = whole_number("every", every, 1, "batches")
         self._start_over()
 
     @cached_property

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..arguments import whole_number
 from ..batch import batch_size
 from ..callback import Callback, handler
 from ..errors import DataError
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS
-from ..readings import whole_number
 
 if TYPE_CHECKING:
     from ..runner import Runner

@@ -7,6 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import real_number
 from ..callback import Callback, handler
 from ..priorities import BEFORE_EVERYONE
 
@@ -42,9 +43,7 @@ class TimeLimit(Callback):
     priority = BEFORE_EVERYONE
 
     def __init__(self, seconds: float, scope: str = "fit") -> None:
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-            raise TypeError(f"seconds must be a number, got {seconds!r}")
-        if not (math.isfinite(seconds) and seconds > 0):
+        if not 0 < real_number("seconds", seconds) < math.inf:
             raise ValueError(f"seconds must be finite and above 0, got {seconds!r}")
         if scope not in _SCOPES:
             raise ValueError(f"scope must be one of {', '.join(_SCOPES)}, got {scope!r}")

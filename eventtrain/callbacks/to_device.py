@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from ..arguments import whole_number
 from ..batch import loader_length, model_device, move_to
 from ..callback import Callback, handler
 from ..errors import DataError
@@ -42,12 +43,8 @@ class ToDevice(Callback):
     priority = MOVE_DATA
 
     def __init__(self, device: torch.device | str | None = None, prefetch: int = 2) -> None:
-        if isinstance(prefetch, bool) or not isinstance(prefetch, int):
-            raise TypeError(f"prefetch must be a whole number of batches, got {prefetch!r}")
-        if prefetch < 1:
-            raise ValueError(f"prefetch must be at least 1, got {prefetch}")
         self.device = None if device is None else torch.device(device)
-        self.prefetch = prefetch
+        self.prefetch = whole_number("prefetch", prefetch, 1, "batches")
         self._replaced: tuple[Any, str, Any] | None = None
 
     def begin_train(self, run: Runner) -> None:

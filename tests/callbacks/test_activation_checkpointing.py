@@ -13,6 +13,7 @@ from eventtrain import Learner, Runner
 from eventtrain.callbacks import ActivationCheckpointing
 
 Make = Callable[..., Learner]
+Fit = Callable[[Runner, Learner], None]
 
 
 class Counted(nn.Linear):
@@ -98,20 +99,14 @@ def test_less_is_kept_for_the_backward_pass(make_learner: Make) -> None:
     assert kept([ActivationCheckpointing("0")]) < kept([])
 
 
-@pytest.mark.parametrize("ending", ["complete", "cancel", "fail"])
-def test_the_modules_are_put_back_however_the_fit_ends(make_learner: Make, ending: str) -> None:
+def test_the_modules_are_put_back_however_the_fit_ends(
+    make_learner: Make, fit_however_it_ends: Fit
+) -> None:
     learner = deep(make_learner())
     run = Runner(ActivationCheckpointing(["0", "2"]))
     wrapped: list[bool] = []
     run.on("begin_batch", lambda run: wrapped.append("forward" in vars(run.model[0])))
-    if ending == "cancel":
-        run.on("after_loss", lambda run: run.token.cancel("fit"))
-    if ending == "fail":
-        run.on("after_loss", lambda run: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            run.fit(1, learner)
-    else:
-        run.fit(1, learner)
+    fit_however_it_ends(run, learner)
     assert all(wrapped) and wrapped
     assert not any("forward" in vars(module) for module in learner.model.modules())
 

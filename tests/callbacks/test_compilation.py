@@ -13,6 +13,7 @@ from eventtrain import EventLog, Learner, Runner
 from eventtrain.callbacks import ActivationCheckpointing, Compile
 
 Make = Callable[..., Learner]
+Fit = Callable[[Runner, Learner], None]
 
 
 @pytest.fixture(autouse=True)
@@ -65,18 +66,12 @@ def test_the_state_dict_keeps_its_keys(learner: Learner) -> None:
     assert learner.model is model
 
 
-@pytest.mark.parametrize("ending", ["complete", "cancel", "fail"])
-def test_the_model_is_itself_again_however_the_fit_ends(learner: Learner, ending: str) -> None:
+def test_the_model_is_itself_again_however_the_fit_ends(
+    learner: Learner, fit_however_it_ends: Fit
+) -> None:
     graphs: list[Any] = []
     run = Runner(Compile(backend=counting(graphs)))
-    if ending == "cancel":
-        run.on("after_loss", lambda run: run.token.cancel("fit"))
-    if ending == "fail":
-        run.on("after_loss", lambda run: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            run.fit(1, learner)
-    else:
-        run.fit(1, learner)
+    fit_however_it_ends(run, learner)
     before = len(graphs)
     learner.model(torch.zeros(9, 5))
     assert len(graphs) == before > 0

@@ -16,6 +16,7 @@ from eventtrain.callbacks import Checkpoint, Freeze
 from eventtrain.callbacks.freeze import freeze, unfreeze
 
 Make = Callable[..., Learner]
+Fit = Callable[[Runner, Learner], None]
 
 
 def deep(learner: Learner) -> Learner:
@@ -84,19 +85,13 @@ def test_what_two_epochs_claim_comes_in_with_the_later_one(learner: Learner) -> 
     assert changed == [False, False, True]
 
 
-@pytest.mark.parametrize("ending", ["complete", "cancel", "fail"])
-def test_requires_grad_is_put_back_however_the_fit_ends(learner: Learner, ending: str) -> None:
+def test_requires_grad_is_put_back_however_the_fit_ends(
+    learner: Learner, fit_however_it_ends: Fit
+) -> None:
     model = deep(learner).model
     model[0].bias.requires_grad_(False)
     run = Runner(Freeze(["0", "1"], until_epoch=None))
-    if ending == "cancel":
-        run.on("after_loss", lambda run: run.token.cancel("fit"))
-    if ending == "fail":
-        run.on("after_loss", lambda run: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            run.fit(1, learner)
-    else:
-        run.fit(1, learner)
+    fit_however_it_ends(run, learner)
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     assert frozen == ["0.bias"]
     assert all(module.training == model.training for module in model.modules())

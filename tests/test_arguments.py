@@ -1,0 +1,56 @@
+"""Arguments that are checked: what is taken, and what the message says of the rest."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eventtrain.arguments import flag, real_number, whole_number
+
+
+@pytest.mark.parametrize("value", [True, False, 1.0, "1", None, np.float64(1)])
+def test_what_is_no_whole_number_is_refused_by_its_name(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"^every must be a whole number of steps, got "):
+        whole_number("every", value, 1, "steps")
+
+
+def test_a_whole_number_that_is_too_small_is_refused_with_the_least() -> None:
+    with pytest.raises(ValueError, match=r"^every must be at least 1, got 0$"):
+        whole_number("every", 0, 1)
+
+
+@pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
+def test_a_whole_number_becomes_a_plain_int(value: Any) -> None:
+    found = whole_number("every", value, 3)
+    assert (found, type(found)) == (3, int)
+
+
+@pytest.mark.parametrize("value", [True, False, "1", None, 1j])
+def test_what_is_no_number_is_refused_by_its_name(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"^seconds must be a number, got "):
+        real_number("seconds", value)
+
+
+@pytest.mark.parametrize("value", [math.nan, np.float64("nan")])
+def test_nan_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"^every must be a number of seconds, got nan$"):
+        real_number("every", value, "seconds")
+
+
+@pytest.mark.parametrize("value", [-1, 0.5, math.inf, 10**400, np.float32(2)])
+def test_a_number_is_returned_as_it_is(value: Any) -> None:
+    assert real_number("priority", value) is value
+
+
+@pytest.mark.parametrize("value", [0, 1, None, "yes", np.True_])
+def test_what_is_neither_true_nor_false_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"^append must be True or False, got "):
+        flag("append", value)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_true_and_false_are_returned(value: bool) -> None:
+    assert flag("append", value) is value
