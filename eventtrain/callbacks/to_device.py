@@ -102,14 +102,17 @@ class _Ahead:
             self._open.pop().close()
 
     def _ahead(self, batches: Generator[Any, None, None]) -> Generator[Any, None, None]:
-        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        side: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         waiting: deque[tuple[Any, torch.cuda.Event]] = deque()
 
         def copy_next() -> None:
             for batch in batches:
-                with torch.cuda.stream(stream):
-                    copied = move_to(_pinned(batch), self._device)
-                    waiting.append((copied, stream.record_event()))
+                # A copy may take the memory of a batch that the host has dropped while the
+                # device is still computing on it: it waits for all that is queued by now.
+                # (Tensor.record_stream does not reach into a batch of somebody's own class.)
+                side.wait_stream(torch.cuda.current_stream(self._device))
+                with torch.cuda.stream(side):
+                    waiting.append((move_to(_pinned(batch), self._device), side.record_event()))
                 return
 
         try:
@@ -117,12 +120,7 @@ class _Ahead:
                 copy_next()
             while waiting:
                 batch, copied = waiting.popleft()
-                current = torch.cuda.current_stream(self._device)
-                current.wait_event(copied)
-                for tensor in _tensors(batch):
-                    if tensor.is_cuda:
-                        # Its memory is not to be used again before this stream is done with it.
-                        tensor.record_stream(current)
+                torch.cuda.current_stream(self._device).wait_event(copied)
                 copy_next()
                 yield batch
         finally:
@@ -161,20 +159,11 @@ def _pinned(batch: Any) -> Any:
     """Return ``batch`` in pinned memory; what is on a device already stays there."""
     if isinstance(batch, Tensor):
         return batch if batch.device.type != "cpu" or batch.is_pinned() else batch.pin_memory()
+    if callable(pin := getattr(batch, "pin_memory", None)):
+        return pin()
     if isinstance(batch, dict):
         return {key: _pinned(part) for key, part in batch.items()}
     if isinstance(batch, (tuple, list)):
         parts = [_pinned(part) for part in batch]
         return batch._make(parts) if hasattr(batch, "_make") else type(batch)(parts)
     return batch
-
-
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, dict):
-        for part in batch.values():
-            yield from _tensors(part)
-    elif isinstance(batch, (tuple, list)):
-        for part in batch:
-            yield from _tensors(part)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from eventtrain import DataBunch, DataError, EmptyLoaderError, Learner, Runner, TensorLoader
@@ -220,3 +222,97 @@ def test_on_cuda_the_loader_is_closed_after_a_cancellation(learner: Learner) -> 
     run.fit(1, learner)
     assert learner.data.train_dl is train
     assert train.closed == 1
+
+
+class Streams:
+    """Stands in for CUDA: two streams that only write down what is queued on them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.queued: list[str] = []
+        self.name = "compute"
+        fakes = {"Stream": lambda device: Stream(self, "side"), "stream": self.on}
+        fakes["current_stream"] = lambda device: Stream(self, self.name)
+        for name, fake in fakes.items():
+            monkeypatch.setattr(f"torch.cuda.{name}", fake)
+        module = "eventtrain.callbacks.to_device"
+        monkeypatch.setattr(f"{module}._pinned", lambda batch: batch)
+        monkeypatch.setattr(f"{module}.model_device", lambda model: torch.device("cuda"))
+        monkeypatch.setattr(f"{module}.move_to", self.copy)
+
+    def copy(self, batch: Any, device: torch.device) -> Any:
+        copies = sum(line.startswith("side copies") for line in self.queued)
+        self.queued.append(f"{self.name} copies {copies}")
+        return batch
+
+    @contextmanager
+    def on(self, stream: Stream) -> Iterator[None]:
+        self.name = stream.name
+        yield
+        self.name = "compute"
+
+
+class Stream:
+    """Writes down what is queued on it; an event is the number of lines before it."""
+
+    def __init__(self, streams: Streams, name: str) -> None:
+        self.streams, self.name = streams, name
+
+    def wait_stream(self, other: Stream) -> None:
+        self.streams.queued.append(f"{self.name} waits for {other.name}")
+
+    def record_event(self) -> str:
+        return self.streams.queued[-1]
+
+    def wait_event(self, event: str) -> None:
+        self.streams.queued.append(f"{self.name} waits until {event}")
+
+
+def test_a_copy_waits_for_what_used_its_memory_and_a_batch_for_its_copy(
+    make_learner: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams, learner = Streams(monkeypatch), make_learner(train=4, valid=0)
+    run = Runner(ToDevice(prefetch=2))
+    run.on("begin_batch", lambda run: streams.queued.append(f"batch {run.batch_index}"))
+    run.fit(1, learner)
+    wait = "side waits for compute"
+    until = "compute waits until side copies"
+    assert streams.queued == [
+        *(wait, "side copies 0", wait, "side copies 1"),
+        *(f"{until} 0", wait, "side copies 2", "batch 0"),
+        *(f"{until} 1", wait, "side copies 3", "batch 1"),
+        *(f"{until} 2", "batch 2"),
+        *(f"{until} 3", "batch 3"),
+    ]
+
+
+class Parcel:
+    """A batch of somebody's own class, as libraries for text and for graphs have."""
+
+    def __init__(self, xb: torch.Tensor) -> None:
+        self.xb = xb
+
+    def to(self, device: Any, non_blocking: bool = False) -> Parcel:
+        return Parcel(self.xb.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Parcel:
+        return Parcel(self.xb.pin_memory())
+
+
+class Mean(nn.Linear):
+    """Takes its time, so that the host runs ahead, and then the mean of a parcel."""
+
+    def forward(self, parcel: Any) -> torch.Tensor:
+        torch.cuda._sleep(2_000_000)
+        return self.bias.sum() * 0 + parcel.xb.mean()
+
+
+@CUDA
+def test_on_cuda_batches_of_somebodys_own_class_are_not_overwritten() -> None:
+    parcels = [Parcel(torch.full((1 << 18, 16), float(index))) for index in range(40)]
+    model = Mean(16, 1).cuda()
+    opt = torch.optim.SGD(model.parameters(), lr=0.0)
+    run = Runner(ToDevice())
+    means: list[torch.Tensor] = []
+    run.on("after_loss", lambda run: means.append(run.loss.detach()))
+    run.fit(1, Learner(model, opt, lambda pred, parcel: pred, DataBunch(parcels)))
+    assert torch.stack(means).tolist() == list(range(40))
