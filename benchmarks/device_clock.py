@@ -1,8 +1,9 @@
 """Clocks for work that a device does: what they read depends on the device.
 
 Nothing is measured from outside of a fit, which costs something by itself: the
-loader starts the clocks when its first batch is asked for and stops them after
-its last, so that hand-written loop and ``Runner`` are timed over the same span.
+loader starts the clocks after its first batches, in which a fit does what it
+does once, and stops them after its last, so that hand-written loop and
+``Runner`` are timed over the same span.
 """
 
 from __future__ import annotations
@@ -21,20 +22,23 @@ BURST = 8
 """Batches after which the host is timed: few enough for a GPU's queue not to be full yet,
 or the host would be waiting for the device, and its time would be the device's."""
 
+UNTIMED = 2
+"""Batches before the clocks start."""
+
 Batches = Sequence[tuple[Any, Any]]
 
 
 class TimedBatches:
-    """Batches to train on, which time how long it takes from the first to the last.
+    """Batches to train on, which time how long all but the first few of them take.
 
     Args:
         batches: What is yielded, in turn.
-        count: How many are yielded.
+        count: How many are timed; there are ``UNTIMED`` more.
         clock: What times them.
     """
 
     def __init__(self, batches: Batches, count: int, clock: HostClock) -> None:
-        times, rest = divmod(count, len(batches))
+        times, rest = divmod(count + UNTIMED, len(batches))
         self.batches = [*list(batches) * times, *batches[:rest]]
         self.clock = clock
 
@@ -42,8 +46,9 @@ class TimedBatches:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        yield from self.batches[:UNTIMED]
         self.clock.start()
-        yield from self.batches
+        yield from self.batches[UNTIMED:]
         self.clock.stop()
 
 

@@ -115,11 +115,15 @@ def _measure(
     """Time the ways side by side; return a group for every clock.
 
     Many short passes: on a machine that is not idle, a long one is hardly ever undisturbed.
+    More rounds where a step takes long: the ratio that is looked for is nearer to one there.
     """
     seconds = 0.001 if options.quick else 0.02
     count = max(2, round(seconds / seconds_a_batch(ways[HAND], learn, batches, device)))
+    rounds, passes = (31, 5) if count == 2 else (11, 8)
     variants = {label: timed(way, learn, batches, count, device) for label, way in ways.items()}
-    clocks = compare_clocks(variants, rounds=options.pick(11, 2), passes=options.pick(8, 1))
+    clocks = compare_clocks(
+        variants, rounds=options.pick(rounds, 2), passes=options.pick(passes, 1)
+    )
     parameters = {
         runner(handlers): {"handlers": handlers, "loop": "Runner", "device": device.type}
         for handlers in COUNTS

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .cancellation import CancellationToken, Origin, Scope
-from .dispatch import Style, compile_emission, running_handler
+from .dispatch import Style, running_handler
 from .events import Event
-from .handlers import Handler
 
 
 class Source(Protocol):
@@ -22,8 +21,10 @@ class Source(Protocol):
     name: str
     receivers: Any
 
-    def handlers_for(self, sender: object) -> list[Handler]:
-        """Return the handlers for ``sender``, in order."""
+    def compile(
+        self, style: Style, sender: object, token: CancellationToken
+    ) -> Callable[[], None] | None:
+        """Return the function that calls the handlers for ``sender``; ``None`` without any."""
         ...
 
 
@@ -78,10 +79,7 @@ class Emitter:
         style: Style = "closing" if event.kind == "closing" else "checkpoint"
 
         def compile_and_emit() -> None:
-            handlers = source.handlers_for(self._sender)
-            emission = None
-            if handlers:
-                emission = compile_emission(style, handlers, self._sender, self._token)
+            emission = source.compile(style, self._sender, self._token)
             self._install(event, emission)
             if emission is not None:
                 emission()

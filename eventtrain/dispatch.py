@@ -121,6 +121,17 @@ def compile_emission(
     return FunctionType(_code(style, n).replace(), names, "emit", defaults)
 
 
+def rebind(
+    emission: Callable[..., None], sender: object, token: CancellationToken
+) -> Callable[[], None]:
+    """Return an ``emission`` that was compiled already, for another sender and token.
+
+    What the interpreter has learned about its calls stays learned.
+    """
+    known = cast(FunctionType, emission)
+    return FunctionType(known.__code__, known.__globals__, "emit", (sender, token))
+
+
 def source(style: Style, n: int) -> str:
     """Return the source that emits to ``n`` handlers; ``-1`` for any number, in a loop."""
     lines = ["def emit(sender, token):", *_HEAD[style]]

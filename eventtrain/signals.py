@@ -14,7 +14,7 @@ from blinker.base import ANY, ANY_ID
 
 from .binding import Emitter
 from .cancellation import CancellationToken
-from .dispatch import compile_emission
+from .dispatch import Style, compile_emission, rebind
 from .events import Event
 from .handlers import Around, Handler, Options
 from .ordering import in_order
@@ -48,6 +48,7 @@ class Signal(blinker.NamedSignal):
         self._mute_depth = 0
         self._emitters: weakref.WeakSet[Emitter] = weakref.WeakSet()
         self._by_id: dict[int, tuple[weakref.ref[Any], Callable[..., None]]] = {}
+        self._compiled: dict[tuple[object, ...], Callable[..., None]] = {}
         super().__init__(name, doc)
 
     # Order
@@ -81,6 +82,7 @@ class Signal(blinker.NamedSignal):
         self._in_order = None
         self.__dict__.pop("emit", None)
         self._by_id.clear()
+        self._compiled.clear()
         for emitter in list(self._emitters):
             emitter._refresh(self, self.event)
 
@@ -116,6 +118,22 @@ class Signal(blinker.NamedSignal):
                 else compile_emission("send", self.handlers_for(ANY))
             )
         self.emit(sender, token)
+
+    def compile(
+        self, style: Style, sender: object, token: CancellationToken
+    ) -> Callable[[], None] | None:
+        """Return the function that calls the handlers for ``sender``; ``None`` without any.
+
+        It is compiled once between two changes of subscriptions: a second fit begins
+        with code that has run before.
+        """
+        handlers = self.handlers_for(sender)
+        if not handlers:
+            return None
+        key = (style, *handlers)
+        if key not in self._compiled:
+            self._compiled[key] = compile_emission(style, handlers)
+        return rebind(self._compiled[key], sender, token)
 
     def _emit_by_sender(self, sender: Any, token: CancellationToken | None = None) -> None:
         key = id(sender)

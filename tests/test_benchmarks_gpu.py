@@ -98,7 +98,7 @@ def test_cuda_tells_of_a_handler_that_reads_the_loss() -> None:
 # Clocks
 
 
-def test_the_clock_runs_from_the_first_batch_to_the_last() -> None:
+def test_the_clock_starts_after_two_batches_and_stops_after_the_last() -> None:
     told: list[Any] = []
 
     class Clock(HostClock):
@@ -110,7 +110,7 @@ def test_the_clock_runs_from_the_first_batch_to_the_last() -> None:
 
     for pair in TimedBatches([(1, 1), (2, 2)], 3, Clock()):
         told.append(pair)
-    assert told == ["start", (1, 1), (2, 2), (1, 1), "stop"]
+    assert told == [(1, 1), (2, 2), "start", (1, 1), (2, 2), (1, 1), "stop"]
 
 
 def test_the_host_clock_is_a_wall_clock() -> None:

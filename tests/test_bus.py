@@ -1244,6 +1244,45 @@ class TestBind:
         assert seen == ["after_cancel_batch", "after_batch"]
         assert (token.history[0].by, token.history[0].event) == ("stopper", "after_loss")
 
+    def test_what_was_compiled_serves_until_subscriptions_change(
+        self, bus: EventBus, seen: list[Any]
+    ) -> None:
+        def code_after_emission(sender: Any) -> Any:
+            emit, _ = bus.bind(sender, CancellationToken())
+            emit.after_loss()
+            return emit.after_loss.__code__  # type: ignore[attr-defined]
+
+        bus.on("after_loss", seen.append)
+        first, second = code_after_emission("a"), code_after_emission("b")
+        bus.on("after_loss", lambda sender: None)
+        third = code_after_emission("c")
+        assert seen == ["a", "b", "c"]
+        assert first is second is not third
+
+    def test_a_sender_with_a_handler_of_its_own_runs_code_of_its_own(
+        self, bus: EventBus, seen: list[Any]
+    ) -> None:
+        one, other = Run(), Run()
+        bus.on("after_loss", note(seen, "all"))
+        bus.on("after_loss", note(seen, "one"), sender=one)
+        for sender in (one, other, one, other):
+            bus.bind(sender, CancellationToken())[0].after_loss()
+        assert seen == ["all", "one", "all"] * 2
+
+    def test_only_the_token_of_its_own_binding_cancels(
+        self, bus: EventBus, seen: list[Any]
+    ) -> None:
+        other, token = CancellationToken(), CancellationToken()
+        bus.on("after_loss", seen.append)
+        bus.bind("other", other)[0].after_loss()
+        emit, scope = bus.bind("this", token)
+        with scope.batch:
+            other.cancel()
+            emit.after_loss()
+            token.cancel("batch")
+            emit.after_loss()
+        assert seen == ["other", "this"]
+
     def test_muting_an_event_silences_a_bound_loop(self, bus: EventBus, seen: list[Any]) -> None:
         emit, scope = bus.bind(None, CancellationToken())
         bus.on(["after_loss", "after_batch"], seen.append)

@@ -53,8 +53,7 @@ class Bus:
         self.bus = EventBus()
         self.signal = self.bus[EVENT]
         self.senders: list[Any] = [Thing(0), Thing(1), Text("x")]
-        self.bound_token = CancellationToken()
-        self.emitter, self.scope = self.bus.bind(self.senders[0], self.bound_token)
+        self.bind()
         self.functions: list[Callable[[Any], None]] = []
         self.subscriptions: list[Subscription | None] = []
         self.acts: list[Program] = []
@@ -64,6 +63,10 @@ class Bus:
         self.orders: deque[list[tuple[str, int]]] = deque()
         for name in POOL:
             self.make_function(name, [])
+
+    def bind(self) -> None:
+        self.bound_token = CancellationToken()
+        self.emitter, self.scope = self.bus.bind(self.senders[0], self.bound_token)
 
     def make_function(self, name: str, acts: Program) -> Callable[[Any], None]:
         index = len(self.functions)
@@ -137,7 +140,9 @@ class Bus:
         if style == "send":
             self.cancels.append(lambda: None)
             self.signal.send(sender)
-        elif style == "bound":
+        elif style in BOUND:
+            if style == "bound anew":
+                self.bind()
             self.cancels.append(lambda: self.bound_token.cancel("batch"))
             with self.scope.batch:
                 self.emitter.after_loss()
@@ -312,14 +317,14 @@ class Model:
 
     def emit(self, label: int, style: str) -> None:
         order = self.order()
-        label = 0 if style == "bound" else label
+        label = 0 if style in BOUND else label
         self.cancelled.append(False)
         if self.depth == 0 and not self.flag:
             for entry in [e for e in order if e["senders"] & {None, label}]:
                 gone = style == "send" and not entry["alive"]  # blinker passes over these
                 if not gone and self.lets_through(entry, label):
                     self.call(entry["function"], label)
-                if self.cancelled[-1] and style in ("token", "bound"):
+                if self.cancelled[-1] and style in ("token", *BOUND):
                     break
         self.cancelled.pop()
 
@@ -380,10 +385,11 @@ def operations(acts: st.SearchStrategy[Program], styles: list[str]) -> Any:
 
 
 STYLES = ["plain", "token", "send"]
+BOUND = ["bound", "bound anew"]
 INNER = st.one_of(operations(st.just([]), STYLES), st.just(("cancel",)), st.just(("cancel",)))
 OUTER = st.one_of(
-    operations(st.lists(INNER, max_size=2), [*STYLES, "bound", "bound"]),
-    operations(st.lists(INNER, max_size=2), [*STYLES, "bound", "bound"]),
+    operations(st.lists(INNER, max_size=2), [*STYLES, *BOUND]),
+    operations(st.lists(INNER, max_size=2), [*STYLES, *BOUND]),
     st.just(("renew", 1)),
 )
 PLAIN = {"priority": 0, "before": (), "after": (), "every": 1, "once": False, "during": None}
