@@ -9,14 +9,16 @@ for two handlers (``print(source("checkpoint", 2))``), a function reads::
     def emit(sender, token):
      try:
       if token.pending is not None: token.check()
-      if ((r := h0(sender)) is not None or ...) and look(r, token): token.check()
-      if ((r := h1(sender)) is not None or ...) and look(r, token): token.check()
+      r = h0(sender)
+      if (r is not None or token.pending is not None) and look(r, token): token.check()
+      r = h1(sender)
+      if (r is not None or token.pending is not None) and look(r, token): token.check()
      except BaseException as error:
       annotate(error, entries, sender)
       raise
 
-with ``token.pending is not None`` for the dots. The handler that is running, or
-that raised, is known from the line number: the calls need not keep track of it.
+The handler that is running, or that raised, is known from the line number: the
+calls need not keep track of it.
 """
 
 from __future__ import annotations
@@ -154,12 +156,12 @@ _HEAD: dict[Style, list[str]] = {
 }
 _EACH: dict[Style, list[str]] = {
     "send": [
-        "  if ((r := CALL(sender)) is not None or token.pending is not None) "
-        "and look(r, token): return"
+        "  r = CALL(sender)",
+        "  if (r is not None or token.pending is not None) and look(r, token): return",
     ],
     "checkpoint": [
-        "  if ((r := CALL(sender)) is not None or token.pending is not None) "
-        "and look(r, token): token.check()"
+        "  r = CALL(sender)",
+        "  if (r is not None or token.pending is not None) and look(r, token): token.check()",
     ],
     "closing": [
         "  try:",
