@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..arguments import whole_number
-from ..batch import batch_size
+from ..batch import batch_size, model_device
 from ..callback import Callback, handler
 from ..errors import DataError
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS
@@ -54,7 +54,7 @@ class Throughput(Callback):
         """Start the clock."""
         self._reset()
         self._is_on = True
-        _wait_for_device()
+        _wait_for(model_device(run.model))
         self._start = self._wait_start = time.perf_counter()
 
     @handler("begin_batch", priority=BEFORE_EVERYONE)
@@ -80,7 +80,7 @@ class Throughput(Callback):
             seen = self._seen
             self._reset()
             self._seen = seen
-            _wait_for_device()
+            _wait_for(model_device(run.model))
             self._start = time.perf_counter()
         self._end = self._wait_start = time.perf_counter()
 
@@ -93,7 +93,7 @@ class Throughput(Callback):
         if self._seen <= self.skip:
             return
         before = time.perf_counter()
-        _wait_for_device()
+        _wait_for(model_device(run.model))
         # Whatever the device still had to do belongs to the batches.
         seconds = max(self._end - self._start + time.perf_counter() - before, 1e-9)
         prefix = "train" if run.phase == "train" else "valid"
@@ -104,7 +104,6 @@ class Throughput(Callback):
         row[f"{prefix}_data_share"] = min(self._waited / seconds, 1.0)
 
 
-def _wait_for_device() -> None:
-    cuda: Any = torch.cuda
-    if cuda.is_available() and cuda.is_initialized():
-        cuda.synchronize()
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

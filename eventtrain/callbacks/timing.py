@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..batch import model_device
 from ..callback import Callback, handler
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS
 
@@ -29,7 +30,7 @@ class Timing(Callback):
     are read, and the host waits for the device, once a phase.
 
     Args:
-        cuda: Time with CUDA events, where the batches are on a CUDA device. Default
+        cuda: Time with CUDA events, where the model is on a CUDA device. Default
             ``False``.
         history: Write ``seconds_train_data`` and so on to ``run.history``. Default
             ``False``.
@@ -55,6 +56,7 @@ class Timing(Callback):
         # The host's clock, and an event on the device's stream.
         self._part_start: tuple[float, Any] | None = None
         self._events: list[tuple[str, Any, Any]] = []
+        self._device: torch.device | None = None
         self._on_device = False
 
     def begin_fit(self, run: Runner) -> None:
@@ -66,6 +68,8 @@ class Timing(Callback):
     def phase_starts(self, run: Runner) -> None:
         """Start the clock of a phase, and wait for data."""
         self._reset()
+        device = model_device(run.model)
+        self._device = device if self.cuda and device.type == "cuda" else None
         self._phase_start = time.perf_counter()
         self._start()
 
@@ -74,7 +78,7 @@ class Timing(Callback):
         """A batch has come."""
         self._end("data")
         self._batches += 1
-        self._on_device = self.cuda and _is_on_cuda(run.xb)
+        self._on_device = self._device is not None
 
     @handler("begin_batch", priority=AFTER_EVERYONE)
     def forward_starts(self, run: Runner) -> None:
@@ -139,7 +143,7 @@ class Timing(Callback):
         self._reset()
 
     def _start(self) -> None:
-        self._part_start = time.perf_counter(), _event_now() if self._on_device else None
+        self._part_start = time.perf_counter(), self._event_now() if self._on_device else None
 
     def _end(self, part: str) -> None:
         now = time.perf_counter()
@@ -150,11 +154,16 @@ class Timing(Callback):
         if event is None:
             self._seconds[part] += now - start
         else:
-            self._events.append((part, event, _event_now()))
+            self._events.append((part, event, self._event_now()))
+
+    def _event_now(self) -> Any:
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        return event
 
     def _read_events(self) -> None:
         if self._events:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
         for part, start, end in self._events:
             self._seconds[part] += start.elapsed_time(end) / 1000
         self._events = []
@@ -197,17 +206,3 @@ class Timing(Callback):
             self._seconds = dict(state["seconds"])
             self._batches = state["batches"]
             self._phase_start = time.perf_counter() - state["elapsed"]
-
-
-def _event_now() -> Any:
-    make: Any = torch.cuda.Event
-    event = make(enable_timing=True)
-    event.record()
-    return event
-
-
-def _is_on_cuda(batch: Any) -> bool:
-    if isinstance(batch, torch.Tensor):
-        return batch.is_cuda
-    parts = batch.values() if isinstance(batch, dict) else batch
-    return isinstance(parts, (list, tuple, type({}.values()))) and any(map(_is_on_cuda, parts))
