@@ -15,7 +15,7 @@ import torch
 from eventtrain import DataBunch, Learner, Runner
 
 from .device_clock import Batches, seconds_a_batch, timed
-from .loops import EVENTS, Way, idle_handlers, subscribed, written_loop
+from .loops import EVENTS, Way, fit, idle_handlers, subscribed, written_loop
 from .measure import Group, Options, Suite, Target, compare_clocks
 from .steps import CASES, CapturedRunner, CapturedStep, Case, learner
 from .syncs import count_syncs
@@ -69,17 +69,13 @@ def ways(
     if hand is None:
         found[SAME] = written_loop(idle_handlers(10))
     for count in counts:
-        found[runner(count)] = _fit(subscribed(idle_handlers(count), make()))
+        found[runner(count)] = fit(subscribed(idle_handlers(count), make()))
     return found
 
 
 def runner(count: int) -> str:
     """Name the Runner with ``count`` handlers on every event of a batch."""
     return f"Runner, {count} handler{'s' * (count != 1)} an event"
-
-
-def _fit(run: Runner) -> Way:
-    return lambda learn: run.fit(1, learn)
 
 
 def _devices(options: Options) -> list[torch.device]:

@@ -76,7 +76,11 @@ def subscribed(handlers: Handlers, run: Runner | None = None) -> Runner:
 
 def runner_loop(handlers: Handlers) -> Way:
     """Return the fit of one epoch by a ``Runner`` with these handlers."""
-    run = subscribed(handlers)
+    return fit(subscribed(handlers))
+
+
+def fit(run: Runner) -> Way:
+    """Return the fit of one epoch by ``run``."""
     return lambda learn: run.fit(1, learn)
 
 
@@ -106,10 +110,12 @@ def written_loop(handlers: Handlers, *, in_a_for: bool = False) -> Way:
     values: Sequence[Any] = list(handlers.values())
     if not in_a_for:
         values = [function for functions in handlers.values() for function in functions]
-    fit = _compiled(["    for xb, yb in train_dl:", *(f"        {line}" for line in body)], names)
+    written = _compiled(
+        ["    for xb, yb in train_dl:", *(f"        {line}" for line in body)], names
+    )
 
     def way(learn: Learner) -> object:
-        return fit(learn.model, learn.loss_func, learn.opt, learn.data.train_dl, None, *values)
+        return written(learn.model, learn.loss_func, learn.opt, learn.data.train_dl, None, *values)
 
     return way
 

@@ -1,0 +1,152 @@
+"""Training that takes turns, a few batches each: for differences of a percent in long epochs.
+
+A machine that is slow for a second is slow for all who take their turn in it, so
+that the ratio of two whole epochs hardly feels it. Timed one after the other, each
+epoch would have a luck of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from threading import Condition, Thread
+from typing import Any
+
+from eventtrain import Learner
+
+from .loops import Way
+from .measure import Group, without_gc
+
+BATCHES = 2
+"""Batches in a turn."""
+
+
+class Turns:
+    """Lets one thread run at a time, in a circle, and times each while it has its turn.
+
+    Args:
+        names: Of the threads, in order.
+
+    Attributes:
+        seconds: What each has taken so far.
+        error: What the first thread that failed has raised; the others end then.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        self.seconds = dict.fromkeys(names, 0.0)
+        self.error: BaseException | None = None
+        self._waiting = list(names)
+        self._changed = Condition()
+        self._start = 0.0
+
+    def run(self, name: str, work: Callable[[], object]) -> None:
+        """Do ``work`` as the thread called ``name``."""
+        try:
+            self._wait(name)
+            work()
+        except BaseException as error:
+            self.error = self.error or error
+        finally:
+            self._end(name, leaves=True)
+
+    def pass_on(self, name: str) -> None:
+        """End a turn and wait for the next one."""
+        self._end(name, leaves=False)
+        self._wait(name)
+
+    def _end(self, name: str, *, leaves: bool) -> None:
+        with self._changed:
+            self.seconds[name] += time.perf_counter() - self._start
+            self._waiting.remove(name)
+            if not leaves:
+                self._waiting.append(name)
+            self._changed.notify_all()
+
+    def _wait(self, name: str) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting[0] == name or self.error is not None)
+        if self.error is not None:
+            raise InterruptedError("another thread has failed")
+        self._start = time.perf_counter()
+
+
+class BatchesInTurns:
+    """A loader that passes on after every ``BATCHES`` batches.
+
+    Args:
+        loader: Where the batches come from.
+        pass_on: Ends the turn, and returns in the next one.
+    """
+
+    def __init__(self, loader: Any, pass_on: Callable[[], None]) -> None:
+        self.loader = loader
+        self.pass_on = pass_on
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        for index, batch in enumerate(self.loader, 1):
+            yield batch
+            if index % BATCHES == 0:
+                self.pass_on()
+
+
+def compare_in_turns(
+    title: str, unit: str, ways: Mapping[str, tuple[Way, Learner]], *, rounds: int
+) -> Group:
+    """Train an epoch each, in turns, in every round, after one that does not count.
+
+    Args:
+        title, unit: See ``Group``; its first variant is the baseline.
+        ways: How, and what.
+        rounds: How many count.
+    """
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(-1, rounds):
+        with without_gc():
+            seconds = in_turns(ways)
+        if number >= 0:
+            for name in ways:
+                found[name].append(seconds[name])
+    return Group(title, unit, found)
+
+
+def in_turns(ways: Mapping[str, tuple[Way, Learner]]) -> dict[str, float]:
+    """Train every learner its way for an epoch, in turns; return the seconds of each.
+
+    Raises:
+        BaseException: What the first that failed has raised.
+    """
+    turns = Turns(list(ways))
+    threads = [
+        Thread(target=turns.run, args=(name, _epoch(turns, name, way, learn)), daemon=True)
+        for name, (way, learn) in ways.items()
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException as error:  # Ctrl-C
+        turns.error = error
+        raise
+    if turns.error is not None:
+        raise turns.error
+    return turns.seconds
+
+
+def _epoch(turns: Turns, name: str, way: Way, learn: Learner) -> Callable[[], None]:
+    def work() -> None:
+        data, loaders = learn.data, (learn.data.train_dl, learn.data.valid_dl)
+
+        def pass_on() -> None:
+            turns.pass_on(name)
+
+        data.train_dl, data.valid_dl = (BatchesInTurns(loader, pass_on) for loader in loaders)
+        try:
+            way(learn)
+        finally:
+            data.train_dl, data.valid_dl = loaders
+
+    return work

@@ -1,0 +1,74 @@
+"""Turns: one thread at a time, in a circle, each timed, and none left waiting."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.turns import BATCHES, compare_in_turns, in_turns
+from eventtrain import Learner, Runner
+
+Make = Callable[..., Learner]
+
+
+def noting(name: str, seen: list[str]) -> Callable[[Learner], None]:
+    def way(learn: Learner) -> None:
+        for loader in (learn.data.train_dl, learn.data.valid_dl):
+            for _ in loader:
+                seen.append(name)
+
+    return way
+
+
+def test_batches_are_taken_in_turns(make_learner: Make) -> None:
+    seen: list[str] = []
+    ways = {name: (noting(name, seen), make_learner(train=4, valid=2)) for name in "ab"}
+    seconds = in_turns(ways)
+    assert seen == ["a"] * BATCHES + ["b"] * BATCHES + seen[2 * BATCHES :]
+    assert seen == (["a"] * BATCHES + ["b"] * BATCHES) * 3
+    assert set(seconds) == {"a", "b"} and all(value > 0 for value in seconds.values())
+
+
+def test_who_has_fewer_batches_leaves_the_circle(make_learner: Make) -> None:
+    seen: list[str] = []
+    in_turns(
+        {
+            "short": (noting("short", seen), make_learner(train=1, valid=1)),
+            "long": (noting("long", seen), make_learner(train=4, valid=2)),
+        }
+    )
+    assert seen == ["short"] * 2 + ["long"] * 6
+
+
+def test_training_in_turns_is_training(make_learner: Make) -> None:
+    alone, in_turn = make_learner(), [make_learner(), make_learner()]
+    loaders = in_turn[0].data.train_dl
+    Runner().fit(1, alone)
+    runs = [Runner(), Runner()]
+    in_turns({str(i): (lambda learn, i=i: runs[i].fit(1, learn), in_turn[i]) for i in range(2)})
+    for learner in in_turn:
+        assert torch.equal(learner.model.weight, alone.model.weight)
+    assert in_turn[0].data.train_dl is loaders
+
+
+def test_the_first_failure_is_raised_and_ends_all(make_learner: Make) -> None:
+    def fail(learn: Any) -> None:
+        raise ZeroDivisionError("of the second")
+
+    threads = threading.active_count()
+    with pytest.raises(ZeroDivisionError, match="of the second"):
+        in_turns({"a": (noting("a", []), make_learner()), "b": (fail, make_learner())})
+    assert threading.active_count() == threads
+
+
+def test_the_round_for_warming_up_does_not_count(make_learner: Make) -> None:
+    seen: list[str] = []
+    ways = {name: (noting(name, seen), make_learner(train=1, valid=1)) for name in "ab"}
+    group = compare_in_turns("title", "ms", ways, rounds=2)
+    assert len(seen) == 3 * 4
+    assert {name: len(rounds) for name, rounds in group.rounds.items()} == {"a": 2, "b": 2}
+    assert group.baseline == "a"
