@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from .arguments import whole_number
+from .arguments import flag, whole_number
 from .errors import DataError, EmptyLoaderError
 
 # How many batches are cut at once. Cutting many in one call is what makes a
@@ -89,7 +89,8 @@ class TensorLoader:
             may be changed; the next epoch follows.
 
     Raises:
-        TypeError: ``x`` or ``y`` is no tensor, or ``bs`` no integer.
+        TypeError: ``x`` or ``y`` is no tensor, ``bs`` no integer, or ``shuffle`` or
+            ``drop_last`` neither true nor false.
         ValueError: ``bs`` is below 1, or ``generator`` is not on the CPU.
         DataError: ``x`` and ``y`` differ in length or device, or have no dimension.
         EmptyLoaderError: There is no row, or with ``drop_last`` no full batch.
@@ -111,9 +112,9 @@ class TensorLoader:
             )
         self.dataset = Dataset(x, y)
         self.batch_size = whole_number("the batch size", bs, 1)
-        self.shuffle = shuffle
+        self.shuffle = flag("shuffle", shuffle)
         self.generator = generator
-        self.drop_last = drop_last
+        self.drop_last = flag("drop_last", drop_last)
         if len(self) == 0:
             lack = f"no full batch of {bs} (drop_last=True)" if len(x) else "no batch"
             raise EmptyLoaderError(f"{len(x)} rows make {lack}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .arguments import real_number, whole_number
+from .arguments import flag, real_number, whole_number
 from .events import PHASES
 from .receivers import Receiver, is_async, name_of, reference_to, reject_flag, source_of
 
@@ -42,6 +42,8 @@ class Options:
     def __post_init__(self) -> None:
         real_number("priority", self.priority)
         whole_number("every", self.every, 1)
+        flag("once", self.once)
+        flag("weak", self.weak)
         if self.when is not None and not callable(self.when):
             raise TypeError(f"when must be a function of the run, got {self.when!r}")
         if self.during is not None and self.during not in PHASES:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
+from eventtrain import Callback, callbacks
 from eventtrain.arguments import flag, real_number, whole_number
 
 
@@ -54,3 +57,40 @@ def test_what_is_neither_true_nor_false_is_refused(value: Any) -> None:
 @pytest.mark.parametrize("value", [True, False])
 def test_true_and_false_are_returned(value: bool) -> None:
     assert flag("append", value) is value
+
+
+NEEDED: dict[str, dict[str, Any]] = {
+    "ActivationCheckpointing": {"modules": ["0"]},
+    "AvgStatsCallback": {"metrics": None},
+    "CSVLogger": {"path": "log.csv"},
+    "Checkpoint": {"folder": "checkpoints"},
+    "EventLog": {"path": "log.jsonl"},
+    "Freeze": {"modules": ["0"]},
+    "GradientAccumulation": {"n": 2},
+    "GradientClip": {"norm": 1.0},
+    "JSONLLogger": {"path": "log.jsonl"},
+    "LRScheduler": {"make": None},
+    "MaxSteps": {"n": 1},
+    "OneCycle": {"max_lr": 0.1},
+    "ParamScheduler": {"pname": "lr", "sched_funcs": callbacks.sched_none(0.1)},
+    "Seed": {"seed": 0},
+    "StopFile": {"path": "stop"},
+    "TensorBoard": {"logdir": "logs"},
+    "TimeLimit": {"seconds": 1.0},
+}
+
+
+def numbers_and_flags() -> Iterator[tuple[str, str]]:
+    for name in callbacks.__all__:
+        made = getattr(callbacks, name)
+        if isinstance(made, type) and issubclass(made, Callback):
+            for argument in inspect.signature(made).parameters.values():
+                kinds = {part.strip() for part in str(argument.annotation).split("|")}
+                if kinds <= {"bool", "int", "float", "None"}:
+                    yield name, argument.name
+
+
+@pytest.mark.parametrize(("name", "argument"), list(numbers_and_flags()))
+def test_a_callback_refuses_a_word_for_a_number_or_a_flag(name: str, argument: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=rf"^{argument} must be .*got 'yes'"):
+        getattr(callbacks, name)(**{**NEEDED.get(name, {}), argument: "yes"})

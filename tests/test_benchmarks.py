@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import SUITES
+from benchmarks import SUITES, imports
 from benchmarks.measure import Group, Target, compare, compare_clocks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,6 +106,12 @@ def test_every_library_calls_every_handler() -> None:
         seen.clear()
         exec(text, {"theirs": theirs, "run": "a run"})
         assert seen == ["a run", "a run"], text
+
+
+def test_imports_are_timed_with_their_bytecode_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    printed, _ = imports.python("-c", "import sys; print(sys.dont_write_bytecode)")
+    assert printed == "False\n"
 
 
 def test_figures_are_compared_within_their_round() -> None:

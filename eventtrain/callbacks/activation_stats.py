@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..arguments import whole_number
+from ..arguments import real_number, whole_number
 from ..callback import Callback, handler
 from ..priorities import BEFORE_EVERYONE, METRICS
 from ..readings import import_extra, read, stacked
@@ -71,7 +71,7 @@ class ActivationStats(Callback):
             modules = list(modules)
         self.modules = modules
         self.every = whole_number("every", every, 1)
-        if not near_zero >= 0:
+        if real_number("near_zero", near_zero) < 0:
             raise ValueError(f"near_zero must be 0 or more, got {near_zero!r}")
         self.near_zero = near_zero
         self.bins = None if bins is None else whole_number("bins", bins, 1)

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import torch
 
-from ..arguments import whole_number
+from ..arguments import flag, real_number, whole_number
 from ..atomic_file import remove_parts
 from ..callback import Callback, handler
 from ..checkpoint_files import (
@@ -97,7 +97,7 @@ class Checkpoint(Callback):
         ):
             if value is not None:
                 whole_number(name, value, 1)
-        if every_seconds is not None and not every_seconds > 0:
+        if every_seconds is not None and not real_number("every_seconds", every_seconds) > 0:
             raise ValueError(f"every_seconds must be positive, got {every_seconds!r}")
         if mode not in ("min", "max"):
             raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
@@ -109,7 +109,7 @@ class Checkpoint(Callback):
         self.every_seconds = every_seconds
         self.keep_last, self.keep_best = keep_last, keep_best
         self.monitor, self.mode = monitor, mode
-        self.asynchronous = asynchronous
+        self.asynchronous = flag("asynchronous", asynchronous)
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._fit = ""

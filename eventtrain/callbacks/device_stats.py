@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..arguments import whole_number
+from ..arguments import flag, whole_number
 from ..batch import model_device
 from ..callback import Callback, handler
 from ..priorities import METRICS
@@ -48,13 +48,16 @@ class DeviceStats(Callback):
 
     Attributes:
         rows: The rows of this fit, oldest first. A validation outside of a fit adds one.
+
+    Raises:
+        TypeError, ValueError: An argument has the wrong type or is out of range.
     """
 
     priority = METRICS
 
     def __init__(self, every: int | None = None, history: bool = False) -> None:
         self.every = None if every is None else whole_number("every", every, 1)
-        self.history_written = bool(history)
+        self.history_written = flag("history", history)
         self.rows: list[dict[str, Any]] = []
         self._cpu_start = time.process_time()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from ..arguments import whole_number
+from ..arguments import flag, real_number, whole_number
 from ..callback import Callback
 from ..priorities import POLICY
 from ..submodules import tensors_of
@@ -55,7 +55,7 @@ class EarlyStopping(Callback):
         mode: Literal["min", "max"] = "min",
         restore_best: bool = True,
     ) -> None:
-        if not (math.isfinite(min_delta) and min_delta >= 0):
+        if not 0 <= real_number("min_delta", min_delta) < math.inf:
             raise ValueError(f"min_delta must be finite and not negative, got {min_delta!r}")
         if mode not in ("min", "max"):
             raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
@@ -63,7 +63,7 @@ class EarlyStopping(Callback):
         self.patience = whole_number("patience", patience, 1, "epochs")
         self.min_delta = min_delta
         self.mode = mode
-        self.restore_best = restore_best
+        self.restore_best = flag("restore_best", restore_best)
         self._is_partial = False
         self._forget()
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ..arguments import whole_number
+from ..arguments import flag, real_number, whole_number
 from ..callback import Callback, handler
 from ..priorities import BEFORE_EVERYONE, POLICY, TRANSFORM
 from ..submodules import tensors_of
@@ -58,11 +58,11 @@ class EMA(Callback):
         buffers: bool = False,
         every: int = 1,
     ) -> None:
-        if not 0 <= decay <= 1:
+        if not 0 <= real_number("decay", decay) <= 1:
             raise ValueError(f"decay must be between 0 and 1, got {decay!r}")
         self.decay = decay
-        self.use_in_validation = use_in_validation
-        self.buffers = buffers
+        self.use_in_validation = flag("use_in_validation", use_in_validation)
+        self.buffers = flag("buffers", buffers)
         self.every = whole_number("every", every, 1, "steps")
         self._average: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self._model: weakref.ref[nn.Module] | None = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..arguments import whole_number
+from ..arguments import flag, whole_number
 from ..callback import Callback
 from ..priorities import TRANSFORM
 from ..submodules import Choice, choose_submodules
@@ -51,13 +51,14 @@ class Freeze(Callback):
         batch_norm_eval: bool = True,
     ) -> None:
         schedule: dict[int | None, Choice] = {until_epoch: modules}  # type: ignore[dict-item]
+        name = "until_epoch"
         if isinstance(modules, Mapping):
-            schedule = dict(modules.items())
+            name, schedule = "an epoch", dict(modules.items())
         for epoch in schedule:
             if epoch is not None:
-                whole_number("an epoch", epoch, 0)
+                whole_number(name, epoch, 0)
         self.schedule = schedule
-        self.batch_norm_eval = batch_norm_eval
+        self.batch_norm_eval = flag("batch_norm_eval", batch_norm_eval)
         self._frozen: list[_Frozen] = []
 
     def begin_fit(self, run: Runner) -> None:

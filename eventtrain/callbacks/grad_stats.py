@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..arguments import whole_number
+from ..arguments import flag, whole_number
 from ..callback import Callback
 from ..priorities import METRICS
 from ..readings import read, stacked
@@ -40,13 +40,16 @@ class GradStats(Callback):
 
     Attributes:
         names: Names of the parameters that have had a gradient.
+
+    Raises:
+        TypeError, ValueError: An argument has the wrong type or is out of range.
     """
 
     priority = METRICS
 
     def __init__(self, every: int = 1, history: bool = False) -> None:
         self.every = whole_number("every", every, 1)
-        self.history_written = bool(history)
+        self.history_written = flag("history", history)
         self._start()
 
     def _start(self) -> None:

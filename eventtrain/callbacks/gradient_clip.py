@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
+from ..arguments import real_number
 from ..callback import Callback
 from ..param_groups import trained_parameters
 from ..priorities import POLICY
@@ -35,8 +35,8 @@ class GradientClip(Callback):
             scalar tensor on the gradients' device; else ``None``.
 
     Raises:
-        ValueError: Not exactly one of ``norm`` and ``value`` is given, or a
-            number is not above 0.
+        TypeError, ValueError: Not exactly one of ``norm`` and ``value`` is given, or
+            an argument is no number above 0.
 
     Source: Pascanu et al., "On the difficulty of training recurrent neural
     networks", 2013 (clipping by norm).
@@ -47,11 +47,11 @@ class GradientClip(Callback):
     def __init__(
         self, norm: float | None = None, value: float | None = None, norm_type: float = 2.0
     ) -> None:
+        for title, number in (("norm", norm), ("value", value), ("norm_type", norm_type)):
+            if number is not None and real_number(title, number) <= 0:
+                raise ValueError(f"{title} must be above 0, got {number!r}")
         if (norm is None) == (value is None):
             raise ValueError(f"give either norm or value, got norm={norm!r} and value={value!r}")
-        for title, number in (("norm", norm), ("value", value), ("norm_type", norm_type)):
-            if number is not None and (math.isnan(number) or number <= 0):
-                raise ValueError(f"{title} must be above 0, got {number!r}")
         self.norm = norm
         self.value = value
         self.norm_type = norm_type

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..arguments import whole_number
+from ..arguments import real_number, whole_number
 from ..batch import loader_length
 from ..callback import Callback, handler
 from ..param_groups import set_field
@@ -88,11 +88,13 @@ class LRFinder(Callback):
     ) -> None:
         for name, number, least in (("steps", steps, 2), ("check_every", check_every, 1)):
             whole_number(name, number, least)
+        for name, rate in (("min_lr", min_lr), ("max_lr", max_lr)):
+            real_number(name, rate)
         if not 0 < min_lr < max_lr < math.inf:
             raise ValueError(f"min_lr must be positive and less than max_lr: {min_lr}, {max_lr}")
-        if not stop_factor > 1:
+        if not real_number("stop_factor", stop_factor) > 1:
             raise ValueError(f"stop_factor must be more than 1, got {stop_factor!r}")
-        if not 0 <= smooth < 1:
+        if not 0 <= real_number("smooth", smooth) < 1:
             raise ValueError(f"smooth must be at least 0 and less than 1, got {smooth!r}")
         self.min_lr, self.max_lr, self.steps = min_lr, max_lr, steps
         self.stop_factor, self.smooth, self.check_every = stop_factor, smooth, check_every

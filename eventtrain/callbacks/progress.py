@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ..arguments import real_number
+from ..arguments import flag, real_number
 from ..callback import Callback, handler, listify
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, REPORTS
 from ..readings import import_extra
@@ -38,6 +38,7 @@ class Progress(Callback):
         file: Where to draw; standard error by default.
 
     Raises:
+        TypeError, ValueError: An argument has the wrong type or is out of range.
         ModuleNotFoundError: tqdm is missing.
     """
 
@@ -54,10 +55,12 @@ class Progress(Callback):
     ) -> None:
         if real_number("every", every, "seconds") < 0:
             raise ValueError(f"every must be 0 seconds or more, got {every!r}")
-        self.loss_shown = bool(loss)
+        self.loss_shown = flag("loss", loss)
         self.metrics = None if metrics is None else listify(metrics)
         self.every = every
-        self.leave = leave
+        self.leave = flag("leave", leave)
+        if disable is not None:
+            flag("disable", disable)
         self._tqdm = import_extra("tqdm.auto", user="Progress").tqdm
         # Drawn when this callback says so: tqdm is to add no clock of its own.
         options = {"mininterval": 0, "miniters": 1, "dynamic_ncols": True}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..arguments import whole_number
+from ..arguments import flag, whole_number
 from ..callback import Callback
 from ..priorities import BEFORE_EVERYONE
 
@@ -41,7 +41,7 @@ class Seed(Callback):
             back after the fit. Default ``False``.
 
     Raises:
-        TypeError: ``seed`` is no whole number.
+        TypeError: ``seed`` is no whole number, or ``deterministic`` neither true nor false.
         ValueError: ``seed`` is out of range.
     """
 
@@ -51,7 +51,7 @@ class Seed(Callback):
         self.seed = whole_number("seed", seed, 0)
         if self.seed >= 2**32:
             raise ValueError(f"seed must be at most 2**32 - 1, got {seed}")
-        self.deterministic = deterministic
+        self.deterministic = flag("deterministic", deterministic)
         self._put_back: Callable[[], None] | None = None
 
     def begin_fit(self, run: Runner) -> None:

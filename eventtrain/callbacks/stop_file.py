@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ..arguments import flag, real_number
 from ..callback import Callback
 from ..priorities import POLICY
 
@@ -34,7 +35,7 @@ class StopFile(Callback):
             the next fit as well, or the next epoch if that is the scope.
 
     Raises:
-        ValueError: ``every_seconds`` or ``scope`` is none of the above.
+        TypeError, ValueError: An argument has the wrong type or is none of the above.
         OSError: The file cannot be removed.
     """
 
@@ -47,7 +48,7 @@ class StopFile(Callback):
         scope: str = "fit",
         remove: bool = False,
     ) -> None:
-        if not (math.isfinite(every_seconds) and every_seconds >= 0):
+        if not 0 <= real_number("every_seconds", every_seconds, "seconds") < math.inf:
             raise ValueError(f"every_seconds must be finite and 0 or more, got {every_seconds!r}")
         if scope not in _SCOPES:
             raise ValueError(f"scope must be one of {', '.join(_SCOPES)}, got {scope!r}")
@@ -55,7 +56,7 @@ class StopFile(Callback):
         self.path = os.path.abspath(os.fspath(path))
         self.every_seconds = every_seconds
         self.scope = scope
-        self.remove = remove
+        self.remove = flag("remove", remove)
         self._next_look = -math.inf
 
     def begin_fit(self, run: Runner) -> None:

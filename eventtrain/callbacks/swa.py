@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
-from ..arguments import real_number
+from ..arguments import flag, real_number, whole_number
 from ..callback import Callback, handler
 from ..priorities import POLICY
 from ..submodules import tensors_of
@@ -47,7 +47,7 @@ class SWA(Callback):
             holds parameters and is not to be called.
 
     Raises:
-        TypeError, ValueError: ``start`` is no number, or out of range.
+        TypeError, ValueError: An argument has the wrong type or is out of range.
 
     Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
     Generalization", 2018.
@@ -70,10 +70,10 @@ class SWA(Callback):
             raise ValueError(f"anneal_strategy must be 'cos' or 'linear', got {anneal_strategy!r}")
         self.start = start
         self.lr = lr
-        self.anneal_epochs = anneal_epochs
+        self.anneal_epochs = whole_number("anneal_epochs", anneal_epochs, 0)
         self.anneal_strategy: Literal["cos", "linear"] = anneal_strategy
-        self.load = load
-        self.update_bn = update_bn
+        self.load = flag("load", load)
+        self.update_bn = flag("update_bn", update_bn)
         self._start_over()
 
     def _start_over(self) -> None:

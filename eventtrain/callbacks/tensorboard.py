@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..arguments import whole_number
+from ..arguments import flag, whole_number
 from ..callback import Callback, handler
 from ..priorities import METRICS, REPORTS
 from ..readings import hyperparameters, import_extra, kept, plain, read
@@ -45,6 +45,7 @@ class TensorBoard(Callback):
         step: The step of the next training batch.
 
     Raises:
+        TypeError, ValueError: An argument has the wrong type or is out of range.
         ModuleNotFoundError: tensorboard is missing.
         OSError: When a fit begins: the folder cannot be written to.
     """
@@ -62,7 +63,7 @@ class TensorBoard(Callback):
     ) -> None:
         self.logdir = os.path.abspath(os.fspath(logdir))
         self.every = whole_number("every", every, 1)
-        self.live = bool(live)
+        self.live = flag("live", live)
         self.hparams = dict(hparams or {})
         self.text = dict(text or {})
         self._flush_secs = whole_number("flush_secs", flush_secs, 1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..arguments import flag
 from ..batch import model_device
 from ..callback import Callback, handler
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS
@@ -39,13 +40,16 @@ class Timing(Callback):
         rows: For every phase that has ended in this fit, ``epoch``, ``phase``,
             ``batches``, seconds of every part, ``rest`` and ``total``. A validation or
             prediction outside of a fit adds a row too.
+
+    Raises:
+        TypeError: ``cuda`` or ``history`` is neither true nor false.
     """
 
     priority = METRICS
 
     def __init__(self, cuda: bool = False, history: bool = False) -> None:
-        self.cuda = bool(cuda)
-        self.history_written = bool(history)
+        self.cuda = flag("cuda", cuda)
+        self.history_written = flag("history", history)
         self.rows: list[dict[str, Any]] = []
         self._reset()
 

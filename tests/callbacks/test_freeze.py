@@ -176,9 +176,15 @@ def test_a_part_that_the_model_lacks_is_named(learner: Learner) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error"),
-    [(("0", -1), ValueError), (("0", 1.5), TypeError), (({"first": "0"},), TypeError)],
+    ("arguments", "error", "named"),
+    [
+        (("0", -1), ValueError, "until_epoch"),
+        (("0", 1.5), TypeError, "until_epoch"),
+        (({"first": "0"},), TypeError, "an epoch"),
+    ],
 )
-def test_bad_epochs_are_refused(arguments: tuple[Any, ...], error: type[Exception]) -> None:
-    with pytest.raises(error, match="an epoch must be"):
+def test_bad_epochs_are_refused(
+    arguments: tuple[Any, ...], error: type[Exception], named: str
+) -> None:
+    with pytest.raises(error, match=f"{named} must be"):
         Freeze(*arguments)
