@@ -63,7 +63,7 @@ def costliest(count: int = 8) -> list[str]:
     Times are those of the module itself, without what it imports.
     """
     program = f"import torch, sys; sys.stderr.write('--- torch is there\\n')\n{EVERYTHING}"
-    _, _, log = _python("-X", "importtime", "-c", program)[1].partition("--- torch is there")
+    _, _, log = python("-X", "importtime", "-c", program)[1].partition("--- torch is there")
     found: list[tuple[int, str]] = []
     for line in log.splitlines():
         parts = line.removeprefix("import time:").split("|")
@@ -74,14 +74,16 @@ def costliest(count: int = 8) -> list[str]:
 
 
 def _clock(second: str) -> tuple[float, float]:
-    first, added = _python("-c", _CLOCKED.format(second=second))[0].split()
+    first, added = python("-c", _CLOCKED.format(second=second))[0].split()
     return float(first), float(added)
 
 
-def _python(*arguments: str) -> tuple[str, str]:
+def python(*arguments: str) -> tuple[str, str]:
     """Run this interpreter, able to import the eventtrain that is measured here."""
     path = [str(Path(eventtrain.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+    # Without it every interpreter would compile the sources anew, and be timed doing so.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, check=True, env=env
     )
