@@ -46,6 +46,8 @@ class ToDevice(Callback):
         self.device = None if device is None else torch.device(device)
         self.prefetch = whole_number("prefetch", prefetch, 1, "batches")
         self._replaced: tuple[Any, str, Any] | None = None
+        # One for all epochs: freed memory stays with the stream that it was allocated on.
+        self._sides: dict[torch.device, torch.cuda.Stream] = {}
 
     def begin_train(self, run: Runner) -> None:
         """Replace the training loader."""
@@ -72,16 +74,25 @@ class ToDevice(Callback):
         self._replaced = run.data, attribute, loader
         has_length = hasattr(type(loader), "__len__")
         made = _SizedAhead if has_length else _Ahead
-        setattr(run.data, attribute, made(loader, device, self.prefetch))
+        setattr(run.data, attribute, made(loader, device, self.prefetch, self._side_of(device)))
+
+    def _side_of(self, device: torch.device) -> torch.cuda.Stream | None:
+        """Return the stream to copy on; ``None`` where copies cannot run beside the computation."""
+        if device.type == "cuda" and device not in self._sides:
+            self._sides[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        return self._sides.get(device)
 
 
 class _Ahead:
-    """Iterates over ``loader``, with batches on ``device``, copied ahead on CUDA."""
+    """Iterates over ``loader``, with batches copied ahead to ``device`` where there is a stream."""
 
-    def __init__(self, loader: Any, device: torch.device, prefetch: int) -> None:
+    def __init__(
+        self, loader: Any, device: torch.device, prefetch: int, side: torch.cuda.Stream | None
+    ) -> None:
         self._loader = loader
         self._device = device
         self._prefetch = prefetch
+        self._side = side
         self._open: list[Generator[Any, None, None]] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -91,8 +102,8 @@ class _Ahead:
 
     def __iter__(self) -> Iterator[Any]:
         reading = _read(self._loader, iter(self._loader))
-        if self._device.type == "cuda":
-            reading = self._ahead(reading)
+        if self._side is not None:
+            reading = self._ahead(reading, self._side)
         self._open.append(reading)
         return reading
 
@@ -101,8 +112,7 @@ class _Ahead:
         while self._open:
             self._open.pop().close()
 
-    def _ahead(self, batches: Generator[Any, None, None]) -> Generator[Any, None, None]:
-        side: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+    def _ahead(self, batches: Generator[Any, None, None], side: Any) -> Generator[Any, None, None]:
         waiting: deque[tuple[Any, torch.cuda.Event]] = deque()
 
         def copy_next() -> None:
