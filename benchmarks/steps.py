@@ -111,7 +111,8 @@ class CapturedStep:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             pred, loss = step()
-        return cls(x, y, pred, loss, graph.replay)
+        # Their autograd graph would keep nodes alive that belong to the capturing stream.
+        return cls(x, y, pred.detach(), loss.detach(), graph.replay)
 
     def written_loop(self) -> Way:
         """Return the loop around it as one writes it by hand."""

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+WAITED = "called a synchronizing CUDA operation"
+"""What torch says of each; of its debug mode itself it says something else, once."""
+
 _aten = torch.ops.aten
 
 
@@ -37,7 +40,7 @@ def count_syncs(function: Callable[[], object], device: torch.device) -> int:
     if device.type == "cuda":
         with _told_by_cuda() as told:
             function()
-        return sum("synchronizing" in str(warning.message) for warning in told)
+        return sum(WAITED in str(warning.message) for warning in told)
     with _Reads() as reads:
         function()
     return reads.count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any
 
 import pytest
@@ -83,6 +84,23 @@ def test_on_meta_such_a_handler_cannot_run_at_all() -> None:
     run.on("after_loss", lambda run: run.loss.item() and None)
     with pytest.raises(RuntimeError, match="meta"):
         run.fit(1, learn)
+
+
+def test_the_notice_that_cudas_debug_mode_is_a_prototype_is_not_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def set_mode(mode: str) -> None:
+        warnings.warn(
+            "Synchronization debug mode is a prototype feature and does not yet detect all "
+            "synchronizing operations", UserWarning, stacklevel=1
+        )  # fmt: skip
+
+    def wait() -> None:
+        warnings.warn("called a synchronizing CUDA operation", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    assert count_syncs(lambda: None, torch.device("cuda")) == 0
+    assert count_syncs(wait, torch.device("cuda")) == 1
 
 
 @needs_cuda
