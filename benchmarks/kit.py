@@ -52,7 +52,8 @@ def run(options: Options) -> Suite:
         ways.update((name, fit(run)) for name, run in runs.items())
         learners = {name: (way, learner(x, y, rows, options)) for name, way in ways.items()}
         title = f"an epoch of {rows} images in batches of {BS}, and {len(x) - rows} to validate on"
-        group = compare_in_turns(title, "ms", learners, rounds=options.pick(7, 1))
+        rounds, passes = options.pick(5, 1), options.pick(3, 1)
+        group = compare_in_turns(title, "ms", learners, rounds=rounds, passes=passes)
         share = _share_of_handlers(runs[ALL], learners[ALL][1])
     six = "progress, stats, recorder, checkpoint, early stopping and clipping"
     over = f"an epoch with {six}, over the hand-written loop"

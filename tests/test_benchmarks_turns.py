@@ -30,7 +30,9 @@ def test_batches_are_taken_in_turns(make_learner: Make) -> None:
     seconds = in_turns(ways)
     assert seen == ["a"] * BATCHES + ["b"] * BATCHES + seen[2 * BATCHES :]
     assert seen == (["a"] * BATCHES + ["b"] * BATCHES) * 3
-    assert set(seconds) == {"a", "b"} and all(value > 0 for value in seconds.values())
+    # The last turn is what is done after the last batches: here, nothing.
+    assert {name: len(turns) for name, turns in seconds.items()} == {"a": 4, "b": 4}
+    assert all(value > 0 for turns in seconds.values() for value in turns)
 
 
 def test_who_has_fewer_batches_leaves_the_circle(make_learner: Make) -> None:
@@ -65,10 +67,20 @@ def test_the_first_failure_is_raised_and_ends_all(make_learner: Make) -> None:
     assert threading.active_count() == threads
 
 
-def test_the_round_for_warming_up_does_not_count(make_learner: Make) -> None:
+def test_the_epoch_for_warming_up_does_not_count(make_learner: Make) -> None:
     seen: list[str] = []
     ways = {name: (noting(name, seen), make_learner(train=1, valid=1)) for name in "ab"}
-    group = compare_in_turns("title", "ms", ways, rounds=2)
-    assert len(seen) == 3 * 4
+    group = compare_in_turns("title", "ms", ways, rounds=2, passes=3)
+    assert len(seen) == (1 + 2 * 3) * 4
     assert {name: len(rounds) for name, rounds in group.rounds.items()} == {"a": 2, "b": 2}
     assert group.baseline == "a"
+
+
+def test_the_fastest_of_each_turn_is_added_up(
+    make_learner: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs = iter([{"a": [9.0, 9.0]}, {"a": [1.0, 5.0]}, {"a": [4.0, 2.0]}])
+    monkeypatch.setattr("benchmarks.turns.in_turns", lambda ways: next(epochs))
+    ways = {"a": (noting("a", []), make_learner())}
+    group = compare_in_turns("title", "ms", ways, rounds=1, passes=2)
+    assert group.rounds == {"a": [1.0 + 2.0]}
