@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from importlib import invalidate_caches
@@ -76,6 +77,19 @@ class NoSync(AbstractContextManager[None]):
 
     def __exit__(self, *error: Any) -> None:
         self._modes.close()
+
+
+@pytest.fixture
+def sync_debug_mode() -> Iterator[Callable[[str], None]]:
+    """Set CUDA's debug mode of waiting, less the notice that it is a prototype; off in the end."""
+
+    def set_mode(mode: str) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+            torch.cuda.set_sync_debug_mode(mode)
+
+    yield set_mode
+    set_mode("default")
 
 
 @pytest.fixture

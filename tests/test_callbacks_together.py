@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable as Function
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -142,12 +143,12 @@ class Witness(Callback):
         run.opt.due.append((list(gradient), len(run.xb)))
 
 
-def make_learner() -> Learner:
+def make_learner(device: str = "cpu") -> Learner:
     torch.manual_seed(0)
-    x, y = torch.randn(15, 1, 6, 6), torch.randint(0, 3, (15,))
+    x, y = torch.randn(15, 1, 6, 6).to(device), torch.randint(0, 3, (15,)).to(device)
     data = DataBunch(TensorLoader(x[:11], y[:11], bs=4, shuffle=True), TensorLoader(x[11:], y[11:]))
     layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.1), nn.Flatten()]
-    model = nn.Sequential(*layers, nn.Linear(64, 3))
+    model = nn.Sequential(*layers, nn.Linear(64, 3)).to(device)
     return Learner(model, CountingSGD(model), nn.functional.cross_entropy, data)
 
 
@@ -251,6 +252,26 @@ def test_it_works_with_each_of_the_others_in_both_orders(
             except AssertionError as error:
                 error.add_note(f"callbacks: {names}, in the two orders")
                 raise
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", MAKE)
+def test_each_works_on_a_gpu_without_making_the_host_wait_in_a_batch(
+    name: str, tmp_path: Path, sync_debug_mode: Function[[str], None]
+) -> None:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name], reason=f"{name} needs it (extra 'watch')")
+    half = name == "MixedPrecision fp16"  # of which the one above is for the CPU
+    run = Runner(kit.MixedPrecision("fp16") if half else MAKE[name](tmp_path))
+    run.on("after_epoch", lambda run: run.history[-1].update(score=1.0 / (run.epoch + 1)))
+    if name not in READ_ONCE_A_STEP:
+        for event, mode in {"begin_batch": "error", "after_batch": "default"}.items():
+            set_mode = partial(lambda run, mode: sync_debug_mode(mode), mode=mode)
+            run.on(event, set_mode, priority=BEFORE_EVERYONE + 100, name="mode")
+    learn = make_learner("cuda")
+    result = run.fit(2, learn)
+    assert result.outcome == ("cancelled" if name == "LRFinder" else "completed")
+    assert all(w.is_cuda and w.isfinite().all() for w in weights(learn).values())
 
 
 OBSERVERS = [

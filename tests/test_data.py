@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -244,13 +244,13 @@ def test_an_epoch_makes_the_host_wait_for_nothing(shuffle: bool, no_sync: Any) -
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_an_epoch_on_a_gpu_does_not_synchronise(shuffle: bool) -> None:
+def test_an_epoch_on_a_gpu_does_not_synchronise(
+    shuffle: bool, sync_debug_mode: Callable[[str], None]
+) -> None:
     loader = TensorLoader(*(part.cuda() for part in rows(100)), 7, shuffle)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        batches = list(loader)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    sync_debug_mode("error")
+    batches = list(loader)
+    sync_debug_mode("default")
     assert sorted(torch.cat([yb for _, yb in batches]).tolist()) == list(range(100))
 
 

@@ -63,16 +63,12 @@ def test_prediction_reads_nothing_before_the_last_batch(learner: Learner, no_syn
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_agrees(learner: Learner) -> None:
+def test_cuda_agrees(learner: Learner, sync_debug_mode: Callable[[str], None]) -> None:
     device = torch.device("cuda")
     learner.model.to(device)
     x, y = learner.data.train_ds.x.to(device), learner.data.train_ds.y.to(device)
     learner.data.train_dl = TensorLoader(x, y, bs=4, shuffle=True)
     run = Runner(cbs=AvgStatsCallback(accuracy, report=None))
-    modes = {"begin_train": "error", "after_train": "default"}
-    for event, mode in modes.items():
-        run.on(event, lambda run, mode=mode: torch.cuda.set_sync_debug_mode(mode), priority=1000)
-    try:
-        assert run.fit(1, learner).outcome == "completed"
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    for event, mode in {"begin_train": "error", "after_train": "default"}.items():
+        run.on(event, lambda run, mode=mode: sync_debug_mode(mode), priority=1000)
+    assert run.fit(1, learner).outcome == "completed"

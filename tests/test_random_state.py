@@ -7,7 +7,9 @@ import random
 from typing import Any
 
 import numpy
+import pytest
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from eventtrain import TensorLoader
@@ -36,6 +38,32 @@ def test_all_global_generators_go_on_from_where_they_were() -> None:
     draw()
     set_random_state(state)
     assert draw() == first
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_generator_of_a_gpu_goes_on_from_where_it_was() -> None:
+    torch.rand(1, device="cuda")
+    state = through_a_file(random_state())
+    first = torch.rand(3, device="cuda")
+    torch.rand(3, device="cuda")
+    set_random_state(state)
+    assert torch.equal(torch.rand(3, device="cuda"), first)
+
+
+def test_every_gpu_that_is_there_gets_its_own_state_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = [torch.tensor([number], dtype=torch.uint8) for number in range(3)]
+    put_back: dict[int, Tensor] = {}
+    fakes = {
+        "is_available": lambda: True,
+        "is_initialized": lambda: True,
+        "get_rng_state_all": lambda: saved,
+        "device_count": lambda: 2,  # one fewer than where the state was read
+        "set_rng_state": lambda state, device: put_back.update({device: state}),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    set_random_state(through_a_file(random_state()))
+    assert [(device, state.item()) for device, state in put_back.items()] == [(0, 0), (1, 1)]
 
 
 def test_reading_the_state_draws_nothing() -> None:

@@ -81,7 +81,16 @@ def workers(x: Tensor, y: Tensor, train: bool) -> Any:
     return DataLoader(NoisyRows(x, y), batch_size=4, shuffle=train, num_workers=2)
 
 
-LOADERS = [tensors, tensors_with_a_generator, torch_loader, torch_loader_with_a_generator, noise]
+def on_a_gpu(x: Tensor, y: Tensor, train: bool) -> Any:
+    """Of which dropout there takes its random numbers too."""
+    return tensors(x.cuda(), y.cuda(), train)
+
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+LOADERS = [
+    *(tensors, tensors_with_a_generator, torch_loader, torch_loader_with_a_generator, noise),
+    pytest.param(on_a_gpu, marks=CUDA),
+]
 
 
 def make_learner(loaders: Loaders = tensors) -> Learner:
@@ -93,7 +102,7 @@ def make_learner(loaders: Loaders = tensors) -> Learner:
     n = 4 * BATCHES
     data = DataBunch(loaders(x[:n], y[:n], True), loaders(x[n:], y[n:], False))
     layers = [nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3)]
-    model = nn.Sequential(*layers)
+    model = nn.Sequential(*layers).to("cuda" if loaders is on_a_gpu else "cpu")
     opt = torch.optim.AdamW(model.parameters(), lr=0.01)
     return Learner(model, opt, nn.functional.cross_entropy, data)
 

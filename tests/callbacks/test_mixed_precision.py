@@ -16,12 +16,14 @@ from eventtrain import Learner, Runner
 from eventtrain.callbacks import Checkpoint, GradientAccumulation, GradientClip, MixedPrecision
 
 Make = Callable[..., Learner]
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
 
 
-def deep(learner: Learner) -> Learner:
+def deep(learner: Learner, device: str = "cpu") -> Learner:
     """A learner whose model does more than one matrix product."""
     torch.manual_seed(1)
-    learner.model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3))
+    learner.model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3)).to(device)
     learner.opt = torch.optim.AdamW(learner.model.parameters(), lr=0.01)
     return learner
 
@@ -36,10 +38,11 @@ def by_hand(
     """Train as torch's documentation does; return the number of steps that were taken."""
     taken: list[int] = []
     learner.opt.register_step_post_hook(lambda *_: taken.append(1))
+    device = learner.model[0].weight.device
     for _ in range(epochs):
         for x, y in learner.data.train_dl:
-            with torch.autocast("cpu", dtype):
-                loss = learner.loss_func(learner.model(x), y)
+            with torch.autocast(device.type, dtype):
+                loss = learner.loss_func(learner.model(x.to(device)), y.to(device))
             if scaler is None:
                 loss.backward()
                 learner.opt.step()
@@ -59,9 +62,10 @@ def same(ours: Learner, theirs: Learner) -> bool:
     return all(torch.equal(own, other) for own, other in pairs)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ["bf16", torch.bfloat16])
-def test_bfloat16_is_that_of_a_loop_by_hand(make_learner: Make, name: object) -> None:
-    ours, theirs, plain = (deep(make_learner()) for _ in range(3))
+def test_bfloat16_is_that_of_a_loop_by_hand(make_learner: Make, name: object, device: str) -> None:
+    ours, theirs, plain = (deep(make_learner(), device) for _ in range(3))
     Runner(MixedPrecision(name)).fit(2, ours)
     by_hand(theirs, torch.bfloat16)
     Runner().fit(2, plain)
@@ -69,23 +73,27 @@ def test_bfloat16_is_that_of_a_loop_by_hand(make_learner: Make, name: object) ->
     assert not same(ours, plain)
 
 
-def test_float16_is_that_of_a_loop_by_hand(make_learner: Make) -> None:
-    ours, theirs = deep(make_learner()), deep(make_learner())
+@pytest.mark.parametrize("device", DEVICES)
+def test_float16_is_that_of_a_loop_by_hand(make_learner: Make, device: str) -> None:
+    ours, theirs = deep(make_learner(), device), deep(make_learner(), device)
     precision = MixedPrecision("fp16")
     Runner(precision).fit(2, ours)
-    scaler = GradScaler("cpu")
+    scaler = GradScaler(device)
     by_hand(theirs, torch.float16, scaler)
     assert same(ours, theirs)
     assert precision.scaler is not None
     assert precision.scaler.state_dict() == scaler.state_dict()
 
 
-def test_overflowing_steps_are_cancelled_as_a_scaler_skips_them(make_learner: Make) -> None:
-    ours, theirs = deep(make_learner(train=8)), deep(make_learner(train=8))
-    own = GradScaler("cpu", init_scale=2.0**24, growth_interval=3)
+@pytest.mark.parametrize("device", DEVICES)
+def test_overflowing_steps_are_cancelled_as_a_scaler_skips_them(
+    make_learner: Make, device: str
+) -> None:
+    ours, theirs = (deep(make_learner(train=8), device) for _ in range(2))
+    own = GradScaler(device, init_scale=2.0**24, growth_interval=3)
     run = Runner(MixedPrecision("fp16", scaler=own))
     result = run.fit(3, ours)
-    scaler = GradScaler("cpu", init_scale=2.0**24, growth_interval=3)
+    scaler = GradScaler(device, init_scale=2.0**24, growth_interval=3)
     steps = by_hand(theirs, torch.float16, scaler, epochs=3)
     overflows = [each for each in result.cancellations if each.reason == "overflow"]
     assert len(overflows) >= 2

@@ -221,18 +221,16 @@ def test_nothing_is_read_from_the_device(learner: Learner, no_sync: Any) -> None
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("mixing", [Mixup, CutMix])
-def test_cuda_is_not_waited_for(mixing: Any, learner: Learner) -> None:
+def test_cuda_is_not_waited_for(
+    mixing: Any, learner: Learner, sync_debug_mode: Callable[[str], None]
+) -> None:
     learner.model = nn.Sequential(nn.Flatten(), learner.model).cuda()
     x, y = torch.randn(4, 1, 5, device="cuda"), torch.zeros(4, dtype=torch.long, device="cuda")
     learner.data = DataBunch([(x, y)] * 3, None)
     run = Runner(cbs=mixing())
-    modes = {"begin_train": "error", "after_train": "default"}
-    for event, mode in modes.items():
-        run.on(event, lambda run, mode=mode: torch.cuda.set_sync_debug_mode(mode), priority=1000)
-    try:
-        assert run.fit(1, learner).outcome == "completed"
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    for event, mode in {"begin_train": "error", "after_train": "default"}.items():
+        run.on(event, lambda run, mode=mode: sync_debug_mode(mode), priority=1000)
+    assert run.fit(1, learner).outcome == "completed"
 
 
 # Putting back
