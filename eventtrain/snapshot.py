@@ -37,6 +37,17 @@ def random_states(run: Runner) -> dict[str, Any]:
     return {"global": random_state(), "loaders": [loader_random_state(dl) for dl in loaders]}
 
 
+def phase_start(run: Runner) -> Mapping[str, Any] | None:
+    """Return the random states from which the loader of the phase that begins is iterated.
+
+    A phase that is resumed iterates it from where the interrupted run began the phase.
+    """
+    resumption = run._resumption
+    if resumption is not None and resumption.phase == run.phase:
+        return resumption.phase_start
+    return random_states(run)
+
+
 def set_random_states(run: Runner, states: Mapping[str, Any]) -> None:
     """Put all generators back."""
     for loader, state in zip(
@@ -61,7 +72,7 @@ def take_snapshot(
         epoch: In which epoch it goes on.
         phase: In which phase of it; ``None`` for its beginning.
         batch: How many batches of the phase are done.
-        phase_start: The ``random_states`` from which the phase's loader was iterated.
+        phase_start: What ``phase_start`` returned when the phase began.
 
     Raises:
         CheckpointError: A callback's state, or a row of the history, holds what
@@ -98,12 +109,15 @@ class Resumption:
 
     Attributes:
         epoch, phase, batch: Where the run goes on.
+        phase_start: The random states from which the phase's loader was iterated, ``None``
+            between epochs.
     """
 
     def __init__(self, content: dict[str, Any], origin: str) -> None:
         self.epoch: int = content["position"]["epoch"]
         self.phase: str | None = content["position"]["phase"]
         self.batch: int = content["position"]["batch"]
+        self.phase_start: Mapping[str, Any] | None = content["phase_start"]
         self._content = content
         self._origin = origin
 
@@ -145,7 +159,8 @@ class Resumption:
         Raises:
             CheckpointError: The loader has fewer batches than were done.
         """
-        set_random_states(run, self._content["phase_start"])
+        assert self.phase_start is not None
+        set_random_states(run, self.phase_start)
         batches: Iterator[Any] = iter(loader)
         for index in range(self.batch):
             try:

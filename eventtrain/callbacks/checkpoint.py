@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +27,7 @@ from ..checkpoint_files import (
 )
 from ..errors import CheckpointError
 from ..priorities import AFTER_EVERYONE, CHECKPOINTS
-from ..snapshot import random_states, take_snapshot
+from ..snapshot import phase_start, take_snapshot
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -113,7 +113,7 @@ class Checkpoint(Callback):
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._fit = ""
-        self._phase_start: dict[str, Any] | None = None
+        self._phase_start: Mapping[str, Any] | None = None
         self._steps = 0
         self._time = 0.0
         self._previous: Any = None
@@ -157,7 +157,7 @@ class Checkpoint(Callback):
     def note_random_states(self, run: Runner) -> None:
         """Keep the random numbers with which the loader is about to be iterated."""
         if run.epoch is not None:
-            self._phase_start = random_states(run)
+            self._phase_start = phase_start(run)
 
     def after_batch(self, run: Runner) -> None:
         """Save when it is time to, and where the run is about to end."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,6 +16,8 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -144,12 +148,17 @@ def interrupted(
         run.fit(EPOCHS, make_learner(loaders))
 
 
-def resumed(folder: Path, loaders: Loaders = tensors, **options: Any) -> tuple[Runner, Learner]:
+def learner_of_another_process(loaders: Loaders = tensors) -> Learner:
+    """The same learner, where other random numbers have been drawn since."""
     learn = make_learner(loaders)
-    # Another process would have drawn other numbers by now.
     random.seed(1)
     numpy.random.seed(1)
     torch.manual_seed(1)
+    return learn
+
+
+def resumed(folder: Path, loaders: Loaders = tensors, **options: Any) -> tuple[Runner, Learner]:
+    learn = learner_of_another_process(loaders)
     checkpoint = Checkpoint(folder, **{"every_steps": 1, **options})
     run = Runner([AvgStatsCallback(accuracy, report=None), checkpoint])
     run.fit(EPOCHS, learn, resume="auto")
@@ -192,20 +201,61 @@ def test_random_numbers_that_workers_draw_are_drawn_again(tmp_path: Path) -> Non
     assert_same_run(resumed(tmp_path, workers), uninterrupted(workers))
 
 
-def test_a_run_can_be_lost_again_and_again(tmp_path: Path) -> None:
-    interrupted(tmp_path, "after_batch", 3)
-    for n in (2, 4, 1, 3):
-        learn = make_learner()
-        run = Runner(
-            [
-                AvgStatsCallback(accuracy, report=None),
-                Checkpoint(tmp_path, every_steps=1),
-                Kill("after_loss", n),
-            ]
-        )
-        with pytest.raises(Killed):
+def lost_and_resumed(
+    folder: Path, kills: list[tuple[str, int]], loaders: Loaders = tensors
+) -> tuple[Runner, Learner]:
+    """Train, losing everything at each of ``kills`` and going on in another process."""
+    for event, n in kills:
+        checkpoint = Checkpoint(folder, every_steps=1)
+        run = Runner([AvgStatsCallback(accuracy, report=None), checkpoint, Kill(event, n)])
+        fresh = not list_checkpoints(folder)
+        learn = make_learner(loaders) if fresh else learner_of_another_process(loaders)
+        with contextlib.suppress(Killed):
             run.fit(EPOCHS, learn, resume="auto")
-    assert_same_run(resumed(tmp_path), uninterrupted())
+    return resumed(folder, loaders)
+
+
+@pytest.mark.parametrize("loaders", LOADERS, ids=lambda loaders: loaders.__name__)
+def test_a_run_can_be_lost_again_and_again_with_any_loader(
+    loaders: Loaders, tmp_path: Path
+) -> None:
+    kills = [("after_batch", 6), *[("after_loss", 2)] * 4, ("begin_validate", 1)]
+    assert_same_run(lost_and_resumed(tmp_path, kills, loaders), uninterrupted(loaders))
+
+
+@settings(max_examples=30)
+@given(
+    first=st.integers(1, EPOCHS * (BATCHES + 1)),
+    others=st.lists(
+        st.tuples(
+            st.sampled_from(["after_batch", "after_loss", "begin_validate", "after_epoch"]),
+            st.integers(1, BATCHES + 1),
+        ),
+        max_size=5,
+    ),
+)
+def test_a_run_can_be_lost_any_number_of_times(first: int, others: list[tuple[str, int]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        found = lost_and_resumed(Path(folder), [("after_batch", first), *others])
+    assert_same_run(found, uninterrupted())
+
+
+def test_a_run_lost_twice_in_validation_goes_on_with_the_loader_as_it_was(tmp_path: Path) -> None:
+    def shuffled(x: Tensor, y: Tensor, train: bool) -> Any:
+        return TensorLoader(x, y, bs=4 if train else 1, shuffle=True)
+
+    def cancel_in_validation(run: Runner, at: int) -> None:
+        if not run.in_train and run.batch_index == at:
+            run.token.cancel("fit", "away")
+
+    for at in (0, 1, 2):
+        run = Runner([AvgStatsCallback(accuracy, report=None), Checkpoint(tmp_path)])
+        run.on("after_batch", lambda run, at=at: cancel_in_validation(run, at))
+        run.fit(EPOCHS, learner_of_another_process(shuffled) if at else make_learner(shuffled),
+                resume="auto")  # fmt: skip
+        last = list_checkpoints(tmp_path)[-1]
+        assert (last.phase, last.batch) == ("validate", at + 1)
+    assert_same_run(resumed(tmp_path, shuffled), uninterrupted(shuffled))
 
 
 def test_a_checkpoint_at_the_edge_of_an_epoch_is_enough(tmp_path: Path) -> None:
