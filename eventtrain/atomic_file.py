@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO
 
 PART = ".part"
 """How the name of a file ends that is still being written; it begins with a dot."""
 
 
-def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def replace_file(path: Path, write: Callable[[BufferedRandom], object]) -> None:
     """Write a file beside ``path`` and give it that name in one step.
 
     A process that is killed at any moment, or a machine that loses its power,
@@ -19,14 +19,14 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
     Args:
         path: The file.
-        write: Given the open file; writes the content.
+        write: Given the open file, which it may read back too; writes the content.
 
     Raises:
         OSError: It cannot be written; what was there before is as it was.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
-        with part.open("wb") as file:
+        with part.open("w+b") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

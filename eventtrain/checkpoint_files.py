@@ -1,8 +1,9 @@
 """Checkpoints on disk: written whole or not at all, checked when they are read.
 
-A checkpoint is two files. ``NAME.pt`` is what ``torch.save`` writes; ``NAME.json``
-comes after it, holds its SHA-256 sum, and makes it count: without that record, or
-with another sum, it is taken for damaged.
+A checkpoint is two files. ``NAME.pt`` is what ``torch.save`` writes, ``NAME.json`` a record
+with its SHA-256 sum. The record gets its name first and loses it last: what has a ``.pt``
+is whole, whenever the process was killed, and one without a record, or with another
+sum, is damaged.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import re
 import time
 import warnings
 from dataclasses import asdict, dataclass, field
+from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .atomic_file import replace_file
+from .atomic_file import remove_parts, replace_file
 from .errors import CheckpointError
 
 FORMAT = 1
@@ -53,26 +55,35 @@ class Record:
 
 
 def write_checkpoint(record: Record, content: dict[str, Any]) -> None:
-    """Write ``content`` to ``record.path``, and then the record.
+    """Write ``content`` to ``record.path``, and the record beside it.
 
     Raises:
         CheckpointError: The files cannot be written; older ones are as they were.
     """
+
+    def write(file: BufferedRandom) -> None:
+        torch.save(content, file)
+        file.seek(0)
+        _write_record(record, hashlib.file_digest(file, "sha256").hexdigest())
+
     try:
-        replace_file(record.path, lambda file: torch.save(content, file))
-        about = {
-            **asdict(record),
-            "path": record.path.name,
-            "sha256": _sum_of(record.path),
-            "format": FORMAT,
-            "saved_at": time.time(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        }
-        text = json.dumps(about, indent=1) + "\n"
-        replace_file(record.path.with_suffix(".json"), lambda file: file.write(text.encode()))
+        replace_file(record.path, write)
     except OSError as error:
         raise CheckpointError(f"cannot write checkpoint {record.path}: {error}") from error
+
+
+def _write_record(record: Record, sha256: str) -> None:
+    about = {
+        **asdict(record),
+        "path": record.path.name,
+        "sha256": sha256,
+        "format": FORMAT,
+        "saved_at": time.time(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    text = json.dumps(about, indent=1) + "\n"
+    replace_file(record.path.with_suffix(".json"), lambda file: file.write(text.encode()))
 
 
 def list_checkpoints(folder: Path) -> list[Record]:
@@ -95,9 +106,20 @@ def next_path(folder: Path) -> tuple[Path, int]:
 
 
 def remove_checkpoint(record: Record) -> None:
-    """Remove a checkpoint, the part first that makes it count."""
-    record.path.with_suffix(".json").unlink(missing_ok=True)
+    """Remove a checkpoint, and then its record."""
     record.path.unlink(missing_ok=True)
+    record.path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what processes that were killed left in ``folder`` of checkpoints.
+
+    Those are files half written, and records whose checkpoint is not there yet or no more.
+    """
+    remove_parts(folder)
+    for path in folder.glob("*.json"):
+        if _NAME.fullmatch(path.name) and not path.with_suffix(".pt").exists():
+            path.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -135,7 +157,7 @@ def _load(path: Path, map_location: Any) -> dict[str, Any]:
         raise CheckpointError(f"there is no checkpoint {path}")
     expected = _about(path).get("sha256")
     if expected is None:
-        raise CheckpointError(f"checkpoint {path} is not whole: its record beside it is missing")
+        raise CheckpointError(f"checkpoint {path} is damaged: its record beside it is missing")
     if _sum_of(path) != expected:
         raise CheckpointError(f"checkpoint {path} is damaged: its SHA-256 sum is another")
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import pickle
@@ -17,6 +19,7 @@ from eventtrain.checkpoint_files import (
     list_checkpoints,
     next_path,
     remove_checkpoint,
+    remove_unfinished,
     write_checkpoint,
 )
 
@@ -74,10 +77,10 @@ def test_a_damaged_file_is_refused(where: int, change: str, tmp_path: Path) -> N
         load_checkpoint(path)
 
 
-def test_a_file_without_its_record_is_not_whole(tmp_path: Path) -> None:
+def test_a_file_without_its_record_is_damaged(tmp_path: Path) -> None:
     path = write(tmp_path).path
     path.with_suffix(".json").unlink()
-    with pytest.raises(CheckpointError, match="is not whole"):
+    with pytest.raises(CheckpointError, match="damaged: its record beside it is missing"):
         load_checkpoint(path)
 
 
@@ -85,7 +88,7 @@ def test_a_file_without_its_record_is_not_whole(tmp_path: Path) -> None:
 def test_a_damaged_record_is_no_record(record: str, tmp_path: Path) -> None:
     path = write(tmp_path).path
     path.with_suffix(".json").write_text(record)
-    with pytest.raises(CheckpointError, match=r"not whole|damaged"):
+    with pytest.raises(CheckpointError, match="damaged"):
         load_checkpoint(path)
     assert [each.serial for each in list_checkpoints(tmp_path)] == [1]
 
@@ -96,6 +99,61 @@ def test_from_a_folder_the_newest_whole_one_is_read(tmp_path: Path) -> None:
     last.path.write_bytes(b"")
     with pytest.warns(RuntimeWarning, match="000003.pt is damaged.*one before it"):
         assert load_checkpoint(tmp_path)["format"] == 1
+
+
+class Killed(BaseException):
+    """What ends a process that is doing something to files."""
+
+
+def killed_at(call: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the ``call``-th use of a function of ``os``, from 0, be the last thing that happens."""
+    calls, real = itertools.count(), getattr(os, name)
+
+    def die_before(*args: Any, **options: Any) -> Any:
+        if next(calls) >= call:
+            raise Killed
+        return real(*args, **options)
+
+    monkeypatch.setattr(os, name, die_before)
+
+
+@pytest.mark.parametrize("function", ["replace", "fsync", "unlink"])
+@pytest.mark.parametrize("call", range(5))
+@pytest.mark.parametrize("before", [0, 1])
+def test_whenever_writing_is_killed_what_is_there_is_whole(
+    function: str, call: int, before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(before):
+        write(tmp_path)
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        killed_at(call, function, patch)
+        write(tmp_path)
+    records = list_checkpoints(tmp_path)
+    assert before <= len(records) <= before + 1
+    for record in records:
+        assert load_checkpoint(record.path)["format"] == 1
+
+
+@pytest.mark.parametrize("call", [0, 1])
+def test_whenever_removing_is_killed_what_is_there_is_whole(
+    call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = write(tmp_path)
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        killed_at(call, "unlink", patch)
+        remove_checkpoint(record)
+    for record in list_checkpoints(tmp_path):
+        assert load_checkpoint(record.path)["format"] == 1
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    write(tmp_path)
+    others = {"checkpoint-000002.pt", "settings.json", "checkpoint.json"}
+    for name in (*others, ".checkpoint-000003.pt.7.part", "checkpoint-000003.json"):
+        (tmp_path / name).write_text("{}")
+    remove_unfinished(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"checkpoint-000001.pt", "checkpoint-000001.json", *others}
 
 
 def test_a_folder_without_checkpoints_is_told(tmp_path: Path) -> None:

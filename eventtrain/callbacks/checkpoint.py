@@ -16,13 +16,13 @@ from uuid import uuid4
 import torch
 
 from ..arguments import flag, real_number, whole_number
-from ..atomic_file import remove_parts
 from ..callback import Callback, handler
 from ..checkpoint_files import (
     Record,
     list_checkpoints,
     next_path,
     remove_checkpoint,
+    remove_unfinished,
     write_checkpoint,
 )
 from ..errors import CheckpointError
@@ -143,7 +143,7 @@ class Checkpoint(Callback):
         """Make the folder, clear away what a killed run left half written, listen for SIGTERM."""
         try:
             self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
-            remove_parts(self.checkpoint_folder)
+            remove_unfinished(self.checkpoint_folder)
         except OSError as error:
             raise CheckpointError(
                 f"cannot write checkpoints to {self.checkpoint_folder}: {error}"
