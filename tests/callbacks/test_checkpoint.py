@@ -9,7 +9,8 @@ import signal
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,18 +202,44 @@ def test_random_numbers_that_workers_draw_are_drawn_again(tmp_path: Path) -> Non
     assert_same_run(resumed(tmp_path, workers), uninterrupted(workers))
 
 
+CANCELLING = ["begin_batch", "after_loss", "after_backward", "begin_step", "after_batch"]
+
+
+class CancelAt(Callback):
+    """Cancels scopes at places of the run that are the same in every process."""
+
+    def __init__(self, places: Sequence[tuple[Any, ...]] = ()) -> None:
+        self.places = places
+
+    def handlers(self, plugin: str | None = None) -> list[Any]:
+        from eventtrain.handlers import Handler, Options
+
+        return [Handler(event, partial(self.cancel, event), Options()) for event in CANCELLING]
+
+    def cancel(self, event: str, run: Runner) -> None:
+        here = (event, run.phase, run.epoch, run.batch_index)
+        for *where, scope in self.places:
+            if here == tuple(where) and scope in run.token.open_scopes:
+                run.token.cancel(scope, "as planned")
+
+
 def lost_and_resumed(
-    folder: Path, kills: list[tuple[str, int]], loaders: Loaders = tensors
+    folder: Path,
+    kills: list[tuple[str, int]],
+    loaders: Loaders = tensors,
+    *more: Callback,
+    **options: Any,
 ) -> tuple[Runner, Learner]:
     """Train, losing everything at each of ``kills`` and going on in another process."""
-    for event, n in kills:
-        checkpoint = Checkpoint(folder, every_steps=1)
-        run = Runner([AvgStatsCallback(accuracy, report=None), checkpoint, Kill(event, n)])
+    last = ("begin_fit", 2)  # never
+    for event, n in [*kills, last]:
+        saving = Checkpoint(folder, **{"every_steps": 1, **options})
+        run = Runner([AvgStatsCallback(accuracy, report=None), *more, saving, Kill(event, n)])
         fresh = not list_checkpoints(folder)
         learn = make_learner(loaders) if fresh else learner_of_another_process(loaders)
         with contextlib.suppress(Killed):
             run.fit(EPOCHS, learn, resume="auto")
-    return resumed(folder, loaders)
+    return run, learn
 
 
 @pytest.mark.parametrize("loaders", LOADERS, ids=lambda loaders: loaders.__name__)
@@ -223,21 +250,35 @@ def test_a_run_can_be_lost_again_and_again_with_any_loader(
     assert_same_run(lost_and_resumed(tmp_path, kills, loaders), uninterrupted(loaders))
 
 
-@settings(max_examples=30)
+@settings(max_examples=40, deadline=None)
 @given(
-    first=st.integers(1, EPOCHS * (BATCHES + 1)),
-    others=st.lists(
+    kills=st.lists(
         st.tuples(
             st.sampled_from(["after_batch", "after_loss", "begin_validate", "after_epoch"]),
             st.integers(1, BATCHES + 1),
         ),
         max_size=5,
     ),
+    places=st.lists(
+        st.tuples(
+            st.sampled_from(CANCELLING),
+            st.sampled_from(["train", "validate"]),
+            st.integers(0, EPOCHS - 1),
+            st.integers(0, BATCHES - 1),
+            st.sampled_from(["step", "batch", "train", "validate", "epoch"]),
+        ),
+        max_size=4,
+    ),
+    options=st.sampled_from([{}, {"every_steps": 2}, {"every_steps": None}]),
 )
-def test_a_run_can_be_lost_any_number_of_times(first: int, others: list[tuple[str, int]]) -> None:
+def test_a_run_can_be_lost_any_number_of_times(
+    kills: list[tuple[str, int]], places: list[tuple[Any, ...]], options: dict[str, Any]
+) -> None:
+    whole = Runner([AvgStatsCallback(accuracy, report=None), CancelAt(places)]), make_learner()
+    whole[0].fit(EPOCHS, whole[1])
     with tempfile.TemporaryDirectory() as folder:
-        found = lost_and_resumed(Path(folder), [("after_batch", first), *others])
-    assert_same_run(found, uninterrupted())
+        found = lost_and_resumed(Path(folder), kills, tensors, CancelAt(places), **options)
+    assert_same_run(found, whole)
 
 
 def test_a_run_lost_twice_in_validation_goes_on_with_the_loader_as_it_was(tmp_path: Path) -> None:
