@@ -20,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,6 +29,11 @@ from eventtrain import DataBunch, Learner, Runner, TensorLoader
 from eventtrain.cli import main
 
 aten = torch.ops.aten
+# How long an example takes says more of the machine than of the code.
+settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("untimed")
 ROOT = Path(__file__).resolve().parents[1]
 Install = Callable[..., str]
 Result = tuple[int, str, str]

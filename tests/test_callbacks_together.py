@@ -286,7 +286,7 @@ def test_all_observers_together_change_nothing(tmp_path: Path, no_sync: Any) -> 
     assert_equal(train(OBSERVERS, tmp_path, no_sync, 2), train([], tmp_path, no_sync, 2))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_any_of_them_work_together_in_any_order(data: Any) -> None:
     possible = [n for n in MAKE if n not in NEEDS and n not in ("LRFinder", "MixedPrecision fp16")]
@@ -298,7 +298,7 @@ def test_any_of_them_work_together_in_any_order(data: Any) -> None:
         assert_equal(*runs)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_of_them_resume_bit_for_bit(data: Any) -> None:
     possible = [

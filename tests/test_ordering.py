@@ -159,14 +159,13 @@ def test_require_names_looks_at_the_new_handlers_only() -> None:
     require_names([Item("new")], [old], "after_loss")
 
 
-@settings(deadline=None)
 @given(st.lists(PRIORITIES, max_size=12))
 def test_without_constraints_the_order_is_the_stable_sort(priorities: list[float]) -> None:
     items = [Item(f"h{i}", priority) for i, priority in enumerate(priorities)]
     assert in_order(items, "e") == sorted(items, key=lambda item: -item.priority)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 @given(constrained())
 def test_the_result_holds_every_handler_once(items: list[Item]) -> None:
     result = in_order(items, "e")
@@ -174,7 +173,7 @@ def test_the_result_holds_every_handler_once(items: list[Item]) -> None:
     assert set(result) == set(items)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 @given(constrained())
 def test_the_result_satisfies_every_constraint(items: list[Item]) -> None:
     order = names(items)
@@ -185,7 +184,7 @@ def test_the_result_satisfies_every_constraint(items: list[Item]) -> None:
             assert order.index(other) < order.index(item.name)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 @given(constrained())
 def test_handlers_without_a_part_in_any_constraint_keep_their_order(items: list[Item]) -> None:
     part = taking_part(items)
@@ -193,7 +192,7 @@ def test_handlers_without_a_part_in_any_constraint_keep_their_order(items: list[
     assert [n for n in names(items) if n not in part] == [n for n in expected if n not in part]
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(constrained())
 def test_constraints_that_priority_satisfies_already_change_nothing(items: list[Item]) -> None:
     plain = sorted(items, key=lambda item: -item.priority)
@@ -204,7 +203,7 @@ def test_constraints_that_priority_satisfies_already_change_nothing(items: list[
     assert in_order(items, "e") == plain
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.lists(PRIORITIES, min_size=2, max_size=8), st.data())
 def test_one_handler_with_one_constraint_is_all_that_moves(
     priorities: list[float], data: st.DataObject
@@ -225,7 +224,7 @@ def test_one_handler_with_one_constraint_is_all_that_moves(
     assert in_order(items, "e") == plain
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(constrained(), st.data())
 def test_a_cycle_raises_and_names_handlers_that_lie_on_it(
     items: list[Item], data: st.DataObject

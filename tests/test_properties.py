@@ -239,7 +239,7 @@ schedules = st.dictionaries(
 )
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 @given(st.integers(0, 2), st.integers(1, 3), st.integers(0, 2), schedules)
 @example(1, 2, 1, {("after_backward", 0): [("cancel", "batch")]})
 @example(2, 2, 1, {("begin_train", 0): [("cancel", "train")]})
@@ -275,7 +275,7 @@ def test_the_loop_follows_the_reference_for_any_schedule(
     assert result.epochs == expected.whole_epochs
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.integers(0, 2), st.integers(1, 3), st.integers(0, 2), schedules)
 @example(2, 1, 1, {("after_validate", 0): [("cancel", "fit"), ("raise", "first")]})
 def test_an_event_log_holds_the_trace_of_the_reference(
@@ -290,7 +290,7 @@ def test_an_event_log_holds_the_trace_of_the_reference(
     assert logged == [(event, scope, outcome) for _, event, scope, outcome, *_ in fired]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.integers(1, 2), st.integers(1, 3), st.integers(0, 2), schedules)
 def test_every_scope_that_was_begun_is_closed_once_in_reverse_order(
     epochs: int, train: int, valid: int, schedule: Schedule

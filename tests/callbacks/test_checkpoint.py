@@ -250,7 +250,7 @@ def test_a_run_can_be_lost_again_and_again_with_any_loader(
     assert_same_run(lost_and_resumed(tmp_path, kills, loaders), uninterrupted(loaders))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     kills=st.lists(
         st.tuples(
