@@ -81,6 +81,8 @@ class CancellationToken:
         outcome: How the scope whose closing event is running ended; ``None``
             outside of closing events.
         exception: The exception that is escaping, or ``None``.
+        closing_error: In a closing event, what one of its handlers has raised last: the
+            others run all the same. ``None`` outside of it, and without such.
     """
 
     __slots__ = (
@@ -93,6 +95,7 @@ class CancellationToken:
         "_top",
         "absorbed",
         "accepted",
+        "closing_error",
         "exception",
         "history",
         "origin",
@@ -107,6 +110,7 @@ class CancellationToken:
         self.accepted = 0
         self.outcome: Outcome | None = None
         self.exception: BaseException | None = None
+        self.closing_error: BaseException | None = None
         self.origin: Callable[[], Origin] | None = None
         self._top: Scope | None = None
         self._target: Scope | None = None
@@ -239,7 +243,7 @@ class CancellationToken:
     def forget(self) -> None:
         """Drop what belongs to the run that has ended; ``history`` stays."""
         self.pending = self.absorbed = self._target = None
-        self.exception = self.outcome = self.origin = None
+        self.exception = self.closing_error = self.outcome = self.origin = None
 
     def _accept(self, record: Cancellation) -> None:
         with self._lock:

@@ -68,7 +68,7 @@ def write_checkpoint(record: Record, content: dict[str, Any]) -> None:
 
     try:
         replace_file(record.path, write)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch.save has errors of its own for a full disk
         raise CheckpointError(f"cannot write checkpoint {record.path}: {error}") from error
 
 
@@ -91,11 +91,11 @@ def list_checkpoints(folder: Path) -> list[Record]:
     if not folder.is_dir():
         return []
     found = []
-    for path in sorted(folder.iterdir()):
+    for path in folder.iterdir():
         matched = _NAME.fullmatch(path.name)
         if matched and matched[2] == "pt":
             found.append(_record_of(path, int(matched[1])))
-    return found
+    return sorted(found, key=lambda record: record.serial)
 
 
 def next_path(folder: Path) -> tuple[Path, int]:

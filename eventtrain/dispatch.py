@@ -64,10 +64,12 @@ def keep(
     error: BaseException,
     entries: Sequence[Handler],
     sender: object,
+    token: CancellationToken,
 ) -> list[BaseException] | None:
     """Collect what a closing handler raised; a delivered cancellation just ends that handler."""
     if isinstance(error, Unwind):
         return errors
+    token.closing_error = error
     annotate(error, entries, sender)
     return [error] if errors is None else [*errors, error]
 
@@ -166,7 +168,7 @@ _EACH: dict[Style, list[str]] = {
     "closing": [
         "  try:",
         "   if (r := CALL(sender)) is not None: look(r, token)",
-        "  except BaseException as error: errors = keep(errors, error, entries, sender)",
+        "  except BaseException as error: errors = keep(errors, error, entries, sender, token)",
     ],
 }
 _RAISE = [" except BaseException as error:", "  annotate(error, entries, sender)", "  raise"]
@@ -175,8 +177,8 @@ _TAIL: dict[Style, list[str]] = {
     "checkpoint": _RAISE,
     "closing": [
         # An interrupt may arrive between two handlers.
-        " except BaseException as error: errors = keep(errors, error, entries, sender)",
-        " if errors is not None: raise combine_errors(errors)",
+        " except BaseException as error: errors = keep(errors, error, entries, sender, token)",
+        " if errors is not None: token.closing_error = None; raise combine_errors(errors)",
     ],
 }
 

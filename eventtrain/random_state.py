@@ -52,7 +52,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def loader_random_state(loader: Any) -> list[torch.Tensor]:
-    """Return the states of the generators that ``loader`` and its samplers own, uint8 each."""
+    """Return the states of the generators of ``loader``, its samplers and dataset, uint8 each."""
     return [generator.get_state() for generator in _generators(loader)]
 
 
@@ -65,12 +65,13 @@ def set_loader_random_state(loader: Any, states: list[torch.Tensor]) -> None:
 def _generators(loader: Any) -> Iterator[torch.Generator]:
     """Find each generator once: a loader often shares its own with its sampler."""
     found: set[int] = set()
-    waiting = [loader]
-    while waiting:
-        owner = waiting.pop(0)
+    owners = [loader]
+    for owner in owners:  # it grows on the way
         generator = getattr(owner, "generator", None)
         if isinstance(generator, torch.Generator) and id(generator) not in found:
             found.add(id(generator))
             yield generator
-        inner = (getattr(owner, name, None) for name in ("sampler", "batch_sampler", "loader"))
-        waiting += [each for each in inner if each is not None and each is not owner]
+        for name in ("sampler", "batch_sampler", "dataset", "loader"):
+            inner = getattr(owner, name, None)
+            if inner is not None and all(inner is not other for other in owners):
+                owners.append(inner)

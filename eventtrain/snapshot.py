@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .checkpoint_files import FORMAT
 from .errors import CheckpointError
+from .plain_data import plain_data
 from .random_state import (
     loader_random_state,
     random_state,
@@ -27,8 +28,6 @@ from .random_state import (
 
 if TYPE_CHECKING:
     from .runner import Runner
-
-_PLAIN = (Tensor, int, float, complex, str, bytes, bool, type(None))
 
 
 def random_states(run: Runner) -> dict[str, Any]:
@@ -81,23 +80,25 @@ def take_snapshot(
     counters = run.counters()
     if phase is None and run.outcome == "completed":
         counters["_epochs_done"] += 1  # the loop counts it once after_epoch is over
-    content = {
+    return {
         "format": FORMAT,
         "position": {"epoch": epoch, "phase": phase, "batch": batch},
         "epochs": run.epochs,
         "counters": counters,
-        "history": [{key: _number(value) for key, value in row.items()} for row in run.history],
-        "model": _state_of(run.model),
-        "opt": _state_of(run.opt),
-        "loss_func": _state_of(run.loss_func),
+        "history": plain_data(list(run.history), "history"),
+        "model": plain_data(_state_of(run.model), "model"),
+        "buffers": _other_buffers(run.model),
+        "opt": plain_data(_state_of(run.opt), "opt"),
+        "loss_func": plain_data(_state_of(run.loss_func), "loss_func"),
         "gradients": {i: p.grad for i, p in _parameters(run) if p.grad is not None},
-        "callbacks": {cb.name: state for cb in run.cbs if (state := cb.state_dict())},
+        "callbacks": {
+            cb.name: plain_data(state, f"callbacks[{cb.name!r}]")
+            for cb in run.cbs
+            if (state := cb.state_dict())
+        },
         "random": random_states(run),
         "phase_start": phase_start,
     }
-    for part in ("history", "callbacks", "opt", "loss_func"):
-        _check(content[part], part)
-    return content
 
 
 class Resumption:
@@ -122,18 +123,24 @@ class Resumption:
         self._origin = origin
 
     def check(self, run: Runner) -> None:
-        """See that the snapshot fits the model, before anything is changed.
+        """See that the snapshot fits the run, before anything is changed.
 
         Raises:
-            CheckpointError: It is another model's.
+            CheckpointError: It is another model's, or lies behind the last epoch.
         """
+        assert run.epochs is not None
+        if self.phase is not None and self.epoch >= run.epochs:
+            raise CheckpointError(
+                f"{self._origin} was taken in epoch {self.epoch}, counted from 0, and a fit of "
+                f"{run.epochs} epochs ends before that: ask for {self.epoch + 1} or more"
+            )
         saved, own = self._content["model"], _state_of(run.model)
         strange = [f"{key} is missing in the model" for key in saved if key not in own]
         strange += [f"{key} is missing in the checkpoint" for key in own if key not in saved]
         strange += [
             f"{key} has shape {list(own[key].shape)}, and {list(value.shape)} in the checkpoint"
             for key, value in saved.items()
-            if isinstance(value, Tensor) and key in own and own[key].shape != value.shape
+            if key in own and _is_of_another_shape(key, own[key], value)
         ]
         if strange:
             more = f", and {len(strange) - 3} more" if len(strange) > 3 else ""
@@ -177,11 +184,14 @@ class Resumption:
         return batches
 
     def _restore_learner(self, run: Runner) -> None:
-        learner: list[tuple[Any, str]] = [(run.model, "model"), (run.opt, "opt")]
-        for part, name in [*learner, (run.loss_func, "loss_func")]:
-            if self._content[name]:
-                # A copy: optimizers keep the very objects that they are given.
-                part.load_state_dict(copy.deepcopy(self._content[name]))
+        # Copies: optimizers keep the very objects that they are given.
+        content = copy.deepcopy({name: self._content[name] for name in ("model", "loss_func")})
+        for part, name in [(run.model, "model"), (run.loss_func, "loss_func")]:
+            if content[name]:
+                part.load_state_dict(content[name])
+        _set_buffers(run.model, self._content.get("buffers", {}))
+        if self._content["opt"]:
+            _load_optimizer(run.opt, self._content["opt"])
 
     def _restore_rest(self, run: Runner) -> None:
         gradients = self._content["gradients"]
@@ -202,34 +212,57 @@ class Resumption:
 
 
 def _state_of(part: Any) -> dict[str, Any]:
-    return dict(part.state_dict()) if hasattr(part, "state_dict") else {}
+    state = part.state_dict() if hasattr(part, "state_dict") else {}
+    return state if isinstance(state, OrderedDict) else dict(state)
 
 
 def _parameters(run: Runner) -> Iterator[tuple[int, Tensor]]:
-    yield from enumerate(run.model.parameters() if hasattr(run.model, "parameters") else ())
+    """Number every tensor whose gradient may wait for a step, each once."""
+    modules = (part for part in (run.model, run.loss_func) if hasattr(part, "parameters"))
+    groups = getattr(run.opt, "param_groups", ())
+    owners = [*(part.parameters() for part in modules), *(group["params"] for group in groups)]
+    yield from enumerate({id(p): p for each in owners for p in each}.values())
 
 
-def _number(value: Any) -> Any:
-    """Return a NumPy scalar as the Python number that it is, and all else as it is."""
-    if isinstance(value, Tensor) or getattr(value, "ndim", None) != 0:
-        return value
-    return value.item()
+def _other_buffers(model: Any) -> dict[str, Tensor]:
+    """Return the buffers that a state dictionary leaves out."""
+    if not isinstance(model, nn.Module):
+        return {}
+    kept = set(model.state_dict(keep_vars=True))
+    return {name: buffer for name, buffer in model.named_buffers() if name not in kept}
 
 
-def _check(value: Any, where: str) -> None:
-    """See that a value can be read again with ``weights_only=True``."""
-    if isinstance(value, Mapping):
-        if type(value) in (dict, OrderedDict) or type(value).__name__ == "defaultdict":
-            for key, each in value.items():
-                _check(each, f"{where}[{key!r}]")
-            return
-    elif type(value) in (list, tuple, set, torch.Size):
-        for index, each in enumerate(value):
-            _check(each, f"{where}[{index}]")
+@torch.no_grad()
+def _set_buffers(model: Any, saved: Mapping[str, Tensor]) -> None:
+    for name, value in saved.items():
+        path, _, key = name.rpartition(".")
+        buffers = model.get_submodule(path)._buffers
+        own = buffers.get(key)
+        if own is not None and own.shape == value.shape:
+            own.copy_(value)
+        else:
+            buffers[key] = value.clone() if own is None else value.to(own.device, copy=True)
+
+
+def _is_of_another_shape(key: str, own: Any, saved: Any) -> bool:
+    if not isinstance(own, Tensor) or not isinstance(saved, Tensor):
+        return False
+    # Extra state is a module's own business, and a lazy parameter takes the shape that it gets.
+    if key.endswith("_extra_state") or nn.parameter.is_lazy(own):
+        return False
+    return own.shape != saved.shape
+
+
+def _load_optimizer(opt: Any, saved: dict[str, Any]) -> None:
+    """Put an optimizer's state back, in the types that it had."""
+    opt.load_state_dict(copy.deepcopy(saved))
+    if not isinstance(opt, torch.optim.Optimizer):
         return
-    elif isinstance(value, (*_PLAIN, torch.dtype, torch.device)):
-        return
-    raise CheckpointError(
-        f"{where} is {value!r} of type {type(value).__name__}, which a checkpoint cannot hold: "
-        "keep plain data and tensors in state_dict()"
-    )
+    # torch makes floating-point state of the parameter's type, which for some optimizers it is not.
+    indices = (index for group in saved["param_groups"] for index in group["params"])
+    parameters = (p for group in opt.param_groups for p in group["params"])
+    for index, parameter in zip(indices, parameters, strict=True):
+        state = opt.state.get(parameter, {})
+        for key, value in saved["state"].get(index, {}).items():
+            if isinstance(value, Tensor) and state[key].dtype != value.dtype:
+                state[key] = value.to(state[key].device, copy=True)

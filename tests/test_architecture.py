@@ -54,6 +54,7 @@ FLOORS = {
     "metric_state": 2,
     "random_state": 2,
     "checkpoint_files": 2,
+    "plain_data": 2,
     "snapshot": 2,
     "restore_point": 2,
     "state": 2,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -107,3 +108,9 @@ def test_a_generator_that_loader_and_sampler_share_is_kept_once() -> None:
 
 def test_a_loader_without_generators_has_no_state() -> None:
     assert loader_random_state([1, 2, 3]) == []
+
+
+def test_a_dataset_that_knows_its_loader_is_looked_at_once() -> None:
+    loader = SimpleNamespace(generator=torch.Generator())
+    loader.dataset = SimpleNamespace(loader=loader, generator=torch.Generator())
+    assert len(loader_random_state(loader)) == 2

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
@@ -27,6 +28,7 @@ from ..checkpoint_files import (
 )
 from ..errors import CheckpointError
 from ..priorities import AFTER_EVERYONE, CHECKPOINTS
+from ..readings import plain
 from ..snapshot import phase_start, take_snapshot
 
 if TYPE_CHECKING:
@@ -118,6 +120,7 @@ class Checkpoint(Callback):
         self._time = 0.0
         self._previous: Any = None
         self._is_asked = False
+        self._is_partial = False
 
     @property
     def last(self) -> Path | None:
@@ -132,18 +135,19 @@ class Checkpoint(Callback):
         return best[0].path if best else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which fit the checkpoints belong to."""
-        return {"fit": self._fit}
+        """Return which fit the checkpoints belong to, and whether its epoch was cut short."""
+        return {"fit": self._fit, "is_partial": self._is_partial}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Count the checkpoints that were there as this fit's own."""
-        self._fit = state["fit"]
+        self._fit, self._is_partial = state["fit"], state["is_partial"]
 
     def begin_fit(self, run: Runner) -> None:
         """Make the folder, clear away what a killed run left half written, listen for SIGTERM."""
         try:
             self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
             remove_unfinished(self.checkpoint_folder)
+            TemporaryFile(dir=self.checkpoint_folder).close()
         except OSError as error:
             raise CheckpointError(
                 f"cannot write checkpoints to {self.checkpoint_folder}: {error}"
@@ -153,18 +157,30 @@ class Checkpoint(Callback):
         self._failure = None
         self._listen()
 
+    def begin_epoch(self, run: Runner) -> None:
+        """Expect a whole epoch."""
+        self._is_partial = False
+
     @handler(["begin_train", "begin_validate"], priority=AFTER_EVERYONE)
     def note_random_states(self, run: Runner) -> None:
         """Keep the random numbers with which the loader is about to be iterated."""
         if run.epoch is not None:
             self._phase_start = phase_start(run)
 
+    @handler(["after_cancel_train", "after_cancel_validate"])
+    def note_missing_numbers(self, run: Runner) -> None:
+        """Remember that numbers about this epoch may be missing."""
+        self._is_partial = True
+
     def after_batch(self, run: Runner) -> None:
         """Save when it is time to, and where the run is about to end."""
         if run.epoch is None or run.phase is None or run.batch_index is None:
             return
-        if _is_whole(run) and (self._is_ending(run) or (run.in_train and self._is_due(run))):
-            self._save(run, run.epoch, run.phase, run.batch_index + 1)
+        if _is_whole(run):
+            if self._is_ending(run) or (run.in_train and self._is_due(run)):
+                self._save(run, run.epoch, run.phase, run.batch_index + 1)
+        elif run.outcome != "failed":
+            return  # what is left early here ends where a checkpoint can be saved
         self._hand_over()
 
     def after_epoch(self, run: Runner) -> None:
@@ -177,6 +193,7 @@ class Checkpoint(Callback):
 
     def after_fit(self, run: Runner) -> None:
         """Wait until everything is written."""
+        self._hand_over()
         self._stop_listening()
         self._phase_start = None
         self._join()
@@ -198,14 +215,10 @@ class Checkpoint(Callback):
         self._join()
         start = self._phase_start if phase is not None else None
         content = take_snapshot(run, epoch=epoch, phase=phase, batch=batch, phase_start=start)
-        path, serial = next_path(self.checkpoint_folder)
-        row = {key: value for key, value in run.history[-1].items() if key != "epoch"}
-        metrics = {k: float(v) for k, v in row.items() if isinstance(v, (int, float))}
+        path, serial = self._next_path()
+        metrics = _numbers(run.history[-1])
         if self.monitor is not None and phase is None and self.monitor not in metrics:
-            raise CheckpointError(
-                f"Checkpoint(monitor={self.monitor!r}): the epoch's row has no such number "
-                f"(there are: {', '.join(metrics)})"
-            )
+            self._expect_no_metric(run, metrics)
         record = Record(path, serial, self._fit, epoch, phase, batch, run.steps, metrics)
         if self.asynchronous:
             content = _on_the_host(content)
@@ -214,6 +227,23 @@ class Checkpoint(Callback):
         else:
             self._write(record, content)
         self._steps, self._time = run.steps, time.monotonic()
+
+    def _next_path(self) -> tuple[Path, int]:
+        try:
+            self.checkpoint_folder.mkdir(parents=True, exist_ok=True)  # somebody may remove it
+            return next_path(self.checkpoint_folder)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write checkpoints to {self.checkpoint_folder}: {error}"
+            ) from error
+
+    def _expect_no_metric(self, run: Runner, metrics: dict[str, float]) -> None:
+        """See that the epoch was cut short, which is why it lacks the number to watch."""
+        if run.outcome == "completed" and not self._is_partial:
+            raise CheckpointError(
+                f"Checkpoint(monitor={self.monitor!r}): the epoch's row has no such number "
+                f"(there are: {', '.join(metrics)})"
+            )
 
     def _write_later(self, record: Record, content: dict[str, Any]) -> None:
         try:
@@ -278,6 +308,8 @@ class Checkpoint(Callback):
 
 def _is_whole(run: Runner) -> bool:
     """Whether the batch or epoch that ends here leaves a state from which a run can go on."""
+    if run.token.closing_error is not None:
+        return False  # another handler has not done what it had to do
     pending = run.token.pending
     if pending is not None:
         # An inner scope is being left: its next batches would not be run, but be resumed.
@@ -289,12 +321,21 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not math.isnan(value)
 
 
+def _numbers(row: dict[str, Any]) -> dict[str, float]:
+    """Return the numbers in a row of the history, tensors and NumPy's too."""
+    values = {key: plain(value) for key, value in row.items() if key != "epoch"}
+    return {key: float(v) for key, v in values.items() if isinstance(v, (int, float))}
+
+
 def _on_the_host(value: Any) -> Any:
     """Copy all tensors into host memory, so that the run may go on changing its own."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        return type(value)((key, _on_the_host(each)) for key, each in value.items())
+        copy: Any = type(value)((key, _on_the_host(each)) for key, each in value.items())
+        if hasattr(value, "_metadata"):  # what a model knows of versions
+            copy._metadata = value._metadata
+        return copy
     if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
         return type(value)(_on_the_host(each) for each in value)
     return value

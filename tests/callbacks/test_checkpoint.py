@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import tempfile
+import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -473,6 +477,67 @@ def test_validating_and_predicting_alone_save_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("scope", ["epoch", "train", "validate"])
+def test_an_epoch_that_was_cut_short_is_saved_without_the_monitored_number(
+    scope: str, tmp_path: Path
+) -> None:
+    def cut_short(run: Runner) -> None:
+        if run.epoch == 1 and scope in run.token.open_scopes:
+            run.token.cancel(scope, "enough")
+
+    averages = AvgStatsCallback(report=None)
+    checkpoint = Checkpoint(tmp_path, monitor="valid_loss", keep_last=9)
+    run = Runner([averages, checkpoint])
+    run.on("begin_batch", cut_short)
+    assert run.fit(2, make_learner()).outcome == "completed"
+    known = ["valid_loss" in record.metrics for record in list_checkpoints(tmp_path)]
+    assert known == [True, scope == "train"]
+
+
+@pytest.mark.parametrize("value", [numpy.float32(0.5), torch.tensor(0.5)])
+def test_a_number_may_be_one_of_numpy_or_a_tensor(value: Any, tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, monitor="score")
+    run = Runner(checkpoint)
+    run.on("after_epoch", lambda run: run.history[-1].update(score=value))
+    run.fit(1, make_learner())
+    assert list_checkpoints(tmp_path)[0].metrics == {"score": 0.5}
+
+
+def test_the_millionth_is_newer_than_the_one_before(tmp_path: Path) -> None:
+    run = Runner(Checkpoint(tmp_path))
+    run.fit(1, make_learner())
+    for path in tmp_path.iterdir():
+        path.rename(path.with_stem("checkpoint-999999"))
+    checkpoint = Checkpoint(tmp_path, keep_last=1)
+    Runner(checkpoint).fit(2, make_learner(), resume="auto")
+    assert [record.serial for record in list_checkpoints(tmp_path)] == [1_000_000]
+    assert checkpoint.last == tmp_path / "checkpoint-1000000.pt"
+
+
+@pytest.mark.parametrize("event", ["after_batch", "after_epoch"])
+def test_what_another_handler_of_the_event_failed_to_do_is_not_saved(
+    event: str, tmp_path: Path
+) -> None:
+    def fail(run: Runner) -> None:
+        if run.epoch == 1:
+            raise KeyboardInterrupt
+
+    run = Runner(Checkpoint(tmp_path))
+    run.on(event, fail)
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(2, make_learner())
+    assert [record.epoch for record in list_checkpoints(tmp_path)] == [1]
+    assert run.token.closing_error is None
+
+
+def test_a_folder_that_somebody_removes_is_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    run = Runner(Checkpoint(folder))
+    run.on("begin_train", lambda run: shutil.rmtree(folder))
+    run.fit(2, make_learner())
+    assert [record.epoch for record in list_checkpoints(folder)] == [2]
+
+
 def test_saving_changes_no_weights(tmp_path: Path) -> None:
     learn = make_learner()
     Runner(Checkpoint(tmp_path, every_steps=1)).fit(EPOCHS, learn)
@@ -510,7 +575,7 @@ def test_a_thread_that_cannot_write_fails_the_run(tmp_path: Path) -> None:
             folder.rmdir()
             folder.write_text("")
 
-    with pytest.raises((CheckpointError, NotADirectoryError)):
+    with pytest.raises(CheckpointError, match="cannot write checkpoints to"):
         run.fit(2, make_learner())
     assert threading.active_count() == 1
 
@@ -547,6 +612,30 @@ def test_a_second_sigterm_does_not_wait_for_the_batch(tmp_path: Path) -> None:
     result = run.fit(1, make_learner())
     assert (result.reason, result.steps) == ("SIGTERM", 0)
     assert list_checkpoints(tmp_path) == []
+
+
+def test_sigterm_when_everything_is_saved_goes_to_the_handler_of_before(tmp_path: Path) -> None:
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append("SIGTERM"))
+    try:
+        run = Runner(Checkpoint(tmp_path))
+        run.on("after_fit", lambda run: os.kill(os.getpid(), signal.SIGTERM))
+        run.fit(1, make_learner())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == ["SIGTERM"]
+
+
+def test_sigterm_in_a_phase_that_is_left_early_waits_for_a_place_to_save(tmp_path: Path) -> None:
+    run = Runner(Checkpoint(tmp_path, every_epochs=9), on_interrupt="return")
+
+    @run.on("after_batch", during="train", when=lambda run: run.batch_index == 1)
+    def leave(run: Runner) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        run.token.cancel("train", "enough")
+
+    assert run.fit(2, make_learner()).reason == "SIGTERM"
+    assert [(r.epoch, r.phase) for r in list_checkpoints(tmp_path)] == [(0, "validate")]
 
 
 def test_a_fit_in_another_thread_saves_as_well(tmp_path: Path) -> None:
@@ -670,6 +759,43 @@ def test_wrong_arguments_are_refused(
 ) -> None:
     with pytest.raises(error, match=text):
         Checkpoint(tmp_path, **options)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a limit on the size of files")
+@pytest.mark.parametrize("size", [0, 700, 9000])
+def test_a_full_disk_is_told_and_leaves_nothing_behind(size: int, tmp_path: Path) -> None:
+    code = f"""
+        import resource, signal, torch
+        from eventtrain import CheckpointError, DataBunch, Learner, Runner, TensorLoader
+        from eventtrain.callbacks import Checkpoint
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        model = torch.nn.Linear(50, 50)
+        data = DataBunch(TensorLoader(torch.zeros(4, 50), torch.zeros(4, 50), bs=4))
+        opt = torch.optim.SGD(model.parameters(), lr=0.1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
+        try:
+            Runner(Checkpoint({str(tmp_path)!r})).fit(
+                1, Learner(model, opt, torch.nn.functional.mse_loss, data)
+            )
+        except CheckpointError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    assert "cannot write checkpoint" in done.stdout
+    assert list_checkpoints(tmp_path) == []
+    assert not any(path.suffix == ".part" for path in tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to_is_told_before_training(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    learn = make_learner()
+    with pytest.raises(CheckpointError, match="cannot write checkpoints to"):
+        Runner(Checkpoint(tmp_path)).fit(1, learn)
+    assert_same_weights(learn, make_learner())
 
 
 def test_a_folder_that_cannot_be_made_is_told_before_training(tmp_path: Path) -> None:
