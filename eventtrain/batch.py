@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -63,16 +63,31 @@ def move_to(batch: Any, device: torch.device | str | int) -> Any:
     """
     if callable(getattr(batch, "to", None)) and not isinstance(batch, type):
         return batch.to(device, non_blocking=True)
+    return convert_parts(batch, lambda part: move_to(part, device))
+
+
+def convert_parts(batch: Any, convert: Callable[[Any], Any]) -> Any:
+    """Put what ``convert`` makes of each part of a batch in the part's place.
+
+    Args:
+        batch: A dict, whose values are its parts, a tuple, a named tuple or a list.
+            Anything else has no parts.
+        convert: Called with each part.
+
+    Returns:
+        A batch of the same form and type, and ``batch`` itself where ``convert`` gave
+        all of the parts back as they were.
+    """
     if isinstance(batch, dict):
-        moved = {key: move_to(part, device) for key, part in batch.items()}
-        changed = {key: part for key, part in moved.items() if part is not batch[key]}
+        converted = {key: convert(part) for key, part in batch.items()}
+        changed = {key: part for key, part in converted.items() if part is not batch[key]}
         if changed:
             # A copy keeps what a subclass carries (a default factory, an attribute).
             batch = copy.copy(batch)
             batch.update(changed)
         return batch
     if isinstance(batch, (tuple, list)):
-        parts = [move_to(part, device) for part in batch]
+        parts = [convert(part) for part in batch]
         if all(new is old for new, old in zip(parts, batch, strict=True)):
             return batch
         if isinstance(batch, list):

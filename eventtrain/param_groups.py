@@ -39,9 +39,12 @@ def set_field(group: dict[str, Any], name: str, value: Any) -> None:
         value: The value. A field that holds a tensor keeps its tensor, which is filled:
             compiled and captured steps read it there.
     """
-    if name == "momentum" and name not in group:
+    is_beta = name == "momentum" and name not in group
+    held = group["betas"][0] if is_beta else group.get(name)
+    if isinstance(held, Tensor):
+        # fill_ takes no tensor that has a dimension, and a rate may have one.
+        held.fill_(value.squeeze() if isinstance(value, Tensor) else value)
+    elif is_beta:
         group["betas"] = (value, *group["betas"][1:])
-    elif isinstance(group.get(name), Tensor):
-        group[name].fill_(value)
     else:
         group[name] = value

@@ -35,14 +35,11 @@ class RestorePoint:
         opt = run.opt
         # First: a copy could in theory draw random numbers, a restoration must be last.
         self._random = random_states(run)
-        self._slots = [
-            (slots, key, tensor, tensor.detach().clone())
-            for slots, key, tensor in _slots(run.model, run.loss_func)
-        ]
+        self._slots = [(slots, dict(slots)) for slots in _slots(run.model, run.loss_func)]
+        held = {id(t): t for _, kept in self._slots for t in kept.values() if t is not None}
         parameters = {id(p): p for group in opt.param_groups for p in group["params"]}
-        parameters.update((id(t), t) for *_, t, _ in self._slots if isinstance(t, nn.Parameter))
-        known = {id(tensor) for *_, tensor, _ in self._slots}
-        self._others = [(p, p.detach().clone()) for p in parameters.values() if id(p) not in known]
+        parameters.update((key, t) for key, t in held.items() if isinstance(t, nn.Parameter))
+        self._values = [(t, t.detach().clone()) for t in (held | parameters).values()]
         self._gradients = [
             (p, p.grad, None if p.grad is None else p.grad.detach().clone())
             for p in parameters.values()
@@ -56,11 +53,11 @@ class RestorePoint:
     def restore(self, run: Runner) -> None:
         """Put everything back; to be called once."""
         with torch.no_grad():
-            for slots, key, tensor, value in self._slots:
+            for tensor, value in self._values:
                 tensor.copy_(value)
-                slots[key] = tensor
-            for parameter, value in self._others:
-                parameter.copy_(value)
+            for slots, kept in self._slots:
+                slots.clear()
+                slots.update(kept)
             for parameter, gradient, saved in self._gradients:
                 if gradient is not None and saved is not None:
                     gradient.copy_(saved)
@@ -84,20 +81,18 @@ class RestorePoint:
                     group[key] = value
 
 
-def _slots(*parts: Any) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
-    """Yield each tensor that the modules among ``parts`` hold, with the place where it stands."""
+def _slots(*parts: Any) -> Iterator[dict[str, Any]]:
+    """Yield where the modules among ``parts`` hold their tensors; ``None`` stands for none yet."""
     for part in parts:
         for module in part.modules() if isinstance(part, nn.Module) else ():
             for slots in (module._parameters, module._buffers):
                 for key, tensor in slots.items():
-                    if tensor is None:
-                        continue
-                    if nn.parameter.is_lazy(tensor):
+                    if tensor is not None and nn.parameter.is_lazy(tensor):
                         raise TypeError(
                             f"{type(module).__name__}.{key} is yet to be initialized: "
                             "run a batch through the model first"
                         )
-                    yield slots, key, tensor
+                yield slots
 
 
 def _fields(group: dict[str, Any]) -> list[tuple[str, Any]]:

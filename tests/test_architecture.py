@@ -48,6 +48,7 @@ FLOORS = {
     "replay": 2,
     "submodules": 2,
     "param_groups": 2,
+    "scheduler_callback": 2,
     "discriminative": 2,
     "mixing": 2,
     "readings": 2,

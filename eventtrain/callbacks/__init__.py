@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from .jsonl_logger import JSONLLogger
     from .label_smoothing import LabelSmoothing
     from .lr_finder import LRFinder
-    from .lr_scheduler import LRScheduler, OneCycle, ReduceLROnPlateau
+    from .lr_scheduler import LRScheduler
     from .max_steps import MaxSteps
     from .mixed_precision import MixedPrecision
     from .mixup import Mixup
+    from .one_cycle import OneCycle
     from .param_scheduler import (
         ParamScheduler,
         combine_scheds,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     )
     from .progress import Progress
     from .recorder import Recorder
+    from .reduce_lr_on_plateau import ReduceLROnPlateau
     from .seed import Seed
     from .stop_file import StopFile
     from .swa import SWA
@@ -77,10 +79,11 @@ if not TYPE_CHECKING:
             "jsonl_logger": ["JSONLLogger"],
             "label_smoothing": ["LabelSmoothing"],
             "lr_finder": ["LRFinder"],
-            "lr_scheduler": ["LRScheduler", "OneCycle", "ReduceLROnPlateau"],
+            "lr_scheduler": ["LRScheduler"],
             "max_steps": ["MaxSteps"],
             "mixed_precision": ["MixedPrecision"],
             "mixup": ["Mixup"],
+            "one_cycle": ["OneCycle"],
             "param_scheduler": [
                 "ParamScheduler",
                 "combine_scheds",
@@ -92,6 +95,7 @@ if not TYPE_CHECKING:
             ],
             "progress": ["Progress"],
             "recorder": ["Recorder"],
+            "reduce_lr_on_plateau": ["ReduceLROnPlateau"],
             "seed": ["Seed"],
             "stop_file": ["StopFile"],
             "swa": ["SWA"],

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,9 @@ from ..submodules import Choice, choose_submodules
 if TYPE_CHECKING:
     from ..runner import Runner
 
+Slot = tuple[nn.Module, str]
+"""A module, and the name of a buffer of its own."""
+
 
 class ActivationCheckpointing(Callback):
     """Wraps the forward pass of chosen modules in ``torch.utils.checkpoint`` during a fit.
@@ -24,8 +27,9 @@ class ActivationCheckpointing(Callback):
     Inside of such a module nothing is kept for the backward pass, which runs
     the module once more instead: less memory for more time. Gradients are the
     same bit for bit. The second run gets the random numbers of the first, for
-    dropout, and leaves buffers as they are, so that batch normalization counts
-    each batch once. Without gradients (validation) nothing changes.
+    dropout, and copies of the buffers as the first found them: batch normalization
+    counts each batch once, spectral normalization gives the same weights again.
+    Without gradients (validation) nothing changes.
 
     Args:
         modules: Modules of the model, their names as in ``named_modules()``, or
@@ -79,29 +83,58 @@ class _Checkpointed:
         return checkpoint(self._forward, *args, use_reentrant=False, **options, **kwargs)
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _SparedBuffers(self._module)
+        first = _FirstRun(self._module)
+        return first, _Rerun(self._module, first)
 
 
-class _SparedBuffers:
-    """While it is entered, ``module`` works on copies of its buffers; it can be entered again.
+def _buffers(module: nn.Module) -> Iterator[tuple[Slot, torch.Tensor | None]]:
+    for owner in module.modules():
+        for name, buffer in owner._buffers.items():
+            yield (owner, name), buffer
 
-    A backward pass over a graph that was retained recomputes once more.
-    """
+
+class _FirstRun:
+    """Keeps the buffers of ``module`` that are changed while it is entered, as they were before."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._originals: list[tuple[nn.Module, str, torch.Tensor]] = []
+        self.changed: dict[Slot, torch.Tensor | None] = {}
 
     def __enter__(self) -> None:
-        self._originals = [
-            (owner, name, buffer)
-            for owner in self._module.modules()
-            for name, buffer in owner.named_buffers(recurse=False)
-        ]
-        for owner, name, buffer in self._originals:
-            setattr(owner, name, buffer.clone())
+        self._before = {
+            slot: None if buffer is None else (buffer, buffer._version, buffer.clone())
+            for slot, buffer in _buffers(self._module)
+        }
 
     def __exit__(self, *error: object) -> None:
-        for owner, name, buffer in self._originals:
-            setattr(owner, name, buffer)
+        for (owner, name), before in self._before.items():
+            now = owner._buffers.get(name)
+            if before is None:
+                if now is not None:
+                    self.changed[owner, name] = None
+            elif now is not before[0] or now._version != before[1]:
+                self.changed[owner, name] = before[2]
+        del self._before  # the other copies are not needed
+
+
+class _Rerun:
+    """While it is entered, ``module`` works on copies of the buffers that its first run began with.
+
+    It can be entered again: a backward pass over a graph that was retained recomputes once more.
+    """
+
+    def __init__(self, module: nn.Module, first: _FirstRun) -> None:
+        self._module = module
+        self._first = first
+        self._originals: dict[Slot, torch.Tensor | None] = {}
+
+    def __enter__(self) -> None:
+        self._originals = dict(_buffers(self._module))
+        for (owner, name), buffer in self._originals.items():
+            began = self._first.changed.get((owner, name), buffer)
+            owner._buffers[name] = None if began is None else began.clone()
+
+    def __exit__(self, *error: object) -> None:
+        for (owner, name), buffer in self._originals.items():
+            owner._buffers[name] = buffer
         self._originals.clear()

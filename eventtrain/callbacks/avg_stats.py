@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -50,8 +51,8 @@ class AvgStats:
         names: list[str] = []
         for metric in ["loss", *self.metrics]:
             name = metric if isinstance(metric, str) else _metric_name(metric)
-            same = sum(other.rstrip("_0123456789") == name for other in names)
-            names.append(f"{name}_{same + 1}" if name in names else name)
+            numbered = (f"{name}_{number}" for number in count(2))
+            names.append(next(each for each in chain([name], numbered) if each not in names))
         return names
 
     @property

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..batch import convert_parts
 from ..callback import Callback
 from ..priorities import TRANSFORM
 from ..submodules import tensors_of
@@ -30,16 +31,21 @@ class ChannelsLast(Callback):
     priority = TRANSFORM
 
     def __init__(self) -> None:
-        self._converted: list[Tensor] = []
+        # With the strides that they had.
+        self._converted: list[tuple[Tensor, tuple[int, ...]]] = []
         self._is_on = False
 
     def begin_fit(self, run: Runner) -> None:
         """Convert the model."""
         self._is_on = True
         self._converted = [
-            tensor for tensor in _tensors(run.model) if not _is_channels_last(tensor)
+            (tensor, tensor.stride())
+            for tensor in _tensors(run.model)
+            if not _is_channels_last(tensor)
         ]
-        _lay_out(self._converted, torch.channels_last)
+        for tensor, _ in self._converted:
+            # As nn.Module.to does it: the parameter stays the one the optimizer knows.
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
     def begin_batch(self, run: Runner) -> None:
         """Convert the input."""
@@ -49,7 +55,8 @@ class ChannelsLast(Callback):
     def after_fit(self, run: Runner) -> None:
         """Put the model's format back."""
         converted, self._converted, self._is_on = self._converted, [], False
-        _lay_out(converted, torch.contiguous_format)
+        for tensor, strides in converted:
+            tensor.data = _with_strides(tensor.data, strides)
 
 
 def _tensors(model: Any) -> list[Tensor]:
@@ -60,18 +67,16 @@ def _is_channels_last(tensor: Tensor) -> bool:
     return tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-def _lay_out(tensors: list[Tensor], memory_format: torch.memory_format) -> None:
-    for tensor in tensors:
-        # As nn.Module.to does it: the parameter stays the one the optimizer knows.
-        tensor.data = tensor.data.contiguous(memory_format=memory_format)
+def _with_strides(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
+    contiguous = tensor.contiguous()
+    # An expanded tensor has strides of 0, which nothing can be copied into.
+    if contiguous.stride() == strides or 0 in strides:
+        return contiguous
+    shape, dtype, device = tensor.shape, tensor.dtype, tensor.device
+    return torch.empty_strided(shape, strides, dtype=dtype, device=device).copy_(tensor)
 
 
 def _converted(batch: Any) -> Any:
     if isinstance(batch, Tensor):
         return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
-    if isinstance(batch, dict):
-        return {key: _converted(part) for key, part in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        parts = [_converted(part) for part in batch]
-        return batch._make(parts) if hasattr(batch, "_make") else type(batch)(parts)
-    return batch
+    return convert_parts(batch, _converted)

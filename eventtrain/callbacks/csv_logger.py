@@ -18,6 +18,8 @@ from ..readings import epoch_row
 if TYPE_CHECKING:
     from ..runner import Runner
 
+_END = "end"
+
 
 class CSVLogger(Callback):
     """Writes ``run.history`` to a CSV file, one row an epoch, each whole as soon as it ends.
@@ -33,8 +35,9 @@ class CSVLogger(Callback):
 
     Args:
         path: The file; its folder is made if need be.
-        append: Keep the rows of an existing file. By default the first fit of this
-            object replaces it. Later fits of the object add to it either way.
+        append: Keep the rows of an existing file, less a last one that is torn
+            (no newline ends it). By default the first fit of this object replaces
+            it. Later fits of the object add to it either way.
 
     Raises:
         OSError: When a fit begins: the file cannot be written.
@@ -56,6 +59,8 @@ class CSVLogger(Callback):
         """See that the file can be written, and read what it holds where rows are added to it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._is_new and not self.append
+        if not self._is_new and not self.path.exists():
+            self._rewrite()
         with self.path.open("wb" if fresh else "ab"):
             pass
         if self._is_new and self.append:
@@ -64,15 +69,23 @@ class CSVLogger(Callback):
 
     def _read_file(self) -> None:
         text = self.path.read_text(encoding="utf-8")
-        reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+        is_torn = not text.endswith("\n")
+        if "\n" not in text:
+            text += "\n"  # a header alone: it is written in one step, and never torn
+        # A row of its own after whole rows, else the end of the one that a process was
+        # killed in: the last row is dropped either way.
+        reader = csv.DictReader(io.StringIO(text + _END, newline=""), restval="")
         self._columns = list(reader.fieldnames or [])
         if self._columns and "epoch" not in self._columns:
             raise ValueError(
                 f"{self.path} is no file of CSVLogger's to append to: it has the columns "
                 f"{', '.join(self._columns)}, and 'epoch' is not among them"
             )
-        self._rows = [{name: row[name] for name in self._columns} for row in reader]
-        if text and not text.endswith("\n"):  # a process was killed as it wrote a row
+        if not self._columns:
+            return
+        *rows, last = reader
+        self._rows = [{name: row[name] for name in self._columns} for row in rows]
+        if is_torn or last[self._columns[0]] != _END:
             self._rewrite()
 
     def begin_epoch(self, run: Runner) -> None:

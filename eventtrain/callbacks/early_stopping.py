@@ -121,11 +121,15 @@ class EarlyStopping(Callback):
 
     def after_fit(self, run: Runner) -> None:
         """Put the best weights back."""
-        if self._weights is None or not (self._has_stopped or run.outcome == "completed"):
+        has_ended_well = run.outcome == "completed" or (
+            self._has_stopped and run.outcome == "cancelled"
+        )
+        if self._weights is None or not has_ended_well:
             return
         with torch.no_grad():
             for name, tensor in tensors_of(run.model).items():
-                tensor.copy_(self._weights[name])
+                if name in self._weights:  # a buffer may have appeared since
+                    tensor.copy_(self._weights[name])
 
     def _is_better(self, value: float) -> bool:
         if math.isnan(value):
@@ -144,19 +148,20 @@ class EarlyStopping(Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value, its epoch, the epochs since, and the best weights."""
+        """Return the best value, its epoch and weights, and what is known of the epochs since."""
         return {
             "best": self.best,
             "best_epoch": self.best_epoch,
             "waited": self.waited,
             "weights": self._weights,
+            "is_partial": self._is_partial,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state_dict`` returned."""
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         self.waited = state["waited"]
-        self._weights = state["weights"]
+        self._weights, self._is_partial = state["weights"], state["is_partial"]
 
 
 def _copy_of(model: Any) -> dict[str, Tensor]:

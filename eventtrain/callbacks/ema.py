@@ -90,13 +90,15 @@ class EMA(Callback):
 
     def _update(self, model: nn.Module) -> None:
         tensors = tensors_of(model)
-        if not self._averages:
-            self._averages = _copies(tensors)
-        else:
-            averaged, copied = _by_treatment(model, self.buffers)
-            for names in averaged:
+        # All of them in the first update; later, buffers that have appeared since.
+        new = {name: tensor for name, tensor in tensors.items() if name not in self._averages}
+        averaged, copied = _by_treatment(model, self.buffers)
+        for group in averaged:
+            names = [name for name in group if name not in new]
+            if names:
                 self._average([self._averages[n] for n in names], [tensors[n] for n in names], 0)
-            _copy({name: tensors[name] for name in copied}, self._averages)
+        _copy({name: tensors[name] for name in copied}, self._averages)
+        self._averages.update(_copies(new))
         self.updates += 1
 
     @handler(event=["begin_validate", "begin_predict"], priority=TRANSFORM)
@@ -130,7 +132,8 @@ class EMA(Callback):
         """
         if not self._averages:
             raise RuntimeError("there is no average yet: no optimizer step has been taken")
-        _copy(self._averages, tensors_of(model))
+        tensors = tensors_of(model)
+        _copy(self._averages, {name: tensors[name] for name in self._averages})
 
     def state_dict(self) -> dict[str, Any]:
         """Return averages and counts, and the weights while the model holds the averages."""
@@ -175,8 +178,10 @@ def _copies(
 
 @torch.no_grad()
 def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    """Copy what both hold: buffers may come and go."""
     for name, tensor in source.items():
-        target[name].copy_(tensor)
+        if name in target:
+            target[name].copy_(tensor)
 
 
 def _by_treatment(model: nn.Module, with_buffers: bool) -> tuple[list[list[str]], list[str]]:

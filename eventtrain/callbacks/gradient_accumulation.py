@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,6 +49,7 @@ class GradientAccumulation(Callback):
         self.n = whole_number("n", n, 1, "batches")
         self._true_loss: Tensor | None = None
         self._is_flushing = False
+        self._opt: weakref.ref[Any] | None = None
         self._start_group()
 
     def _start_group(self) -> None:
@@ -58,15 +60,17 @@ class GradientAccumulation(Callback):
 
     def begin_fit(self, run: Runner) -> None:
         """Drop what an earlier fit left of a group."""
-        if self._batches:
-            run.opt.zero_grad()
+        earlier = None if self._opt is None else self._opt()
+        if self._batches and earlier is not None:
+            earlier.zero_grad()
+        self._opt = weakref.ref(run.opt)
         self._start_group()
 
     @handler(during="train", priority=AFTER_EVERYONE)
     def after_loss(self, run: Runner) -> None:
         """Weight the loss for the backward pass."""
         if self._batches and next(gradients(run), None) is None:
-            self._start_group()  # somebody zeroed them: a scaler after an overflow
+            self._start_group()  # somebody dropped them
         size = batch_size(run.batch)
         if not self._batches:
             self._divisor = self.n * size
@@ -104,6 +108,12 @@ class GradientAccumulation(Callback):
     def after_step(self, run: Runner) -> None:
         """Start the next group."""
         self._start_group()
+
+    def after_cancel_step(self, run: Runner) -> None:
+        """Start a new group after an overflow, whose gradients a scaler drops."""
+        # Where an optimizer fills gradients with zeros, nothing else tells.
+        if run.token.absorbed is not None and run.token.absorbed.reason == "overflow":
+            self._start_group()
 
     @handler(priority=MOVE_DATA)
     def after_train(self, run: Runner) -> None:

@@ -135,7 +135,7 @@ class Recorder(Callback):
         if not 0 <= smooth < 1:
             raise ValueError(f"smooth must be at least 0 and below 1, got {smooth!r}")
         ax = _new_axes() if ax is None else ax
-        losses = self.losses[: len(self.losses) - skip_last]
+        losses = self.losses[: max(len(self.losses) - skip_last, 0)]
         steps = range(1, len(losses) + 1)
         faint: dict[str, Any] = {"color": "#9ecae1", "linewidth": 0.8} if smooth else {}
         ax.plot(steps, losses, label="training, each batch", **{"color": "#08519c", **faint})

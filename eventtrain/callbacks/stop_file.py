@@ -66,7 +66,7 @@ class StopFile(Callback):
     def after_batch(self, run: Runner) -> None:
         """Look for the file, if it is time to."""
         now = time.monotonic()
-        if now < self._next_look or self.scope not in run.token.open_scopes:
+        if now < self._next_look or not {"fit", self.scope}.issubset(run.token.open_scopes):
             return
         self._next_look = now + self.every_seconds
         if not os.path.exists(self.path):

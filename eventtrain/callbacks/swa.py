@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
 from ..arguments import flag, real_number, whole_number
 from ..callback import Callback, handler
+from ..param_groups import set_field
 from ..priorities import POLICY
 from ..submodules import tensors_of
 
 if TYPE_CHECKING:
     from ..runner import Runner
+
+_RATES = ("lr", "initial_lr", "swa_lr")
 
 
 class SWA(Callback):
@@ -26,7 +31,8 @@ class SWA(Callback):
     average, each with the same share, and the learning rate moves to ``lr`` and
     stays there. When the fit has completed, the model gets the average, and the
     statistics of its batch normalization are measured anew by one pass over the
-    training loader. A fit that was cancelled or failed keeps its weights; what
+    training loader, but for those that the last epoch left alone, as ``Freeze`` has
+    it. A fit that was cancelled or failed keeps its weights; what
     was averaged is in ``averaged_model``.
 
     Epochs that were cancelled, or took no optimizer step, are left out.
@@ -82,6 +88,7 @@ class SWA(Callback):
         self._before: list[dict[str, Any]] = []
         self._steps_before = 0
         self._added: list[str] = []
+        self._still: list[str] = []
 
     def begin_fit(self, run: Runner) -> None:
         """Start over."""
@@ -97,9 +104,9 @@ class SWA(Callback):
         if self.lr is None:
             return
         known = set(vars(run.opt))
-        keys = ("lr", "initial_lr", "swa_lr")
         self._before = [
-            {key: group[key] for key in keys if key in group} for group in run.opt.param_groups
+            {key: _kept(group[key]) for key in _RATES if key in group}
+            for group in run.opt.param_groups
         ]
         self._scheduler = SWALR(
             run.opt,
@@ -109,6 +116,14 @@ class SWA(Callback):
         )
         # A scheduler wraps opt.step, to see whether it is called.
         self._added = [name for name in vars(run.opt) if name not in known]
+
+    def begin_train(self, run: Runner) -> None:
+        """Remember which batch normalization trains without new statistics."""
+        self._still = [
+            name
+            for name, module in run.model.named_modules()
+            if isinstance(module, _BatchNorm) and not module.training
+        ]
 
     def after_epoch(self, run: Runner) -> None:
         """Take the epoch's weights into the average."""
@@ -136,8 +151,16 @@ class SWA(Callback):
             return
         self.copy_to(run.model)
         if self.update_bn:
-            first = next(run.model.parameters(), None)
-            update_bn(run.data.train_dl, run.model, None if first is None else first.device)
+            self._measure(run)
+
+    def _measure(self, run: Runner) -> None:
+        first = next(run.model.parameters(), None)
+        still = [run.model.get_submodule(name) for name in self._still]
+        modes = [norm.training for norm in still]
+        model = _WithStillNorms(run.model, still)
+        update_bn(run.data.train_dl, model, None if first is None else first.device)
+        for norm, mode in zip(still, modes, strict=True):
+            norm.train(mode)
 
     def _first(self, run: Runner) -> int:
         if isinstance(self.start, int):
@@ -148,9 +171,11 @@ class SWA(Callback):
         if self._scheduler is None:
             return
         for group, before in zip(run.opt.param_groups, self._before, strict=True):
-            for key in ("initial_lr", "swa_lr"):
-                group.pop(key, None)
-            group.update(before)
+            for key in _RATES:
+                if key in before:
+                    set_field(group, key, before[key])
+                else:
+                    group.pop(key, None)
         for name in self._added:
             vars(run.opt).pop(name, None)
         vars(run.opt).pop("_opt_called", None)
@@ -177,6 +202,7 @@ class SWA(Callback):
             "scheduler": None if scheduler is None else scheduler.state_dict(),
             "before": self._before,
             "steps_before": self._steps_before,
+            "still": self._still,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -188,16 +214,44 @@ class SWA(Callback):
         run = self.run
         if run is None or run.learn is None:
             raise RuntimeError("the state of SWA can be loaded only while a run goes on")
-        self._steps_before = state["steps_before"]
+        self._steps_before, self._still = state["steps_before"], state["still"]
         if state["averaged"] is not None:
             self.averaged_model = AveragedModel(run.model)
             self.averaged_model.load_state_dict(state["averaged"])
         if state["scheduler"] is not None:
-            rates = [group["lr"] for group in run.opt.param_groups]
+            rates = [_kept(group["lr"]) for group in run.opt.param_groups]
             if self._scheduler is None:
                 self._take_over(run)
             if self._scheduler is not None:
                 self._scheduler.load_state_dict(state["scheduler"])
             for group, rate in zip(run.opt.param_groups, rates, strict=True):
-                group["lr"] = rate
+                set_field(group, "lr", rate)
             self._before = state["before"]
+
+
+class _WithStillNorms(nn.Module):
+    """A model as ``update_bn`` is to see it: some normalization keeps its statistics."""
+
+    def __init__(self, model: nn.Module, still: list[nn.Module]) -> None:
+        super().__init__()
+        self.training = model.training
+        self.model = model
+        self._still = still
+
+    def modules(self, *args: Any, **kwargs: Any) -> Iterator[nn.Module]:
+        every = self.model.modules(*args, **kwargs)
+        return (module for module in every if module not in self._still)
+
+    def train(self, mode: bool = True) -> _WithStillNorms:
+        super().train(mode)
+        for norm in self._still:
+            norm.eval()
+        return self
+
+    def forward(self, batch: Any) -> Any:
+        return self.model(batch)
+
+
+def _kept(rate: Any) -> Any:
+    """Return a rate that stays as it is when an optimizer's tensor is filled."""
+    return rate.clone() if isinstance(rate, torch.Tensor) else rate

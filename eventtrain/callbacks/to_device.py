@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..arguments import whole_number
-from ..batch import loader_length, model_device, move_to
+from ..batch import convert_parts, loader_length, model_device, move_to
 from ..callback import Callback, handler
 from ..errors import DataError
 from ..priorities import BEFORE_EVERYONE, MOVE_DATA
@@ -29,7 +29,8 @@ class ToDevice(Callback):
     pass their batches through as they are.
 
     ``learn.data.train_dl`` and ``valid_dl`` are replaced in ``begin_train`` and
-    ``begin_validate`` at ``MOVE_DATA``, and put back when these phases close.
+    ``begin_validate`` at ``MOVE_DATA``, and put back when these phases close. A loader
+    that somebody sets in between stays.
 
     Args:
         device: Where to; by default where the model's parameters are.
@@ -45,7 +46,7 @@ class ToDevice(Callback):
     def __init__(self, device: torch.device | str | None = None, prefetch: int = 2) -> None:
         self.device = None if device is None else torch.device(device)
         self.prefetch = whole_number("prefetch", prefetch, 1, "batches")
-        self._replaced: tuple[Any, str, Any] | None = None
+        self._replaced: tuple[Any, str, Any, _Ahead] | None = None
         # One for all epochs: freed memory stays with the stream that it was allocated on.
         self._sides: dict[torch.device, torch.cuda.Stream] = {}
 
@@ -59,22 +60,23 @@ class ToDevice(Callback):
 
     @handler(event=["after_train", "after_validate"], priority=BEFORE_EVERYONE)
     def put_back(self, run: Runner) -> None:
-        """Put the loader back, and close what was still reading from it."""
+        """Close what still reads; put the loader back, unless somebody has set another since."""
         if self._replaced is None:
             return
-        data, attribute, loader = self._replaced
+        data, attribute, loader, ahead = self._replaced
         self._replaced = None
-        ours = getattr(data, attribute)
-        setattr(data, attribute, loader)
-        ours.close()
+        if getattr(data, attribute) is ahead:
+            setattr(data, attribute, loader)
+        ahead.close()
 
     def _replace(self, run: Runner, attribute: str) -> None:
         loader = getattr(run.data, attribute)
         device = self.device or model_device(run.model)
-        self._replaced = run.data, attribute, loader
         has_length = hasattr(type(loader), "__len__")
         made = _SizedAhead if has_length else _Ahead
-        setattr(run.data, attribute, made(loader, device, self.prefetch, self._side_of(device)))
+        ahead = made(loader, device, self.prefetch, self._side_of(device))
+        self._replaced = run.data, attribute, loader, ahead
+        setattr(run.data, attribute, ahead)
 
     def _side_of(self, device: torch.device) -> torch.cuda.Stream | None:
         """Return the stream to copy on; ``None`` where copies cannot run beside the computation."""
@@ -171,9 +173,4 @@ def _pinned(batch: Any) -> Any:
         return batch if batch.device.type != "cpu" or batch.is_pinned() else batch.pin_memory()
     if callable(pin := getattr(batch, "pin_memory", None)):
         return pin()
-    if isinstance(batch, dict):
-        return {key: _pinned(part) for key, part in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        parts = [_pinned(part) for part in batch]
-        return batch._make(parts) if hasattr(batch, "_make") else type(batch)(parts)
-    return batch
+    return convert_parts(batch, _pinned)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from eventtrain import Learner, Runner
 from eventtrain.callbacks import ActivationCheckpointing
@@ -49,6 +50,36 @@ def test_weights_and_buffers_are_those_of_a_fit_without_it(make_learner: Make, c
     Runner(ActivationCheckpointing(choice)).fit(3, ours)
     assert all(torch.equal(a, b) for a, b in zip(state(ours), state(plain), strict=True))
     assert torch.equal(torch.rand(3), drawn)
+
+
+class Warming(nn.Linear):
+    """Counts its runs in a buffer that it computes with, and makes another in the first."""
+
+    def __init__(self) -> None:
+        super().__init__(5, 5)
+        self.register_buffer("runs", torch.zeros(()))
+        self.register_buffer("first", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        scale = 0.5 if self.first is None else 1.0
+        self.first = torch.ones(()) if self.first is None else self.first
+        return super().forward(x) * torch.tanh(self.runs) * scale
+
+
+@pytest.mark.parametrize("make", [Warming, lambda: spectral_norm(nn.Linear(5, 5))])
+def test_what_a_part_computes_with_buffers_that_it_changes_is_the_same(
+    make_learner: Make, make: Callable[[], nn.Module]
+) -> None:
+    states = []
+    for callbacks in ([], [ActivationCheckpointing("0")]):
+        learner = make_learner()
+        torch.manual_seed(1)
+        learner.model = nn.Sequential(make(), nn.Linear(5, 3))
+        learner.opt = torch.optim.SGD(learner.model.parameters(), lr=0.1)
+        Runner(callbacks).fit(2, learner)
+        states.append(state(learner))
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
 
 
 def test_the_part_runs_twice_in_training_and_once_in_validation(make_learner: Make) -> None:

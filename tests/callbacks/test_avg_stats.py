@@ -125,6 +125,22 @@ def test_metrics_of_one_name_are_told_apart() -> None:
     assert names == ["loss", "accuracy", "accuracy_2", "accuracy_3"]
 
 
+def test_metrics_of_one_name_with_a_number_are_told_apart() -> None:
+    def top_5(pred: Tensor, yb: Tensor) -> Tensor:
+        return pred.topk(5).indices.eq(yb[:, None]).any(1).float().mean()
+
+    names = AvgStats([top_5, top_5, top_5], in_train=True).names
+    assert names == ["loss", "top_5", "top_5_2", "top_5_3"]
+
+
+def test_a_number_behind_a_name_is_not_given_twice() -> None:
+    def top() -> None: ...
+    def top_2() -> None: ...
+
+    names = AvgStats([top_2, top, top, top], in_train=True).names
+    assert names == ["loss", "top_2", "top", "top_3", "top_4"]
+
+
 def test_a_partial_metric_goes_by_its_functions_name() -> None:
     def top(pred: Tensor, yb: Tensor, k: int) -> Tensor:
         return pred.topk(k).indices.eq(yb[:, None]).any(1).float().mean()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -84,6 +85,83 @@ def test_inputs_in_dictionaries_and_tuples_are_converted_too() -> None:
     assert is_last(xb["image"]) and is_last(more) and is_last(in_list)
     assert torch.equal(xb["rows"], x[:, 0, 0])
     assert yb is x
+
+
+class Fields(dict[str, Any]):
+    """A batch that names its image."""
+
+    @property
+    def image(self) -> Tensor:
+        return self["image"]
+
+
+class Row(NamedTuple):
+    image: Tensor
+
+
+class Images(list[Tensor]):
+    """A list with a name."""
+
+    name = "none"
+
+
+def test_inputs_keep_their_types() -> None:
+    x = torch.randn(2, 3, 6, 6)
+    several = Images([x])
+    several.name = "cats"
+    batch = Fields(image=x, row=Row(x), several=several)
+    learner = images()
+    learner.data = DataBunch([batch])
+    conv = learner.model[0]
+    learner.model.forward = lambda batch: conv(batch.image)
+    learner.loss_func = lambda pred, yb: pred.mean()
+    run = Runner(ChannelsLast())
+    seen: list[Any] = []
+    run.on("after_pred", lambda run: seen.append(run.xb))
+    run.fit(1, learner)
+    xb = seen[0]
+    assert is_last(xb.image) and is_last(xb["row"].image) and is_last(xb["several"][0])
+    assert xb["several"].name == "cats"
+    assert not is_last(batch.image) and not is_last(several[0])
+
+
+def test_an_input_that_needs_no_conversion_is_passed_on_itself() -> None:
+    batch = {"image": torch.randn(2, 3, 6, 6).contiguous(memory_format=torch.channels_last)}
+    learner = images()
+    learner.data = DataBunch([batch])
+    conv = learner.model[0]
+    learner.model.forward = lambda batch: conv(batch["image"])
+    learner.loss_func = lambda pred, yb: pred.mean()
+    run = Runner(ChannelsLast())
+    seen: list[Any] = []
+    run.on("after_pred", lambda run: seen.append(run.xb))
+    run.fit(1, learner)
+    assert seen[0] is batch
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_weights_that_lay_otherwise_are_laid_out_so_again(channels: int) -> None:
+    learner = images()
+    learner.data = DataBunch([(torch.randn(2, channels, 6, 6), torch.zeros(2, dtype=torch.long))])
+    conv = learner.model[0] = nn.Conv2d(channels, 4, 3)
+    conv.weight.data = torch.randn(channels, 3, 3, 4).permute(3, 0, 1, 2)
+    strides, values = conv.weight.stride(), conv.weight.detach().clone()
+    run = Runner(ChannelsLast())
+    during: list[bool] = []
+    run.on("after_pred", lambda run: during.append(is_last(conv.weight)))
+    run.on("begin_step", lambda run: run.token.cancel("step"))
+    run.fit(1, learner)
+    assert during == [True]
+    assert conv.weight.stride() == strides
+    assert torch.equal(conv.weight, values)
+
+
+def test_a_buffer_that_was_expanded_keeps_its_values() -> None:
+    learner = images()
+    mask = torch.tensor([2.0, 3.0]).view(2, 1, 1, 1)
+    learner.model[0].register_buffer("mask", mask.expand(2, 5, 4, 4))
+    assert Runner(ChannelsLast()).fit(1, learner).outcome == "completed"
+    assert torch.equal(learner.model[0].mask, mask.expand(2, 5, 4, 4))
 
 
 def test_what_has_no_channels_is_left_alone(learner: Learner) -> None:

@@ -37,7 +37,7 @@ from eventtrain import (
     accuracy,
     load_checkpoint,
 )
-from eventtrain.callbacks import Checkpoint, EventLog
+from eventtrain.callbacks import Checkpoint, EarlyStopping, EventLog, ReduceLROnPlateau
 from eventtrain.checkpoint_files import list_checkpoints
 
 EPOCHS = 3
@@ -492,6 +492,26 @@ def test_an_epoch_that_was_cut_short_is_saved_without_the_monitored_number(
     assert run.fit(2, make_learner()).outcome == "completed"
     known = ["valid_loss" in record.metrics for record in list_checkpoints(tmp_path)]
     assert known == [True, scope == "train"]
+
+
+@pytest.mark.parametrize(
+    "make", [EarlyStopping, ReduceLROnPlateau, None], ids=["stopping", "plateau", "checkpoint"]
+)
+def test_an_epoch_that_was_cut_short_may_lack_the_number_when_it_is_resumed(
+    make: Any, tmp_path: Path
+) -> None:
+    def run_it(scopes: dict[str | None, str], resume: str | None) -> str:
+        def cut_short(run: Runner) -> None:
+            if run.phase in scopes:
+                run.token.cancel(scopes[run.phase], "enough")
+
+        checkpoint = Checkpoint(tmp_path, monitor="score" if make is None else None)
+        run = Runner([checkpoint] if make is None else [checkpoint, make("score")])
+        run.on("after_batch", cut_short)
+        return run.fit(1, make_learner(), resume=resume).outcome
+
+    assert run_it({"train": "train", "validate": "fit"}, None) == "cancelled"
+    assert run_it({}, "auto") == "completed"
 
 
 @pytest.mark.parametrize("value", [numpy.float32(0.5), torch.tensor(0.5)])

@@ -92,19 +92,40 @@ def test_append_keeps_the_rows_that_are_there(learner: Learner, tmp_path: Path) 
     assert [(row["epoch"], row["old"]) for row in rows] == [("7", "text"), ("0", "")]
 
 
-def test_a_row_that_was_torn_does_not_run_into_the_next(learner: Learner, tmp_path: Path) -> None:
+@pytest.mark.parametrize("torn", ["8", "8,1.", "8,1.0,completed", '8,"two\n', '8,"two\nli', '"'])
+def test_append_drops_a_row_that_was_torn(learner: Learner, tmp_path: Path, torn: str) -> None:
     path = tmp_path / "log.csv"
-    path.write_text("epoch,seconds,outcome\n7,1.0,completed\n8,1.")
+    path.write_text(f'epoch,seconds,outcome\n7,1.0,"two\nlines"\n{torn}')
     Runner(CSVLogger(path, append=True)).fit(1, learner)
-    assert [row["epoch"] for row in rows_of(path)] == ["7", "8", "0"]
+    rows = rows_of(path)
+    assert [row["epoch"] for row in rows] == ["7", "0"]
+    assert rows[0]["outcome"] == "two\nlines"
 
 
-def test_another_table_is_not_appended_to(learner: Learner, tmp_path: Path) -> None:
+def test_append_keeps_rows_with_a_single_quote_mark(learner: Learner, tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
-    path.write_text("name,price\nx,1\n")
+    path.write_text('epoch,note\n6,a 5" disk\n7,text\n')
+    Runner(CSVLogger(path, append=True)).fit(1, learner)
+    assert [row["note"] for row in rows_of(path)] == ['a 5" disk', "text", ""]
+
+
+@pytest.mark.parametrize("text", ["epoch,seconds,outcome", "\n", ""])
+def test_append_to_a_file_without_rows_writes_the_header_once(
+    learner: Learner, tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(text)
+    Runner(CSVLogger(path, append=True)).fit(1, learner)
+    assert path.read_text().startswith("epoch,seconds,outcome\n0,")
+
+
+@pytest.mark.parametrize("text", ["name,price\nx,1\n", "name,price\nx,1", "name,price"])
+def test_another_table_is_not_appended_to(learner: Learner, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(text)
     with pytest.raises(ValueError, match="name, price"):
         Runner(CSVLogger(path, append=True)).fit(1, learner)
-    assert path.read_text() == "name,price\nx,1\n"
+    assert path.read_text() == text
 
 
 def test_a_file_that_is_removed_meanwhile_is_written_again(
@@ -115,6 +136,17 @@ def test_a_file_that_is_removed_meanwhile_is_written_again(
     run.on("begin_epoch", lambda run: path.unlink(), when=lambda run: run.epoch == 1)
     run.fit(2, learner)
     assert [row["epoch"] for row in rows_of(path)] == ["0", "1"]
+
+
+def test_a_file_that_is_removed_between_two_fits_is_written_again(
+    learner: Learner, tmp_path: Path
+) -> None:
+    path = tmp_path / "log.csv"
+    run = Runner(CSVLogger(path))
+    run.fit(2, learner)
+    path.unlink()
+    run.fit(1, learner)
+    assert [row["epoch"] for row in rows_of(path)] == ["0", "1", "0"]
 
 
 def test_an_unwritable_path_is_told_before_training(learner: Learner, tmp_path: Path) -> None:

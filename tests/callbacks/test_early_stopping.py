@@ -113,6 +113,43 @@ def test_a_fit_that_fails_keeps_its_weights(learner: Learner) -> None:
     assert equal(learner.model, seen[1])
 
 
+def test_a_fit_that_fails_as_it_stops_keeps_its_weights(learner: Learner) -> None:
+    run = Runner(EarlyStopping(patience=1))
+    seen = writing(run, [0.5, 0.6])
+
+    @run.on("after_epoch", priority=-100)
+    def fail(run: Runner) -> None:
+        if run.epoch == 1:
+            raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        run.fit(3, learner)
+    assert equal(learner.model, seen[1])
+
+
+class Caching(nn.Linear):
+    """Has a buffer from its first validation on."""
+
+    def __init__(self) -> None:
+        super().__init__(5, 3)
+        self.register_buffer("cache", None, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            self.cache = torch.ones(3)
+        return super().forward(x)
+
+
+def test_a_buffer_may_appear_after_the_best_epoch(learner: Learner) -> None:
+    learner.model = Caching()
+    learner.opt = torch.optim.SGD(learner.model.parameters(), lr=0.1)
+    run = Runner(EarlyStopping())
+    seen = writing(run, [0.5, 0.6])
+    run.on("begin_validate", lambda run: run.token.cancel("validate") if run.epoch == 0 else None)
+    assert run.fit(2, learner).outcome == "completed"
+    assert equal(learner.model, seen[0])
+
+
 def test_without_restore_best_the_last_weights_stay(learner: Learner) -> None:
     run = Runner(EarlyStopping(restore_best=False))
     seen = writing(run, [0.5, 0.6])

@@ -265,6 +265,45 @@ def test_a_state_saved_outside_of_a_validation_can_be_loaded_in_one(make_learner
     assert equal(inside[0], weights(other.model))
 
 
+class Caching(nn.Linear):
+    """Has a buffer from its first validation on."""
+
+    def __init__(self) -> None:
+        super().__init__(5, 3)
+        self.register_buffer("cache", None, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training and self.cache is None:
+            self.cache = torch.full((3,), 2.0)
+        return super().forward(x)
+
+
+def caching(learner: Learner) -> Learner:
+    learner.model = Caching()
+    learner.opt = torch.optim.SGD(learner.model.parameters(), lr=0.1)
+    return learner
+
+
+@pytest.mark.parametrize("buffers", [False, True])
+def test_a_buffer_that_appears_later_is_taken_in_as_it_is(
+    make_learner: Make, buffers: bool
+) -> None:
+    learner, ema = caching(make_learner()), EMA(0.7, buffers=buffers)
+    assert Runner(ema).fit(2, learner).outcome == "completed"
+    learner.model.cache.zero_()
+    ema.copy_to(learner.model)
+    assert torch.equal(learner.model.cache, torch.full((3,), 2.0))
+
+
+@pytest.mark.parametrize("buffers", [False, True])
+def test_a_buffer_that_is_gone_is_passed_over(make_learner: Make, buffers: bool) -> None:
+    learner = caching(make_learner())
+    learner.model.cache = torch.zeros(3)
+    run = Runner(EMA(buffers=buffers))
+    run.on("after_pred", lambda run: setattr(run.model, "cache", None), during="validate")
+    assert run.fit(2, learner).outcome == "completed"
+
+
 def test_without_a_step_there_is_no_average(learner: Learner) -> None:
     ema = EMA()
     run = Runner(ema)

@@ -200,6 +200,50 @@ def test_what_a_cancelled_fit_left_does_not_reach_the_next() -> None:
     assert close(ours, theirs)
 
 
+def cancelled_in_its_second_batch(run: Runner, learner: Learner) -> None:
+    """Run a fit that leaves a group of two batches."""
+    cancelling = run.on(
+        "after_batch", lambda run: run.token.cancel("fit") if run.n_iter == 2 else None
+    )
+    run.fit(1, learner)
+    cancelling.disconnect()
+
+
+def test_what_a_cancelled_fit_left_does_not_outlast_a_fit_of_another_learner() -> None:
+    ours, theirs = learner_of([4] * 4), learner_of([4] * 4)
+    run = Runner(GradientAccumulation(4))
+    cancelled_in_its_second_batch(run, ours)
+    run.fit(1, learner_of([4] * 4))
+    run.fit(1, ours)
+    one_batch_a_group(theirs, [[0, 1, 2, 3]])
+    assert close(ours, theirs)
+
+
+def test_gradients_of_another_learner_are_not_dropped() -> None:
+    run, other = Runner(GradientAccumulation(4)), learner_of([4] * 4)
+    cancelled_in_its_second_batch(run, learner_of([4] * 4))
+    other.model.weight.grad = torch.ones_like(other.model.weight)
+    found: list[Tensor] = []
+    run.on("begin_batch", lambda run: found.append(run.model.weight.grad.clone()))
+    run.fit(1, other)
+    assert torch.equal(found[0], torch.ones_like(found[0]))
+
+
+def test_the_gradients_of_a_cancelled_fit_are_dropped_after_a_resumed_one_too(
+    tmp_path: Path,
+) -> None:
+    saving = Runner([GradientAccumulation(4), Checkpoint(tmp_path)])
+    cancelled_in_its_second_batch(saving, learner_of([4] * 4))
+    ours, theirs = learner_of([4] * 4), learner_of([4] * 4)
+    run = Runner([GradientAccumulation(4), Checkpoint(tmp_path)])
+    cancelling = run.on("after_batch", lambda run: run.token.cancel("fit"))
+    run.fit(1, ours, resume="auto")
+    cancelling.disconnect()
+    run.fit(1, ours)
+    one_batch_a_group(theirs, [[0, 1, 2, 3]])
+    assert close(ours, theirs)
+
+
 def test_gradients_that_somebody_zeroed_start_a_new_group() -> None:
     ours, theirs = learner_of([4, 4, 4]), learner_of([4, 4, 4])
     run = Runner(GradientAccumulation(2))

@@ -289,6 +289,30 @@ def test_a_rate_that_is_a_tensor_is_still_that_tensor(learner: Learner) -> None:
     assert rate.item() == pytest.approx(0.1)
 
 
+class Centred(nn.Module):
+    """Fills a buffer in its first forward pass, and registers another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+        self.register_buffer("center", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x)
+        if self.center is None:
+            self.center = out.detach().mean(0)
+            self.register_buffer("seen", torch.ones(()))
+        return out - self.center
+
+
+def test_buffers_that_were_not_there_yet_are_gone_again(make_learner: Make) -> None:
+    learner = make_learner()
+    learner.model = Centred()
+    learner.opt = torch.optim.SGD(learner.model.parameters(), lr=0.1)
+    Runner(LRFinder(steps=3, max_lr=0.1)).fit(1, learner)
+    assert learner.model._buffers == {"center": None}
+
+
 def test_parameters_outside_of_the_model_are_put_back_too(learner: Learner) -> None:
     scale = nn.Parameter(torch.ones(3))
     learner.opt.add_param_group({"params": [scale]})

@@ -9,19 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from rates import Make, by_hand, interrupted, same_weights, watch
 from torch.optim import lr_scheduler as torch_schedulers
 
-from eventtrain import AvgStatsCallback, Callback, DataBunch, Learner, Runner
-from eventtrain.callbacks import (
-    Checkpoint,
-    GradientAccumulation,
-    LRScheduler,
-    OneCycle,
-    ReduceLROnPlateau,
-)
-
-Make = Callable[..., Learner]
-BATCHES = 3  # of the fixture's learner
+from eventtrain import Learner, Runner
+from eventtrain.callbacks import SWA, LRScheduler
 
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
     "step": lambda opt: torch_schedulers.StepLR(opt, 2),
@@ -44,50 +36,6 @@ SCHEDULERS: dict[str, Callable[[Any], Any]] = {
         [torch_schedulers.LinearLR(opt, 0.1), torch_schedulers.MultiStepLR(opt, [2, 5])]
     ),
 }
-
-
-def watch(run: Runner, name: str = "lr") -> list[float]:
-    """Return the list that gets the value that every step is taken with."""
-    seen: list[float] = []
-    run.on("begin_step", lambda run: seen.append(run.opt.param_groups[0][name]), priority=-900)
-    return seen
-
-
-def by_hand(learner: Learner, make: Any, epochs: int, step: str) -> list[float]:
-    """Train with torch's scheduler, and return the rate of every step."""
-    rates, scheduler = [], make(learner.opt)
-    for _ in range(epochs):
-        for xb, yb in learner.data.train_dl:
-            rates.append(learner.opt.param_groups[0]["lr"])
-            learner.loss_func(learner.model(xb), yb).backward()
-            learner.opt.step()
-            learner.opt.zero_grad()
-            if step == "batch":
-                scheduler.step()
-        if step == "epoch":
-            scheduler.step()
-    return rates
-
-
-def same_weights(one: Learner, other: Learner) -> bool:
-    pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
-
-
-def interrupted(make: Make, callbacks: Callable[[], list[Any]], folder: Path, after: int) -> Any:
-    """Fit 3 epochs, stop after some batches, go on with everything made anew."""
-    run = Runner(cbs=[*callbacks(), Checkpoint(folder)])
-    stop = {"when": lambda run: run.in_train and run.n_iter == after}
-    run.on("after_batch", lambda run: run.token.cancel("fit"), **stop)
-    run.fit(3, make())
-    learner = make()
-    run = Runner(cbs=[*callbacks(), Checkpoint(folder)])
-    seen = watch(run)
-    run.fit(3, learner, resume=folder)
-    return learner, seen
-
-
-# LRScheduler
 
 
 @pytest.mark.parametrize("step", ["batch", "epoch"])
@@ -209,6 +157,30 @@ def test_a_second_fit_goes_through_the_schedule_again(name: str, learner: Learne
     assert seen[6:] == seen[:6]
 
 
+@pytest.mark.parametrize("step", ["batch", "epoch"])
+def test_a_second_fit_begins_with_the_rate_that_its_scheduler_chooses(
+    step: Any, learner: Learner
+) -> None:
+    make: Any = lambda opt: torch_schedulers.CyclicLR(opt, 0.001, 0.01, 4)  # noqa: E731
+    run = Runner(cbs=LRScheduler(make, step=step))
+    seen = watch(run)
+    run.fit(2, learner)
+    run.fit(2, learner)
+    assert seen[0] == 0.001
+    assert seen[6:] == seen[:6]
+
+
+def test_a_second_fit_goes_through_the_schedule_again_when_others_put_rates_back(
+    learner: Learner,
+) -> None:
+    scheduler = LRScheduler(lambda opt: torch_schedulers.MultiStepLR(opt, [1]), step="epoch")
+    run = Runner(cbs=[scheduler, SWA(start=2, lr=0.05, anneal_epochs=1)])
+    seen = watch(run)
+    run.fit(4, learner)
+    run.fit(4, learner)
+    assert seen[12:] == seen[:12]
+
+
 def test_a_second_fit_begins_with_rates_that_were_set_in_between(
     learner: Learner, make_learner: Make
 ) -> None:
@@ -303,231 +275,7 @@ def test_bad_arguments_of_the_scheduler_are_refused() -> None:
         LRScheduler(SCHEDULERS["step"], step="steps")  # type: ignore[arg-type]
 
 
-# OneCycle
-
-
-def one_cycle(opt: Any, total: int, **options: Any) -> Any:
-    return torch_schedulers.OneCycleLR(opt, 0.5, total_steps=total, **options)
-
-
-def test_one_cycle_is_torchs_over_the_whole_fit(make_learner: Make) -> None:
-    learner, reference = make_learner(), make_learner()
-    run = Runner(cbs=OneCycle(0.5, pct_start=0.4))
-    seen = watch(run)
-    run.fit(3, learner)
-    make: Any = lambda opt: one_cycle(opt, 9, pct_start=0.4)  # noqa: E731
-    assert seen == by_hand(reference, make, 3, "batch")
-    assert same_weights(learner, reference)
-
-
-def test_momentum_goes_the_other_way(learner: Learner) -> None:
-    run = Runner(cbs=OneCycle(0.5))
-    seen = watch(run, "momentum")
-    run.fit(3, learner)
-    assert seen[0] == 0.95
-    assert min(seen) == pytest.approx(0.85, abs=0.01)
-
-
-def test_accumulation_divides_the_steps_and_counts_what_is_left_over(make_learner: Make) -> None:
-    run = Runner(cbs=[OneCycle(0.5, accumulate=2), GradientAccumulation(2)])
-    result = run.fit(4, make_learner(5))
-    scheduler = run.one_cycle.scheduler  # type: ignore[attr-defined]
-    assert (result.steps, scheduler.total_steps) == (12, 12)
-    assert scheduler.last_epoch == 11
-
-
-def test_the_steps_can_be_told_where_the_loader_does_not_know(learner: Learner) -> None:
-    learner.data = DataBunch(iter_only(learner.data.train_dl), None)
-    with pytest.raises(ValueError, match="total_steps="):
-        Runner(cbs=OneCycle(0.5)).fit(2, learner)
-    run = Runner(cbs=OneCycle(0.5, total_steps=6))
-    run.fit(2, learner)
-    assert run.one_cycle.scheduler.last_epoch == 5  # type: ignore[attr-defined]
-
-
-def iter_only(loader: Any) -> Any:
-    class Stream:
-        def __iter__(self) -> Any:
-            return iter(loader)
-
-    return Stream()
-
-
-def test_when_more_steps_come_the_last_rate_is_kept(make_learner: Make) -> None:
-    run = Runner(cbs=OneCycle(0.5, total_steps=4))
-    seen = watch(run)
-    assert run.fit(3, make_learner()).outcome == "completed"
-    expected = by_hand(make_learner(4), lambda opt: one_cycle(opt, 4), 1, "batch")
-    assert seen == expected + [expected[-1]] * 5
-
-
-@pytest.mark.parametrize("after", [2, 3, 7])
-def test_one_cycle_resumes(after: int, make_learner: Make, tmp_path: Path) -> None:
-    reference = make_learner()
-    rates = by_hand(reference, lambda opt: one_cycle(opt, 9), 3, "batch")
-    learner, seen = interrupted(make_learner, lambda: [OneCycle(0.5)], tmp_path, after)
-    assert seen == rates[after:]
-    assert same_weights(learner, reference)
-
-
-def test_a_second_fit_is_a_second_cycle(learner: Learner) -> None:
-    run = Runner(cbs=OneCycle(0.5))
-    seen = watch(run)
-    run.fit(2, learner)
-    run.fit(2, learner)
-    assert seen[6:] == seen[:6]
-
-
-def test_one_cycle_makes_nothing_of_a_fit_of_no_epochs(learner: Learner) -> None:
-    run = Runner(cbs=OneCycle(0.5))
-    assert run.fit(0, learner).outcome == "completed"
-    assert learner.opt.param_groups[0]["lr"] == 0.1
-    assert run.one_cycle.state_dict() == {}  # type: ignore[attr-defined]
-
-
-def test_each_group_can_have_its_highest_rate(learner: Learner) -> None:
-    groups = [{"params": [p]} for p in learner.model.parameters()]
-    learner.opt = torch.optim.SGD(groups, lr=0.1)
-    highest = [0.0, 0.0]
-    run = Runner(cbs=OneCycle([0.2, 0.4], pct_start=0.5))
-
-    @run.on("begin_step")
-    def look(run: Runner) -> None:
-        highest[:] = [max(h, g["lr"]) for h, g in zip(highest, run.opt.param_groups, strict=True)]
-
-    run.fit(4, learner)
-    assert highest == pytest.approx([0.2, 0.4])
-
-
-@pytest.mark.parametrize(
-    ("options", "error"),
-    [
-        ({"max_lr": 0.0}, ValueError),
-        ({"max_lr": []}, ValueError),
-        ({"total_steps": 0}, ValueError),
-        ({"total_steps": 2.0}, TypeError),
-        ({"accumulate": 0}, ValueError),
-        ({"accumulate": True}, TypeError),
-        ({"accumulate": 2, "total_steps": 10}, ValueError),
-        ({"pct_start": 2.0}, ValueError),
-        ({"anneal_strategy": "sine"}, ValueError),
-        ({"epochs": 3}, TypeError),
-        ({"pct_begin": 0.1}, TypeError),
-    ],
-)
-def test_bad_arguments_of_one_cycle_are_refused(options: Any, error: type[Exception]) -> None:
-    with pytest.raises(error):
-        OneCycle(**{"max_lr": 0.1, **options})
-
-
-# ReduceLROnPlateau
-
-
-class WriteLosses(Callback):
-    """Writes a made-up loss into each epoch's row."""
-
-    def __init__(self, values: list[float]) -> None:
-        self.values = values
-
-    def after_epoch(self, run: Runner) -> None:
-        assert run.epoch is not None
-        run.history[-1]["made_up"] = self.values[run.epoch]
-
-
-VALUES = [3.0, 2.0, 2.0, 2.0, 1.0, 1.5, 1.4, 1.3]
-
-
-def plateau_by_hand(opt: Any, values: list[float], **options: Any) -> list[float]:
-    scheduler, rates = torch_schedulers.ReduceLROnPlateau(opt, **options), []
-    for value in values:
-        rates.append(opt.param_groups[0]["lr"])
-        scheduler.step(value)
-    return rates
-
-
-def test_a_plateau_reduces_the_rate_as_torch_does(make_learner: Make) -> None:
-    run = Runner(cbs=[ReduceLROnPlateau("made_up", patience=1, factor=0.5), WriteLosses(VALUES)])
-    seen = watch(run)
-    run.fit(len(VALUES), make_learner())
-    expected = plateau_by_hand(make_learner().opt, VALUES, patience=1, factor=0.5)
-    assert seen[::BATCHES] == expected
-    assert len(set(expected)) == 3
-
-
-def test_the_loss_of_the_validation_is_watched_by_default(learner: Learner) -> None:
-    run = Runner(cbs=[AvgStatsCallback(report=None), ReduceLROnPlateau()])
-    result = run.fit(2, learner)
-    assert run.reduce_lr_on_plateau.scheduler.best == min(  # type: ignore[attr-defined]
-        row["valid_loss"] for row in result.history
-    )
-
-
-@pytest.mark.parametrize("after", [4, 6, 7])
-def test_a_plateau_resumes(after: int, make_learner: Make, tmp_path: Path) -> None:
-    values = [1.0, 2.0, 3.0]
-
-    def callbacks() -> list[Any]:
-        return [ReduceLROnPlateau("made_up", patience=0), WriteLosses(values)]
-
-    _, seen = interrupted(make_learner, callbacks, tmp_path, after)
-    rates = plateau_by_hand(make_learner().opt, values, patience=0)
-    assert seen == [rate for rate in rates for _ in range(BATCHES)][after:]
-
-
-def test_a_missing_metric_is_told_with_those_that_there_are(learner: Learner) -> None:
-    run = Runner(cbs=[AvgStatsCallback(report=None), ReduceLROnPlateau("val_loss")])
-    with pytest.raises(ValueError, match=r"'val_loss'.*there are: train_loss, valid_loss"):
-        run.fit(1, learner)
-
-
-def test_a_missing_metric_is_told_where_nobody_measures(learner: Learner) -> None:
-    with pytest.raises(ValueError, match="there are: none"):
-        Runner(cbs=ReduceLROnPlateau()).fit(1, learner)
-
-
-@pytest.mark.parametrize("scope", ["train", "validate", "epoch", "fit"])
-def test_an_epoch_cut_short_may_lack_the_metric(scope: str, learner: Learner) -> None:
-    run = Runner(cbs=ReduceLROnPlateau())
-    event = "begin_train" if scope == "train" else "begin_validate"
-    run.on(event, lambda run: run.token.cancel(scope))
-    assert run.fit(1, learner).outcome == ("cancelled" if scope == "fit" else "completed")
-
-
-def test_the_failure_of_an_epoch_is_not_hidden_by_a_missing_metric(learner: Learner) -> None:
-    learner.loss_func = lambda pred, yb: 1 / 0
-    with pytest.raises(ZeroDivisionError):
-        Runner(cbs=ReduceLROnPlateau()).fit(1, learner)
-
-
-def test_a_second_fit_begins_with_the_rate_of_the_first(learner: Learner) -> None:
-    run = Runner(cbs=[ReduceLROnPlateau("made_up", patience=0), WriteLosses([1.0, 2.0, 3.0])])
-    seen = watch(run)
-    run.fit(3, learner)
-    run.fit(3, learner)
-    assert seen[9:] == seen[:9]
-    assert len(set(seen)) == 2
-
-
-@pytest.mark.parametrize(
-    ("options", "error"),
-    [
-        ({"monitor": 3}, TypeError),
-        ({"factor": 1.5}, ValueError),
-        ({"mode": "lowest"}, ValueError),
-        ({"patient": 3}, TypeError),
-    ],
-)
-def test_bad_arguments_of_a_plateau_are_refused(options: Any, error: type[Exception]) -> None:
-    with pytest.raises(error):
-        ReduceLROnPlateau(**options)
-
-
-@pytest.mark.parametrize(
-    "callback",
-    [lambda: LRScheduler(SCHEDULERS["cosine"]), lambda: OneCycle(0.5)],
-    ids=["LRScheduler", "OneCycle"],
-)
-def test_nothing_is_read_from_the_device(callback: Any, learner: Learner, no_sync: Any) -> None:
-    run = Runner(cbs=callback())
+def test_nothing_is_read_from_the_device(learner: Learner, no_sync: Any) -> None:
+    run = Runner(cbs=LRScheduler(SCHEDULERS["cosine"]))
     with no_sync:
         assert run.fit(2, learner).outcome == "completed"

@@ -242,6 +242,28 @@ def test_it_goes_together_with_accumulation_in_any_order(
     assert shown == true
 
 
+class Zeroing(torch.optim.SGD):
+    """An optimizer that keeps gradients and fills them with zeros."""
+
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        super().zero_grad(set_to_none=False)
+
+
+@pytest.mark.parametrize("accumulation_first", [True, False])
+def test_an_overflow_drops_the_group_where_gradients_are_filled_with_zeros(
+    make_learner: Make, accumulation_first: bool
+) -> None:
+    learner = deep(make_learner(train=8))
+    learner.opt = Zeroing(learner.model.parameters(), lr=0.1)
+    scaler = GradScaler("cpu", init_scale=2.0**60, backoff_factor=2.0**-50)
+    callbacks = [MixedPrecision("fp16", scaler), GradientAccumulation(4)]
+    run = Runner(callbacks[::-1] if accumulation_first else callbacks)
+    stepped: list[int | None] = []
+    run.on("after_step", lambda run: stepped.append(run.batch_index))
+    run.fit(1, learner)
+    assert stepped == [7]
+
+
 def test_an_overflow_drops_the_whole_group(make_learner: Make) -> None:
     learner = deep(make_learner(train=4))
     precision = MixedPrecision("fp16", scaler=GradScaler("cpu", init_scale=2.0**60))

@@ -215,6 +215,15 @@ def test_a_rate_that_is_a_tensor_stays_that_tensor(learner: Learner, no_sync: An
     assert rate.item() == pytest.approx(0.2)
 
 
+def test_a_beta_that_is_a_tensor_stays_that_tensor(learner: Learner) -> None:
+    betas = (torch.tensor(0.9), torch.tensor(0.99))
+    learner.opt = torch.optim.Adam(learner.model.parameters(), betas=betas, foreach=False)
+    run = Runner(cbs=ParamScheduler("momentum", sched_lin(0.9, 0.6)))
+    run.fit(1, learner)
+    assert learner.opt.param_groups[0]["betas"][0] is betas[0]
+    assert betas[0].item() == pytest.approx(0.7)
+
+
 def test_an_unknown_field_is_told_with_those_that_there_are(learner: Learner) -> None:
     run = Runner(cbs=ParamScheduler("learning_rate", sched_none(1)))
     with pytest.raises(ValueError, match=r"no such field \(there are: lr, momentum"):

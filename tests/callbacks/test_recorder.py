@@ -252,6 +252,14 @@ def test_the_loss_plot_draws_losses_less_the_last(learner: Learner) -> None:
     assert list(valid.get_xdata()) == [3]
 
 
+@pytest.mark.parametrize("skip_last", [3, 4, 6, 7])
+def test_a_loss_plot_less_all_losses_is_empty(skip_last: int, learner: Learner) -> None:
+    recorder = Recorder()
+    Runner(recorder).fit(1, learner)
+    (line,) = recorder.plot_loss(Figure().add_subplot(), skip_last=skip_last).lines
+    assert list(line.get_xdata()) == []
+
+
 def test_an_epoch_that_was_cut_short_has_no_validation_in_the_plot(learner: Learner) -> None:
     recorder = Recorder()
     run = Runner([AvgStatsCallback(report=None), recorder])

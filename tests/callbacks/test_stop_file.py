@@ -79,10 +79,13 @@ def test_a_scope_that_is_not_open_is_waited_for(make_learner, tmp_path: Path) ->
     assert (result.outcome, result.steps) == ("completed", 4)
 
 
-def test_a_validation_outside_of_a_fit_goes_on(learner: Learner, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scope", ["fit", "validate"])
+def test_a_validation_outside_of_a_fit_goes_on(
+    learner: Learner, tmp_path: Path, scope: str
+) -> None:
     path = tmp_path / "stop"
     path.touch()
-    run = Runner(StopFile(path))
+    run = Runner(StopFile(path, scope=scope))
     assert run.validate(learner).outcome == "completed"
     assert len(run.predict(learner, learner.data.valid_dl)) == 8
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
 from eventtrain import Learner, Runner
-from eventtrain.callbacks import SWA, Checkpoint
+from eventtrain.callbacks import SWA, Checkpoint, Freeze
 
 Make = Callable[..., Learner]
 
@@ -73,6 +73,47 @@ def test_the_rate_moves_and_is_put_back(make_learner: Make) -> None:
     assert learner.opt.step == step
 
 
+@pytest.mark.parametrize("rate", [torch.tensor(0.1), torch.tensor([0.1])])
+def test_a_rate_that_is_a_tensor_is_put_back_into_that_tensor(
+    make_learner: Make, rate: Tensor
+) -> None:
+    learner = normed(make_learner())
+    learner.opt = torch.optim.Adam(learner.model.parameters(), lr=rate, foreach=False)
+    groups = set(learner.opt.param_groups[0])
+    rates: list[float] = []
+    run = Runner(SWA(0, 0.5, anneal_epochs=1))
+    run.on("begin_epoch", lambda run: rates.append(float(run.opt.param_groups[0]["lr"])))
+    run.fit(3, learner)
+    assert rates == pytest.approx([0.1, 0.5, 0.5])
+    assert learner.opt.param_groups[0]["lr"] is rate
+    assert rate.item() == pytest.approx(0.1)
+    assert set(learner.opt.param_groups[0]) == groups
+
+
+@pytest.mark.parametrize("after", [3, 9, 10])
+def test_a_rate_that_is_a_tensor_survives_a_checkpoint(
+    make_learner: Make, tmp_path: Path, after: int
+) -> None:
+    def make() -> Learner:
+        learner = normed(make_learner())
+        rate = torch.tensor(0.01)
+        learner.opt = torch.optim.Adam(learner.model.parameters(), lr=rate, foreach=False)
+        return learner
+
+    def callbacks() -> list[Any]:
+        return [SWA(2, 0.02, anneal_epochs=2), Checkpoint(tmp_path)]
+
+    whole, learner = make(), make()
+    Runner(SWA(2, 0.02, anneal_epochs=2)).fit(5, whole)
+    first = Runner(callbacks())
+    stop = {"when": lambda run: run.in_train and run.n_iter == after}
+    first.on("after_batch", lambda run: run.token.cancel("fit"), **stop)
+    first.fit(5, make())
+    Runner(callbacks()).fit(5, learner, resume="auto")
+    assert equal(learner.model, whole.model)
+    assert learner.opt.param_groups[0]["lr"].item() == pytest.approx(0.01)
+
+
 @pytest.mark.parametrize("ending", ["cancel", "fail"])
 def test_a_fit_that_does_not_complete_keeps_its_weights_and_rates(
     make_learner: Make, ending: str
@@ -115,6 +156,64 @@ def test_batch_statistics_are_measured_only_if_wanted(make_learner: Make) -> Non
     Runner(SWA(1, update_bn=False)).fit(3, ours)
     Runner().fit(3, plain)
     assert torch.equal(ours.model[1].running_mean, plain.model[1].running_mean)
+
+
+def two_norms(learner: Learner) -> Learner:
+    torch.manual_seed(1)
+    layers = [nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.BatchNorm1d(4)]
+    learner.model = nn.Sequential(*layers, nn.Linear(4, 3))
+    learner.opt = torch.optim.SGD(learner.model.parameters(), lr=0.1)
+    return learner
+
+
+def test_batch_normalization_that_was_frozen_keeps_its_statistics(make_learner: Make) -> None:
+    learner = two_norms(make_learner())
+    Runner([Freeze("1", until_epoch=None), SWA(1)]).fit(3, learner)
+    assert torch.equal(learner.model[1].running_mean, torch.zeros(4))
+    assert torch.equal(learner.model[1].running_var, torch.ones(4))
+
+
+def test_statistics_behind_frozen_batch_normalization_are_those_of_its_output(
+    make_learner: Make,
+) -> None:
+    learner = two_norms(make_learner())
+    Runner([Freeze("1", until_epoch=None), SWA(1)]).fit(3, learner)
+    model = learner.model.eval()
+    with torch.no_grad():
+        variances = [model[:3](x).var(0) for x, _ in learner.data.train_dl]
+    assert torch.allclose(model[3].running_var, torch.stack(variances).mean(0), atol=1e-6)
+
+
+def test_batch_normalization_that_was_let_in_is_measured(make_learner: Make) -> None:
+    learner = two_norms(make_learner())
+    Runner([Freeze("1", until_epoch=2), SWA(1)]).fit(3, learner)
+    assert not torch.equal(learner.model[1].running_mean, torch.zeros(4))
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_measuring_leaves_every_mode_as_it_was(make_learner: Make, is_training: bool) -> None:
+    plain, learner = two_norms(make_learner()), two_norms(make_learner())
+    modes = []
+    for each, callbacks in ((plain, []), (learner, [SWA(1)])):
+        run = Runner([Freeze("1", until_epoch=None), *callbacks])
+        run.on("after_fit", lambda run: run.model.train(is_training), priority=0)
+        run.fit(3, each)
+        modes.append([module.training for module in each.model.modules()])
+    assert modes[0] == modes[1]
+
+
+def test_which_batch_normalization_was_frozen_survives_a_checkpoint(
+    make_learner: Make, tmp_path: Path
+) -> None:
+    def callbacks() -> list[Any]:
+        return [Freeze("1", until_epoch=None), SWA(1), Checkpoint(tmp_path)]
+
+    first = Runner(callbacks())
+    first.on("after_epoch", lambda run: run.token.cancel("fit"), when=lambda run: run.epoch == 2)
+    first.fit(3, two_norms(make_learner()))
+    learner = two_norms(make_learner())
+    Runner(callbacks()).fit(3, learner, resume="auto")
+    assert torch.equal(learner.model[1].running_mean, torch.zeros(4))
 
 
 def test_epochs_without_a_step_are_left_out(make_learner: Make) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from eventtrain import DataBunch, DataError, EmptyLoaderError, Learner, Runner, TensorLoader
 from eventtrain.callbacks import Checkpoint, ToDevice
+from eventtrain.callbacks.to_device import _pinned
 
 Make = Callable[..., Learner]
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -100,6 +101,16 @@ def test_loaders_come_back_and_are_closed_however_the_phase_ends(
         run.fit(1, learner)
     assert (learner.data.train_dl, learner.data.valid_dl) == (train, valid)
     assert closed == [1]
+
+
+def test_a_loader_that_is_set_during_a_phase_stays(make_learner: Make) -> None:
+    learner, later = make_learner(), list(make_learner(train=5).data.train_dl)
+    first = learner.data.train_dl = Watched(list(learner.data.train_dl))
+    run = Runner(ToDevice())
+    run.on("after_batch", lambda run: setattr(run.data, "train_dl", later), during="train")
+    assert run.fit(2, learner).steps == 3 + 5
+    assert learner.data.train_dl is later
+    assert first.closed == 1
 
 
 def test_the_length_is_kept_where_there_is_one(learner: Learner) -> None:
@@ -311,6 +322,57 @@ class Parcel:
 
     def pin_memory(self) -> Parcel:
         return Parcel(self.xb.pin_memory())
+
+
+class Pinnable:
+    """Pins itself, on a machine without a device too."""
+
+    is_pinned = False
+
+    def pin_memory(self) -> Pinnable:
+        pinned = Pinnable()
+        pinned.is_pinned = True
+        return pinned
+
+
+class Fields(dict[str, Any]):
+    """A batch that names its input."""
+
+    @property
+    def x(self) -> Any:
+        return self["x"]
+
+
+class Pair(NamedTuple):
+    x: Any
+    y: Any
+
+
+class Named(list[Any]):
+    """A list with a name."""
+
+    name = "none"
+
+
+def test_pinned_batches_keep_their_types() -> None:
+    parts = Named([Pinnable()])
+    parts.name = "cats"
+    batch = Fields(x=Pinnable(), pair=Pair(Pinnable(), "text"), parts=parts)
+    pinned = _pinned(batch)
+    pair, pinned_parts = pinned["pair"], pinned["parts"]
+    assert pinned.x.is_pinned and pair.x.is_pinned and pinned_parts[0].is_pinned
+    assert (pair.y, pinned_parts.name) == ("text", "cats")
+    assert not batch.x.is_pinned and not parts[0].is_pinned
+
+
+@CUDA
+def test_on_cuda_batches_keep_their_types(learner: Learner) -> None:
+    learner.model.cuda()
+    batches = [(Fields(x=x), y) for x, y in learner.data.train_dl]
+    learner.data = DataBunch(batches)
+    forward = learner.model.forward
+    learner.model.forward = lambda batch: forward(batch.x)
+    assert Runner(ToDevice()).fit(1, learner).steps == 3
 
 
 class Mean(nn.Linear):

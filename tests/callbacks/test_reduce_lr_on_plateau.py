@@ -1,0 +1,119 @@
+"""Rates on a plateau against torch's own scheduler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rates import BATCHES, Make, interrupted, watch
+from torch.optim import lr_scheduler as torch_schedulers
+
+from eventtrain import AvgStatsCallback, Callback, Learner, Runner
+from eventtrain.callbacks import ReduceLROnPlateau
+
+
+class WriteLosses(Callback):
+    """Writes a made-up loss into each epoch's row."""
+
+    def __init__(self, values: list[float]) -> None:
+        self.values = values
+
+    def after_epoch(self, run: Runner) -> None:
+        assert run.epoch is not None
+        run.history[-1]["made_up"] = self.values[run.epoch]
+
+
+VALUES = [3.0, 2.0, 2.0, 2.0, 1.0, 1.5, 1.4, 1.3]
+
+
+def plateau_by_hand(opt: Any, values: list[float], **options: Any) -> list[float]:
+    scheduler, rates = torch_schedulers.ReduceLROnPlateau(opt, **options), []
+    for value in values:
+        rates.append(opt.param_groups[0]["lr"])
+        scheduler.step(value)
+    return rates
+
+
+def test_a_plateau_reduces_the_rate_as_torch_does(make_learner: Make) -> None:
+    run = Runner(cbs=[ReduceLROnPlateau("made_up", patience=1, factor=0.5), WriteLosses(VALUES)])
+    seen = watch(run)
+    run.fit(len(VALUES), make_learner())
+    expected = plateau_by_hand(make_learner().opt, VALUES, patience=1, factor=0.5)
+    assert seen[::BATCHES] == expected
+    assert len(set(expected)) == 3
+
+
+def test_an_epoch_without_a_step_does_not_tell_the_plateau(learner: Learner) -> None:
+    run = Runner(cbs=[ReduceLROnPlateau("made_up", patience=0), WriteLosses([1.0, 1.0, 1.0])])
+    run.on("begin_step", lambda run: run.token.cancel("step"), when=lambda run: run.epoch != 1)
+    run.fit(3, learner)
+    assert run.reduce_lr_on_plateau.scheduler.last_epoch == 1  # type: ignore[attr-defined]
+
+
+def test_the_loss_of_the_validation_is_watched_by_default(learner: Learner) -> None:
+    run = Runner(cbs=[AvgStatsCallback(report=None), ReduceLROnPlateau()])
+    result = run.fit(2, learner)
+    assert run.reduce_lr_on_plateau.scheduler.best == min(  # type: ignore[attr-defined]
+        row["valid_loss"] for row in result.history
+    )
+
+
+@pytest.mark.parametrize("after", [4, 6, 7])
+def test_a_plateau_resumes(after: int, make_learner: Make, tmp_path: Path) -> None:
+    values = [1.0, 2.0, 3.0]
+
+    def callbacks() -> list[Any]:
+        return [ReduceLROnPlateau("made_up", patience=0), WriteLosses(values)]
+
+    _, seen = interrupted(make_learner, callbacks, tmp_path, after)
+    rates = plateau_by_hand(make_learner().opt, values, patience=0)
+    assert seen == [rate for rate in rates for _ in range(BATCHES)][after:]
+
+
+def test_a_missing_metric_is_told_with_those_that_there_are(learner: Learner) -> None:
+    run = Runner(cbs=[AvgStatsCallback(report=None), ReduceLROnPlateau("val_loss")])
+    with pytest.raises(ValueError, match=r"'val_loss'.*there are: train_loss, valid_loss"):
+        run.fit(1, learner)
+
+
+def test_a_missing_metric_is_told_where_nobody_measures(learner: Learner) -> None:
+    with pytest.raises(ValueError, match="there are: none"):
+        Runner(cbs=ReduceLROnPlateau()).fit(1, learner)
+
+
+@pytest.mark.parametrize("scope", ["train", "validate", "epoch", "fit"])
+def test_an_epoch_cut_short_may_lack_the_metric(scope: str, learner: Learner) -> None:
+    run = Runner(cbs=ReduceLROnPlateau())
+    event = "begin_train" if scope == "train" else "begin_validate"
+    run.on(event, lambda run: run.token.cancel(scope))
+    assert run.fit(1, learner).outcome == ("cancelled" if scope == "fit" else "completed")
+
+
+def test_the_failure_of_an_epoch_is_not_hidden_by_a_missing_metric(learner: Learner) -> None:
+    learner.loss_func = lambda pred, yb: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        Runner(cbs=ReduceLROnPlateau()).fit(1, learner)
+
+
+def test_a_second_fit_begins_with_the_rate_of_the_first(learner: Learner) -> None:
+    run = Runner(cbs=[ReduceLROnPlateau("made_up", patience=0), WriteLosses([1.0, 2.0, 3.0])])
+    seen = watch(run)
+    run.fit(3, learner)
+    run.fit(3, learner)
+    assert seen[9:] == seen[:9]
+    assert len(set(seen)) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"monitor": 3}, TypeError),
+        ({"factor": 1.5}, ValueError),
+        ({"mode": "lowest"}, ValueError),
+        ({"patient": 3}, TypeError),
+    ],
+)
+def test_bad_arguments_of_a_plateau_are_refused(options: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        ReduceLROnPlateau(**options)
