@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+from .measure import UNITS
 from .records import Record
 from .tables import number
 
-SETTINGS = ("cpu", "cpus", "system", "device", "python", "torch", "torch_threads", "quick")
-"""What must agree for times, and not just ratios, to be compared."""
+SETTINGS = (
+    "cpu", "cpus", "system", "device", "python", "torch", "torch_threads", "seed", "quick",
+)  # fmt: skip
+"""What must agree for times, and not just ratios, to be compared, besides the libraries."""
 
 Key = tuple[str, str, str]
 """Suite, title of the group, variant."""
@@ -21,24 +25,34 @@ def compared(old: Record, new: Record) -> str:
     ``min .. max``. Baselines have no ratio: their times are held against each
     other, where both records come from the same machine and versions.
     """
+    was, now = _settings(old), _settings(new)
     differing = [
-        f"{name} was {old['environment'].get(name)}, is {new['environment'].get(name)}"
-        for name in SETTINGS
-        if old["environment"].get(name) != new["environment"].get(name)
+        f"{name} was {was.get(name)}, is {now.get(name)}"
+        for name in {**was, **now}
+        if was.get(name) != now.get(name)
     ]
     before, after = dict(_variants(old)), dict(_variants(new))
-    both = [key for key in after if key in before]
+    shared = [key for key in after if key in before]
+    both = [key for key in shared if _is_finite(before[key]) and _is_finite(after[key])]
     moved = [line for key in both for line in _moved(key, before[key], after[key], not differing)]
     lines = [*differing]
     if differing:
         lines.append("times are not compared, as they come from different settings; ratios are")
     lines += moved or [f"nothing has moved by more than its spread, of {len(both)} figures"]
+    if len(both) < len(shared):
+        count = len(shared) - len(both)
+        lines.append(f"{count} figures are not compared, as they are not finite")
     lines += _verdicts(old, new)
     for where, keys in (("the old record", before.keys() - after), ("this", after.keys() - before)):
         if keys:
             suites = ", ".join(sorted({suite for suite, _, _ in keys}))
             lines.append(f"{len(keys)} figures are in {where} only ({suites})")
     return "\n".join(lines)
+
+
+def _settings(record: Record) -> Record:
+    facts = record["environment"]
+    return {name: facts.get(name) for name in SETTINGS} | facts["libraries"]
 
 
 def _variants(record: Record) -> Iterator[tuple[Key, Record]]:
@@ -56,13 +70,20 @@ def _variants(record: Record) -> Iterator[tuple[Key, Record]]:
 
 
 def _moved(key: Key, before: Record, after: Record, same_machine: bool) -> Iterator[str]:
-    old, new, unit = before["spread"], after["spread"], after["unit"]
-    if before["unit"] != unit or (unit != "x" and not same_machine):
+    new, unit = after["spread"], after["unit"]
+    is_ratio = unit == "x"
+    if is_ratio != (before["unit"] == "x") or not (is_ratio or same_machine):
         return
+    scale = 1 if before["unit"] == unit else UNITS[before["unit"]] / UNITS[unit]
+    old = {name: value * scale for name, value in before["spread"].items()}
     if _within(old["median"], new) or _within(new["median"], old):
         return
     verb = "slower" if new["median"] > old["median"] else "faster"
     yield f"{verb}  {' | '.join(key)}: {_text(old)} -> {_text(new)} {unit}"
+
+
+def _is_finite(figure: Record) -> bool:
+    return all(map(math.isfinite, figure["spread"].values()))
 
 
 def _within(value: float, spread: Record) -> bool:

@@ -30,7 +30,7 @@ def environment(options: Options) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.machine()}",
-        "device": _device(),
+        "device": _device(options.device),
         "torch_threads": torch.get_num_threads(),
         "gc": "off while timing",
         "seed": options.seed,
@@ -62,12 +62,14 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _device() -> str | None:
-    """Name the CUDA device and what drives it; ``None`` where there is none."""
+def _device(asked: str | None) -> str | None:
+    """Name the CUDA device, the current one or the one asked for; ``None`` where there is none."""
     if not torch.cuda.is_available():
         return None
-    major, minor = torch.cuda.get_device_capability()
-    return f"{torch.cuda.get_device_name()}, sm_{major}{minor}, CUDA {torch.version.cuda}"
+    device = asked if asked is not None and torch.device(asked).type == "cuda" else None
+    major, minor = torch.cuda.get_device_capability(device)
+    name = torch.cuda.get_device_name(device)
+    return f"{name}, sm_{major}{minor}, CUDA {torch.version.cuda}"
 
 
 def _cpu_model() -> str:

@@ -78,7 +78,7 @@ def _overheads(record: Record) -> Iterator[Record]:
 def _origin(record: Record) -> str:
     facts = record["environment"]
     quick = ", --quick: means nothing" if facts["quick"] else ""
-    where = facts["device"] or f"{facts['cpu']}, no GPU"
+    where = f"{facts['cpu']}, {facts['device'] or 'no GPU'}"
     return f"{where}; {facts['python']}, torch {facts['torch']}; {facts['date'][:10]}{quick}"
 
 

@@ -22,14 +22,22 @@ def around_tables(path: Path) -> tuple[str, str]:
     """Return what a file has before and after the marks; nothing where it has no marks.
 
     Raises:
-        Misuse: The file has one of the two marks only.
+        Misuse: The file is no text, or has the marks otherwise than as one pair of lines.
     """
-    old = path.read_text(encoding="utf-8") if path.exists() else ""
-    before, begin, rest = old.partition(f"{BEGIN}\n")
-    _, end, after = rest.partition(f"{END}\n")
-    if bool(begin) != bool(end) or (END in old and not begin):
-        raise Misuse(f"--markdown {path}: put a line {END} after one {BEGIN}, or have neither")
-    return (before, after) if begin else ("", "")
+    if not path.exists():
+        return "", ""
+    try:
+        old = path.read_text(encoding="utf-8")
+    except UnicodeError:
+        raise Misuse(f"--markdown {path} is not UTF-8: name a text file") from None
+    if BEGIN not in old and END not in old:
+        return "", ""
+    lines = old.splitlines(keepends=True)
+    marks = [index for index, line in enumerate(lines) if line.strip() in (BEGIN, END)]
+    if [lines[index].strip() for index in marks] != [BEGIN, END]:
+        raise Misuse(f"--markdown {path}: put one line {END} after one {BEGIN}, or have neither")
+    first, last = marks
+    return "".join(lines[:first]), "".join(lines[last + 1 :])
 
 
 def write_markdown(path: Path, record: Record) -> None:
@@ -64,7 +72,7 @@ def number(value: float) -> str:
 def _sentence(record: Record) -> str:
     facts = record["environment"]
     versions = ", ".join(f"{k} {v}" for k, v in facts["libraries"].items() if v is not None)
-    whole = "" if record["complete"] else " The run was interrupted: some suites are missing."
+    whole = "" if record["complete"] else " The run was cut short: some suites are missing."
     quick = " Taken with `--quick`: the figures mean nothing." if facts["quick"] else ""
     load = "unknown" if facts["load"] is None else f"{facts['load']:.1f}"
     return (

@@ -50,6 +50,20 @@ class Turns:
         finally:
             self._end(name, leaves=True)
 
+    def wait_for_all(self) -> None:
+        """Wait until all threads have left; what interrupts this makes them leave first."""
+        with self._changed:
+            try:
+                self._changed.wait_for(self._all_have_left)
+            except BaseException as error:  # Ctrl-C: torch aborts if it is left while it computes
+                self.error = error
+                self._changed.notify_all()
+                self._changed.wait_for(self._all_have_left)
+                raise
+
+    def _all_have_left(self) -> bool:
+        return not self._waiting
+
     def pass_on(self, name: str) -> None:
         """End a turn and wait for the next one."""
         self._end(name, leaves=False)
@@ -129,12 +143,9 @@ def in_turns(ways: Mapping[str, tuple[Way, Learner]]) -> dict[str, list[float]]:
     ]
     for thread in threads:
         thread.start()
-    try:
-        for thread in threads:
-            thread.join()
-    except BaseException as error:  # Ctrl-C
-        turns.error = error
-        raise
+    turns.wait_for_all()
+    for thread in threads:
+        thread.join()
     if turns.error is not None:
         raise turns.error
     return turns.seconds

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,14 @@ needs_matplotlib = pytest.mark.skipif(
 )
 
 
-def record(hand: float = 1e-6, ours: float = 2e-6, limit: float = 3) -> dict[str, Any]:
+def record(
+    hand: float = 1e-6, ours: float = 2e-6, limit: float = 3, unit: str = "us"
+) -> dict[str, Any]:
     """Return a record of one suite, in which nothing varies by more than a tenth."""
     spread = (0.95, 1.0, 1.05)
     rounds = {"hand": [hand] * 3, "ours": [ours * factor for factor in spread]}
     parameters = {name: {"handlers": 0, "loop": "Runner", "device": "cpu"} for name in rounds}
-    group = Group("a batch", "us", rounds, parameters)
+    group = Group("a batch", unit, rounds, parameters)
     target = Target("ours over hand", ours / hand, limit)
     made = new_record(copy.deepcopy(FACTS))
     made["suites"] = {"loop": as_json(Suite([group], [target], ["a note"]))}
@@ -93,6 +96,35 @@ def test_a_record_that_lacks_its_suites_is_refused(capsys: Any, tmp_path: Path) 
     assert "no whole record" in refused(capsys, "--compare", tmp_path / "old.json")
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["suites"], []),
+        (["suites", "loop"], {"seconds": 1}),
+        (["suites", "loop", "groups"], {}),
+        (["suites", "loop", "groups", 0, "unit"], "parsec"),
+        (["suites", "loop", "groups", 0, "baseline"], "nobody"),
+        (["suites", "loop", "groups", 0, "variants", "ours", "time"], None),
+        (["suites", "loop", "groups", 0, "variants", "ours", "seconds"], []),
+        (["suites", "loop", "targets", 0], "met"),
+        (["environment"], {}),
+        (["environment", "libraries"], None),
+        (["complete"], "yes"),
+    ],
+)
+def test_a_damaged_record_is_refused(
+    path: list[Any], value: Any, capsys: Any, tmp_path: Path
+) -> None:
+    damaged = record()
+    *above, last = path
+    place: Any = damaged
+    for key in above:
+        place = place[key]
+    place[last] = value
+    (tmp_path / "old.json").write_text(json.dumps(damaged))
+    assert "no whole record" in refused(capsys, "--from", tmp_path / "old.json")
+
+
 @pytest.mark.parametrize("option", ["--json", "--markdown"])
 def test_a_file_in_no_folder_is_refused_first(option: str, capsys: Any, tmp_path: Path) -> None:
     assert "folder that exists" in refused(capsys, option, tmp_path / "none" / "file")
@@ -101,8 +133,8 @@ def test_a_file_in_no_folder_is_refused_first(option: str, capsys: Any, tmp_path
 def test_figures_without_matplotlib_name_the_extra(
     capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.command.find_spec", lambda *_: None)
-    monkeypatch.setattr("benchmarks.command._is_there", lambda _: True)
+    monkeypatch.setattr("benchmarks.arguments.find_spec", lambda *_: None)
+    monkeypatch.setattr("benchmarks.arguments.is_there", lambda _: True)
     assert "eventtrain[bench]" in refused(capsys, "emit", "--plot", tmp_path)
 
 
@@ -119,13 +151,64 @@ def test_reading_and_measuring_exclude_each_other(capsys: Any, saved: Path) -> N
     assert "--from measures nothing" in refused(capsys, "emit", "--from", saved)
 
 
-def test_a_file_with_half_of_the_marks_is_refused(capsys: Any, saved: Path, tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text(f"text\n{BEGIN}\n")
-    assert END in refused(capsys, "--from", saved, "--markdown", tmp_path / "README.md")
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"text\n{BEGIN}\n",
+        f"text\n{BEGIN}",
+        f"text\n{END}\n",
+        f"{END}\ntext\n{BEGIN}\n",
+        f"{BEGIN}\n{BEGIN}\n{END}\n",
+        f"{BEGIN}\n{END}\n{BEGIN}\n{END}\n",
+        f"Tables go between {BEGIN}\nand {END}\n, and this is text\n",
+    ],
+)
+def test_a_file_without_one_pair_of_marks_is_left_alone(
+    text: str, capsys: Any, saved: Path, tmp_path: Path
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    assert END in refused(capsys, "--from", saved, "--markdown", readme)
+    assert readme.read_text() == text
 
 
-def test_threads_below_one_are_refused(capsys: Any) -> None:
-    assert "--threads" in refused(capsys, "--threads", "0")
+def test_a_file_for_tables_must_be_text(capsys: Any, saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_bytes(b"\xff")
+    assert "UTF-8" in refused(capsys, "--from", saved, "--markdown", tmp_path / "README.md")
+    assert (tmp_path / "README.md").read_bytes() == b"\xff"
+
+
+@pytest.mark.parametrize("option", ["--json", "--markdown"])
+def test_a_file_that_cannot_be_written_is_refused_first(
+    option: str, capsys: Any, tmp_path: Path
+) -> None:
+    assert f"{option} {tmp_path}" in refused(capsys, "emit", option, tmp_path / ("x" * 300))
+
+
+@needs_matplotlib
+def test_a_folder_that_cannot_be_made_is_refused_first(capsys: Any, tmp_path: Path) -> None:
+    assert "--plot" in refused(capsys, "emit", "--plot", tmp_path / ("x" * 300))
+
+
+def test_asking_whether_a_file_can_be_written_changes_none(capsys: Any, tmp_path: Path) -> None:
+    old, new, link = (tmp_path / name for name in ("old.json", "new.json", "link.json"))
+    old.write_text("kept")
+    link.symlink_to(new)
+    for path in (old, new, link):
+        refused(capsys, "emit", "--json", path, "--device", "nonsense")
+    assert old.read_text() == "kept"
+    assert link.is_symlink()
+    assert not new.exists()
+
+
+@pytest.mark.parametrize("count", ["0", "2147483647"])
+def test_threads_that_no_cpu_is_there_for_are_refused(count: str, capsys: Any) -> None:
+    assert "--threads" in refused(capsys, "--threads", count)
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**64)])
+def test_a_seed_that_torch_does_not_take_is_refused(seed: str, capsys: Any) -> None:
+    assert "--seed" in refused(capsys, "--seed", seed)
 
 
 def test_an_unknown_option_is_misuse_too(capsys: Any) -> None:
@@ -194,21 +277,45 @@ def test_ctrl_c_keeps_what_was_found(tmp_path: Path) -> None:
     assert found["suites"]["emit"]["notes"] == ["one is done"]
 
 
-def test_a_suite_that_fails_leaves_what_the_others_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    def fail(options: Any) -> Suite:
-        raise RuntimeError("no luck")
-
+@pytest.fixture
+def emit(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], Suite]], None]:
+    """Replace the emit suite, as any real one takes seconds."""
     monkeypatch.setattr("torch.set_num_threads", lambda count: None)  # other tests go on after it
-    monkeypatch.setattr("benchmarks.emit.run", lambda options: Suite(notes=["one is done"]))
-    monkeypatch.setattr("benchmarks.scale.run", fail)
+    return lambda run: monkeypatch.setattr("benchmarks.emit.run", run)
+
+
+def fail(options: Any) -> Suite:
+    raise RuntimeError("no luck")
+
+
+def test_a_suite_that_fails_leaves_what_the_others_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, emit: Any
+) -> None:
+    emit(fail)
+    monkeypatch.setattr("benchmarks.scale.run", lambda options: Suite(notes=["one is done"]))
     file = tmp_path / "found.json"
-    with pytest.raises(RuntimeError, match="no luck"):
-        call(capsys, "emit", "scale", "--json", file)
+    code, out, err = call(capsys, "emit", "scale", "--json", file, "--check")
+    assert code == 3
+    assert "one is done" in out
+    assert "Traceback" in err
+    assert err.splitlines()[-1] == "bench: emit failed: RuntimeError: no luck"
     found = json.loads(file.read_text())
     assert not found["complete"]
-    assert list(found["suites"]) == ["emit"]
+    assert list(found["suites"]) == ["scale"]
+
+
+def test_plugins_of_the_environment_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, emit: Any
+) -> None:
+    names = ("EVENTTRAIN_PLUGINS", "EVENTTRAIN_DISABLE_PLUGINS")
+    for name in names:
+        monkeypatch.setenv(name, "some")
+    seen: list[bool] = []
+    emit(lambda options: seen.extend(name in os.environ for name in names) or Suite())
+    code, _, err = call(capsys, "emit")
+    assert code == 0
+    assert seen == [False, False]
+    assert all(f"{name} is ignored" in err for name in names)
 
 
 # What moved
@@ -232,6 +339,37 @@ def test_a_baseline_is_compared_by_its_time() -> None:
     assert "slower  loop | a batch | hand: 1 (1 .. 1) -> 2 (2 .. 2) us" in compared(
         record(), record(hand=2e-6, ours=4e-6)
     )
+
+
+def test_a_baseline_is_compared_across_units() -> None:
+    text = compared(record(hand=9e-4, ours=1.8e-3), record(hand=2e-3, ours=4e-3, unit="ms"))
+    assert "slower  loop | a batch | hand: 0.9 (0.9 .. 0.9) -> 2 (2 .. 2) ms" in text
+    assert "nothing has moved" in compared(record(), record(unit="ns"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("seed", 5, "seed was 0, is 5"),
+        ("libraries", {"blinker": "2", "psygnal": None}, "blinker was 1, is 2"),
+    ],
+)
+def test_times_of_another_seed_or_library_are_not_compared(key: str, value: Any, line: str) -> None:
+    other = record(hand=2e-6, ours=4e-6)
+    other["environment"][key] = value
+    text = compared(record(), other)
+    assert line in text.splitlines()
+    assert "nothing has moved" in text
+
+
+def test_what_is_not_finite_is_counted_and_not_compared() -> None:
+    other = record()
+    variant = other["suites"]["loop"]["groups"][0]["variants"]["ours"]
+    variant["ratio"]["median"] = float("nan")
+    for pair in ((record(), other), (other, record())):
+        text = compared(*pair)
+        assert "nothing has moved by more than its spread, of 1 figures" in text
+        assert "1 figures are not compared, as they are not finite" in text
 
 
 def test_times_of_another_machine_are_not_compared() -> None:
@@ -263,6 +401,13 @@ def test_the_comparison_is_printed(capsys: Any, saved: Path) -> None:
 # Tables and figures
 
 
+def test_what_was_read_is_printed_where_nothing_else_is_asked_for(capsys: Any, saved: Path) -> None:
+    code, out, _ = call(capsys, "--from", saved)
+    assert code == 0
+    assert "=== loop" in out
+    assert "PASS  ours over hand: 2 x (<= 3 x)" in out
+
+
 def test_tables_replace_those_between_the_marks(capsys: Any, saved: Path, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
@@ -274,6 +419,17 @@ def test_tables_replace_those_between_the_marks(capsys: Any, saved: Path, tmp_pa
     assert "old" not in text
     assert "| ours over hand | 2 x | at most 3 x | PASS |" in text
     assert "| ours | 2 | 1.9 .. 2.1 | 2 |" in text
+
+
+def test_a_sentence_about_the_marks_is_no_mark(capsys: Any, saved: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"tables follow {BEGIN}\n  {BEGIN}\nold\n{END}")
+    for _ in range(2):
+        assert call(capsys, "--from", saved, "--markdown", readme)[0] == 0
+    text = readme.read_text()
+    assert text.startswith(f"tables follow {BEGIN}\n{BEGIN}\n\nTaken")
+    assert text.endswith(f"\n{END}\n")
+    assert "old" not in text
 
 
 def test_tables_make_a_file_of_their_own(capsys: Any, saved: Path, tmp_path: Path) -> None:
@@ -302,6 +458,15 @@ def test_both_figures_come_from_the_suites_that_they_show(tmp_path: Path) -> Non
     made = record()
     made["suites"]["emit"] = as_json(Suite([emit.handlers(n, Options(quick=True)) for n in (1, 3)]))
     assert [path.name for path in draw(made, tmp_path)] == ["handlers.png", "overhead.png"]
+
+
+@pytest.mark.parametrize(("device", "named"), [("a GPU", "a GPU"), (None, "no GPU")])
+def test_figures_name_the_cpu_and_the_gpu(device: str | None, named: str) -> None:
+    from benchmarks.figures import _origin
+
+    made = record()
+    made["environment"]["device"] = device
+    assert _origin(made).startswith(f"a CPU, {named};")
 
 
 # eventtrain bench

@@ -11,8 +11,9 @@ import torch
 
 from benchmarks import gpu, scale
 from benchmarks.device_clock import CudaClock, HostClock, TimedBatches, timed
+from benchmarks.environment import environment
 from benchmarks.loops import EVENTS, idle_handlers, null_learner, subscribed, written_loop
-from benchmarks.measure import Group, Options
+from benchmarks.measure import Group, Options, Target
 from benchmarks.plugin_packages import MODULE, installed
 from benchmarks.steps import CASES, CapturedRunner, CapturedStep, Case, learner
 from benchmarks.syncs import count_syncs
@@ -68,7 +69,9 @@ def test_the_runner_fires_those_events_once_a_batch() -> None:
 
 @pytest.mark.parametrize("device", [CPU, META], ids=str)
 def test_the_runner_never_reads_from_the_device(device: torch.device) -> None:
-    assert gpu._syncs(CASE, device, Options()).value == 0
+    target = gpu._syncs(CASE, device, Options())
+    assert isinstance(target, Target)
+    assert target.value == 0
 
 
 def test_a_handler_that_reads_the_loss_is_counted() -> None:
@@ -101,6 +104,12 @@ def test_the_notice_that_cudas_debug_mode_is_a_prototype_is_not_counted(
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
     assert count_syncs(lambda: None, torch.device("cuda")) == 0
     assert count_syncs(wait, torch.device("cuda")) == 1
+
+
+def test_where_a_read_is_not_told_of_none_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "learner", lambda case, device, seed: learner(case, CPU, seed))
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+    assert "not told" in str(gpu._syncs(CASE, torch.device("cuda"), Options()))
 
 
 @needs_cuda
@@ -167,6 +176,39 @@ def test_targets_are_set_for_launch_bound_and_compute_bound_steps_alone() -> Non
 def test_what_needs_a_gpu_is_left_out_with_a_reason() -> None:
     assert "needs a CUDA device" in str(gpu._captured(CASE, CPU, Options()))
     assert "quick" in str(gpu._compiled(CASE, CPU, Options(quick=True)))
+
+
+@pytest.mark.parametrize("text", ["", "\nof the capture\nand more"])
+def test_a_capture_that_fails_is_left_out_with_the_reason(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(learn: Learner, batches: Any) -> CapturedStep:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(gpu, "learner", lambda case, device, seed: learner(case, CPU, seed))
+    monkeypatch.setattr(CapturedStep, "on_cuda", fail)
+    note = gpu._captured(CASE, torch.device("cuda"), Options())
+    reason = "RuntimeError: of the capture" if text else "RuntimeError"
+    assert note == f"the step captured in a CUDA graph left out: {reason}"
+
+
+def test_a_compiler_that_fails_without_a_word_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(model: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    assert gpu._compiled(CASE, CPU, Options()) == "torch.compile left out: AssertionError"
+
+
+def test_the_gpu_that_was_asked_for_is_the_one_that_is_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"GPU {device}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    assert environment(Options(device="cuda:1"))["device"].startswith("GPU cuda:1, sm_90")
+    assert environment(Options(device="cpu"))["device"].startswith("GPU None, sm_90")
 
 
 # The captured step

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -300,16 +302,77 @@ def test_a_worker_that_fails_says_why(process: Callable[[Peer], Process]) -> Non
     assert not started.skipped
 
 
-def test_a_worker_that_dies_is_reported_with_its_last_words(
-    monkeypatch: pytest.MonkeyPatch, process: Callable[[Peer], Process], tmp_path: Path
-) -> None:
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let a shell script stand for the stranger's interpreter."""
     if sys.platform == "win32":
         pytest.skip("needs a shell script that stands for an interpreter")
-    script = tmp_path / "python"
-    script.write_text("#!/bin/sh\necho out of luck >&2\nexit 3\n")
-    script.chmod(0o755)
-    monkeypatch.setenv("EVENTTRAIN_BENCH_PYTHON_STRANGER", str(script))
+
+    def write(text: str) -> None:
+        file = tmp_path / "python"
+        file.write_text(f"#!/bin/sh\n{text}\n")
+        file.chmod(0o755)
+        monkeypatch.setenv("EVENTTRAIN_BENCH_PYTHON_STRANGER", str(file))
+
+    return write
+
+
+def test_a_worker_that_dies_is_reported_with_its_last_words(
+    process: Callable[[Peer], Process], script: Callable[[str], None]
+) -> None:
+    script("echo out of luck >&2\nexit 3")
     started = process(stranger(by_hand))
     assert started.answer() is None
     assert started.problem == "failed: its process ended (3): out of luck"
     assert started.ask(handlers=0) is None
+
+
+@pytest.mark.parametrize("line", ["activating environment", "7", "\\0377"])
+def test_a_worker_that_answers_something_else_is_reported_with_it(
+    line: str, process: Callable[[Peer], Process], script: Callable[[str], None]
+) -> None:
+    script(f"printf '{line}\\n'")
+    started = process(stranger(by_hand))
+    assert started.answer() is None
+    assert re.match(r"failed: it answered '.+', which is no", started.problem or "")
+
+
+def test_a_worker_that_is_late_is_ended_with_all_that_it_started(
+    process: Callable[[Peer], Process],
+    script: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("benchmarks.peers.process.TIMEOUT", 0.2)
+    script("sleep 1000\necho")  # the sleep holds the pipe open when only its shell is ended
+    started = process(stranger(by_hand))
+    assert started.answer() is None
+    assert started.problem == "failed: timeout, no answer within 0.2 s"
+
+
+def test_an_empty_variable_names_no_interpreter(
+    process: Callable[[Peer], Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVENTTRAIN_BENCH_PYTHON_STRANGER", "")
+    started = process(stranger(by_hand, package="no-such-package"))
+    assert started.problem == "skipped: no-such-package is not installed"
+
+
+def test_ctrl_c_while_a_worker_is_waited_for_leaves_no_thread_behind(
+    process: Callable[[Peer], Process], script: Callable[[str], None]
+) -> None:
+    script("sleep 1000\necho")
+    started = process(stranger(by_hand))
+    threads = set(threading.enumerate())
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    main = threading.main_thread().ident
+    interrupt = threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT))
+    interrupt.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            started.answer()
+    finally:
+        signal.signal(signal.SIGINT, old)
+        interrupt.join()
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(5)
+        assert not thread.is_alive()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -65,6 +67,42 @@ def test_the_first_failure_is_raised_and_ends_all(make_learner: Make) -> None:
     with pytest.raises(ZeroDivisionError, match="of the second"):
         in_turns({"a": (noting("a", []), make_learner()), "b": (fail, make_learner())})
     assert threading.active_count() == threads
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[Callable[[], None]]:
+    """Does what Ctrl-C does, also where this process was started to ignore it."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    main = threading.main_thread().ident
+    yield lambda: signal.pthread_kill(main, signal.SIGINT)
+    signal.signal(signal.SIGINT, old)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_ctrl_c_is_raised_after_all_have_ended(
+    make_learner: Make, ctrl_c: Callable[[], None]
+) -> None:
+    ended: list[str] = []
+
+    def interrupting(learn: Learner) -> None:
+        try:
+            for index, _ in enumerate(learn.data.train_dl):
+                if index == BATCHES:
+                    ctrl_c()
+        finally:
+            ended.append("interrupting")
+
+    def waiting(learn: Learner) -> None:
+        try:
+            for _ in learn.data.train_dl:
+                pass
+        finally:
+            ended.append("waiting")
+
+    ways = {"a": (interrupting, make_learner(train=8)), "b": (waiting, make_learner(train=8))}
+    with pytest.raises(KeyboardInterrupt):
+        in_turns(ways)
+    assert sorted(ended) == ["interrupting", "waiting"]
 
 
 def test_the_epoch_for_warming_up_does_not_count(make_learner: Make) -> None:

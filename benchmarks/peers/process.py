@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ class Process:
     def __init__(self, peer: Peer, seed: int, counts: tuple[int, ...]) -> None:
         self.peer = peer
         self.problem: str | None = None
-        python = os.environ.get(peer.variable, sys.executable)
+        python = os.environ.get(peer.variable) or sys.executable
         folder, module = _worker()
         arguments = [peer.name, str(seed), *map(str, counts)]
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (see close)
@@ -45,6 +46,8 @@ class Process:
                 stderr=self._errors,
                 env=_environment(folder),
                 encoding="utf-8",
+                errors="replace",
+                start_new_session=True,  # so that all that it starts can be ended with it
             )
         except OSError as error:
             self.problem = f"failed: {python} does not start: {error}"
@@ -64,18 +67,23 @@ class Process:
 
     def answer(self) -> dict[str, Any] | None:
         """Wait for the next answer; ``None``, and a ``problem``, when it is not a good one."""
-        if self.problem or self._child is None or self._child.stdout is None:
+        if self.problem or self._child is None:
             return None
-        timer = threading.Timer(TIMEOUT, self._child.kill)
-        timer.start()
-        line = self._child.stdout.readline()
-        timer.cancel()
+        line = self._line()
+        if self.problem:
+            return None
         if not line:
             self._errors.seek(0)
             said = self._errors.read().strip().splitlines() or ["nothing on standard error"]
             self.problem = f"failed: its process ended ({self._child.wait()}): {said[-1]}"
             return None
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            self.problem = f"failed: it answered {line.strip()[:80]!r}, which is no answer"
+            return None
         for word in ("skipped", "failed"):
             if word in answer:
                 self.problem = f"{word}: {answer[word]}"
@@ -84,10 +92,33 @@ class Process:
 
     def close(self) -> None:
         """End the process."""
+        self._kill()
         if self._child is not None:
-            self._child.kill()
             self._child.communicate()
         self._errors.close()
+
+    def _line(self) -> str:
+        assert self._child is not None and self._child.stdout is not None
+        timer = threading.Timer(TIMEOUT, self._give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            return self._child.stdout.readline()
+        finally:
+            timer.cancel()
+
+    def _give_up(self) -> None:
+        self.problem = f"failed: timeout, no answer within {TIMEOUT:g} s"
+        self._kill()
+
+    def _kill(self) -> None:
+        if self._child is None:
+            return
+        if sys.platform == "win32":
+            self._child.kill()
+        else:
+            with suppress(ProcessLookupError, PermissionError):  # all of them have ended
+                os.killpg(self._child.pid, signal.SIGKILL)
 
 
 def _worker() -> tuple[Path, str]:
