@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from threading import Condition, Thread
 from typing import Any
 
-from eventtrain import Learner
+from eventtrain import CancellationToken, Learner
+from eventtrain.interrupts import Interrupts
 
 from .loops import Way
 from .measure import Group, without_gc
@@ -27,15 +28,17 @@ class Turns:
 
     Args:
         names: Of the threads, in order.
+        token: When it is cancelled, the threads end instead of taking their next turn.
 
     Attributes:
         seconds: What each has taken for each of its turns so far.
         error: What the first thread that failed has raised; the others end then.
     """
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: list[str], token: CancellationToken) -> None:
         self.seconds: dict[str, list[float]] = {name: [] for name in names}
         self.error: BaseException | None = None
+        self._token = token
         self._waiting = list(names)
         self._changed = Condition()
         self._start = 0.0
@@ -45,24 +48,12 @@ class Turns:
         try:
             self._wait(name)
             work()
+        except _EndedEarly:
+            pass
         except BaseException as error:
             self.error = self.error or error
         finally:
             self._end(name, leaves=True)
-
-    def wait_for_all(self) -> None:
-        """Wait until all threads have left; what interrupts this makes them leave first."""
-        with self._changed:
-            try:
-                self._changed.wait_for(self._all_have_left)
-            except BaseException as error:  # Ctrl-C: torch aborts if it is left while it computes
-                self.error = error
-                self._changed.notify_all()
-                self._changed.wait_for(self._all_have_left)
-                raise
-
-    def _all_have_left(self) -> bool:
-        return not self._waiting
 
     def pass_on(self, name: str) -> None:
         """End a turn and wait for the next one."""
@@ -79,10 +70,17 @@ class Turns:
 
     def _wait(self, name: str) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting[0] == name or self.error is not None)
-        if self.error is not None:
-            raise InterruptedError("another thread has failed")
+            self._changed.wait_for(lambda: self._waiting[0] == name or self._is_over())
+        if self._is_over():
+            raise _EndedEarly
         self._start = time.perf_counter()
+
+    def _is_over(self) -> bool:
+        return self.error is not None or self._token.pending is not None
+
+
+class _EndedEarly(BaseException):
+    """Leaves the work of a thread that is not to go on."""
 
 
 class BatchesInTurns:
@@ -135,17 +133,20 @@ def in_turns(ways: Mapping[str, tuple[Way, Learner]]) -> dict[str, list[float]]:
 
     Raises:
         BaseException: What the first that failed has raised.
+        KeyboardInterrupt: After Ctrl-C, when all have ended: torch aborts a process that is
+            left while a thread computes.
     """
-    turns = Turns(list(ways))
+    token = CancellationToken()
+    turns = Turns(list(ways), token)
     threads = [
         Thread(target=turns.run, args=(name, _epoch(turns, name, way, learn)), daemon=True)
         for name, (way, learn) in ways.items()
     ]
-    for thread in threads:
-        thread.start()
-    turns.wait_for_all()
-    for thread in threads:
-        thread.join()
+    with Interrupts(token, "raise"):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     if turns.error is not None:
         raise turns.error
     return turns.seconds

@@ -213,7 +213,9 @@ class CancellationToken:
 
         timer = threading.Timer(seconds, fire)
         timer.daemon = True
-        self._timers.append(timer)
+        with self._lock:
+            # Those that are over go: a scope that opens often may have one each time.
+            self._timers = [t for t in self._timers if not t.finished.is_set()] + [timer]
         timer.start()
         return timer
 

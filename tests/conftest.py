@@ -28,6 +28,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from eventtrain import DataBunch, Learner, Runner, TensorLoader
 from eventtrain.cli import main
 
+# A shell that starts the tests in the background has them ignore Ctrl-C, and all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 aten = torch.ops.aten
 # How long an example takes says more of the machine than of the code.
 settings.register_profile(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import turns
 from benchmarks.turns import BATCHES, compare_in_turns, in_turns
 from eventtrain import Learner, Runner
 
@@ -103,6 +104,24 @@ def test_ctrl_c_is_raised_after_all_have_ended(
     with pytest.raises(KeyboardInterrupt):
         in_turns(ways)
     assert sorted(ended) == ["interrupting", "waiting"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_ctrl_c_while_threads_are_still_being_started_leaves_none(
+    make_learner: Make, ctrl_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class First(threading.Thread):
+        def start(self) -> None:
+            super().start()
+            if self.name == "0":
+                ctrl_c()
+
+    names = iter("01")
+    monkeypatch.setattr(turns, "Thread", lambda **options: First(name=next(names), **options))
+    threads = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        in_turns({name: (noting(name, []), make_learner(train=8)) for name in "ab"})
+    assert threading.active_count() == threads
 
 
 def test_the_epoch_for_warming_up_does_not_count(make_learner: Make) -> None:

@@ -428,6 +428,18 @@ def test_a_timer_does_not_keep_its_token_alive() -> None:
     timer.cancel()
 
 
+def test_a_timer_that_is_over_is_let_go() -> None:
+    token = CancellationToken()
+    timer = token.cancel_after(60)
+    timer.cancel()
+    timer.join()
+    gone = weakref.ref(timer)
+    del timer
+    token.cancel_after(60).cancel()
+    gc.collect()
+    assert gone() is None
+
+
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
 def test_cancel_after_refuses_impossible_times(seconds: float) -> None:
     with pytest.raises(ValueError, match="cancel_after needs seconds"):
