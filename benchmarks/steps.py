@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,39 +19,89 @@ from .loops import Way
 
 @dataclass(frozen=True)
 class Case:
-    """A stack of linear layers and a batch size.
+    """A classifier, and the batches it is trained on.
 
     Attributes:
-        widths: Inputs, hidden units and classes.
-        batch_size: Rows in a batch.
+        name: Layers and batch size, for people.
+        make: Makes the model.
+        shape: Of a batch's input; the first dimension is the batch size.
+        classes: How many the targets are drawn from.
         bound: What limits the step: ``"launch"``, ``"compute"``, or what lies ``"between"``.
+        optimizer: Class of the optimizer.
     """
 
-    widths: tuple[int, ...]
-    batch_size: int
+    name: str
+    make: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    classes: int
     bound: str
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD
 
-    @property
-    def name(self) -> str:
-        """Widths and batch size, for people."""
-        return f"{'-'.join(map(str, self.widths))}, batch size {self.batch_size}"
 
+def perceptron(widths: tuple[int, ...], batch_size: int, bound: str) -> Case:
+    """Return the case of linear layers in a row: ``widths`` from the inputs to the classes."""
+
+    def make() -> nn.Module:
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+    name = f"{'-'.join(map(str, widths))}, batch size {batch_size}"
+    return Case(name, make, (batch_size, widths[0]), widths[-1], bound)
+
+
+class Transformer(nn.Sequential):
+    """A transformer's encoder, whose outputs are averaged and classified.
+
+    Args:
+        layers: How many.
+        width: Features of a position; four heads share them.
+        classes: How many.
+    """
+
+    def __init__(self, layers: int, width: int, classes: int) -> None:
+        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, batch_first=True)
+        super().__init__(nn.TransformerEncoder(layer, layers), nn.Linear(width, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits [batch, classes] for ``x``, float [batch, positions, width]."""
+        encoder, head = self
+        return head(encoder(x).mean(dim=1))
+
+
+def transformer(layers: int, width: int, positions: int, batch_size: int, bound: str) -> Case:
+    """Return the case of a transformer that is trained by AdamW."""
+    return Case(
+        f"transformer of {layers} layers, width {width}, batch size {batch_size}",
+        lambda: Transformer(layers, width, 10),
+        (batch_size, positions, width),
+        10,
+        bound,
+        torch.optim.AdamW,
+    )
+
+
+SMALL = (
+    perceptron((10, 10), 4, "launch"),
+    perceptron((784, 50, 10), 64, "launch"),
+    transformer(2, 64, 16, 4, "launch"),
+)
+"""What a GPU has computed before the host has launched the next operation."""
 
 CASES: dict[str, tuple[Case, ...]] = {
     "cuda": (
-        Case((10, 10), 4, "launch"),
-        Case((784, 50, 10), 64, "launch"),
-        Case((784, 1024, 1024, 10), 1024, "between"),
-        Case((4096, 4096, 4096, 10), 4096, "compute"),
-        Case((4096, 8192, 8192, 10), 8192, "compute"),
+        *SMALL,
+        perceptron((784, 1024, 1024, 10), 1024, "between"),
+        perceptron((4096, 4096, 4096, 10), 4096, "compute"),
+        perceptron((4096, 8192, 8192, 10), 8192, "compute"),
     ),
     "cpu": (
-        Case((10, 10), 4, "launch"),
-        Case((784, 50, 10), 64, "launch"),
-        Case((784, 256, 256, 10), 128, "between"),
-        Case((784, 512, 512, 10), 512, "compute"),
+        *SMALL,
+        perceptron((784, 256, 256, 10), 128, "between"),
+        perceptron((784, 512, 512, 10), 512, "compute"),
     ),
-    "meta": (Case((784, 50, 10), 64, "launch"),),
+    "meta": SMALL[1:],
 }
 """By type of device; on ``meta`` nothing is computed, and so nothing can be compute-bound."""
 
@@ -62,14 +113,10 @@ def learner(case: Case, device: torch.device, seed: int, batches: int = 8) -> tu
     as they are however long it is trained.
     """
     torch.manual_seed(seed)
-    layers: list[nn.Module] = []
-    for before, after in zip(case.widths, case.widths[1:], strict=False):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    model = nn.Sequential(*layers[:-1]).to(device)
-    shape = (batches, case.batch_size)
-    x = torch.randn(*shape, case.widths[0]).to(device)
-    y = torch.randint(case.widths[-1], shape).to(device)
-    opt = torch.optim.SGD(model.parameters(), lr=1e-9)
+    model = case.make().to(device)
+    x = torch.randn(batches, *case.shape).to(device)
+    y = torch.randint(case.classes, (batches, case.shape[0])).to(device)
+    opt = case.optimizer(model.parameters(), lr=1e-9)
     return Learner(model, opt, F.cross_entropy, DataBunch(None)), list(zip(x, y, strict=True))
 
 

@@ -15,7 +15,7 @@ from benchmarks.environment import environment
 from benchmarks.loops import EVENTS, idle_handlers, null_learner, subscribed, written_loop
 from benchmarks.measure import Group, Options, Target
 from benchmarks.plugin_packages import MODULE, installed
-from benchmarks.steps import CASES, CapturedRunner, CapturedStep, Case, learner
+from benchmarks.steps import CASES, CapturedRunner, CapturedStep, Case, learner, perceptron
 from benchmarks.syncs import count_syncs
 from eventtrain import DataBunch, Learner, Runner
 from eventtrain.plugins import installed_plugins
@@ -62,6 +62,20 @@ def test_the_runner_fires_those_events_once_a_batch() -> None:
     handlers = {event: [lambda run, event=event: seen.append(event)] for event in EVENTS}
     subscribed(handlers).fit(1, null_learner(2))
     assert seen == [*EVENTS] * 2
+
+
+@pytest.mark.parametrize("case", CASES["cpu"][:4], ids=lambda case: case.name)
+def test_a_case_trains_every_parameter_of_its_model(case: Case) -> None:
+    learn, batches = learner(case, CPU, seed=0)
+    learn.data = DataBunch(batches[:1])
+    before = [parameter.detach().clone() for parameter in learn.model.parameters()]
+    learn.opt.param_groups[0]["lr"] = 0.1
+    Runner().fit(1, learn)
+    assert learn.model(batches[0][0]).shape == (case.shape[0], case.classes)
+    changed = [
+        not torch.equal(*pair) for pair in zip(before, learn.model.parameters(), strict=True)
+    ]
+    assert all(changed)
 
 
 # Waiting for the device
@@ -168,9 +182,9 @@ def test_the_hidden_share_is_what_the_host_spends_and_the_step_does_not() -> Non
 def test_targets_are_set_for_launch_bound_and_compute_bound_steps_alone() -> None:
     rounds = {gpu.HAND: [1.0], gpu.SAME: [1.0], gpu.runner(10): [1.02]}
     for bound, passed in (("launch", True), ("compute", False)):
-        targets = gpu._targets(Case((2, 2), 1, bound), Group("a", "s", rounds), CPU)
+        targets = gpu._targets(perceptron((2, 2), 1, bound), Group("a", "s", rounds), CPU)
         assert [target.passed for target in targets] == [passed] * 2
-    assert gpu._targets(Case((2, 2), 1, "between"), Group("a", "s", rounds), CPU) == []
+    assert gpu._targets(perceptron((2, 2), 1, "between"), Group("a", "s", rounds), CPU) == []
 
 
 def test_what_needs_a_gpu_is_left_out_with_a_reason() -> None:
