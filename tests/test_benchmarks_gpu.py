@@ -179,6 +179,14 @@ def test_the_hidden_share_is_what_the_host_spends_and_the_step_does_not() -> Non
     assert gpu._hidden(CASE, {"wall": wall}) == []
 
 
+def test_dispatch_that_the_noise_hides_is_not_called_hidden_by_kernels() -> None:
+    names = [gpu.HAND, *map(gpu.runner, gpu.COUNTS)]
+    same = Group("a", "us", {name: [10e-6] for name in names})
+    (note,) = gpu._hidden(CASE, {"wall": same, "host": same})
+    assert note.count("below the noise") == len(gpu.COUNTS)
+    assert "%" not in note
+
+
 def test_targets_are_set_for_launch_bound_and_compute_bound_steps_alone() -> None:
     rounds = {gpu.HAND: [1.0], gpu.SAME: [1.0], gpu.runner(10): [1.02]}
     for bound, passed in (("launch", True), ("compute", False)):
