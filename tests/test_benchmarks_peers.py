@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import signal
 import sys
@@ -24,7 +25,9 @@ from benchmarks.peers.worker import introduce, time_round
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "peers"
 ADAPTERS = load_adapters()
-INSTALLED = [name for name, each in ADAPTERS.items() if each.version]
+INSTALLED = [
+    name for name, each in ADAPTERS.items() if each.version or os.environ.get(each.variable)
+]
 NAMES = {
     "Composer", "HF Trainer", "Ignite", "Keras", "Lightning", "Lightning barebones", "TorchTNT",
     "eventtrain", "fastai", "pytorch-accelerated", "skorch",
