@@ -53,22 +53,34 @@ def check(given: argparse.Namespace) -> None:
     absent = [name for name in given.suites if not is_there(name)]
     if absent:
         raise Misuse(f"suite {', '.join(absent)} is not part of this installation")
-    if given.read is not None and (given.suites or given.json or given.quick):
-        raise Misuse("--from measures nothing: leave out suites, --json and --quick")
+    if given.read is not None:
+        _check_reading(given)
     most = os.cpu_count() or 1
     if not 1 <= given.threads <= most:
         raise Misuse(f"--threads must be 1 to {most}, as many as CPUs, got {given.threads}")
     if not 0 <= given.seed < 2**64:
         raise Misuse(f"--seed must be 0 to 2**64 - 1, got {given.seed}")
-    for option, path in (("--json", given.json), ("--markdown", given.markdown)):
-        if path is not None:
-            _check_writable(option, path)
+    files = {"--json": given.json, "--markdown": given.markdown}
+    named = {option: path for option, path in files.items() if path is not None}
+    for option, path in named.items():
+        _check_writable(option, path)
+    if len(named) > len({os.path.realpath(path) for path in named.values()}):
+        raise Misuse(f"--json and --markdown name one file, {given.json}: name two")
     if given.markdown is not None:
         around_tables(given.markdown)
     if given.plot is not None:
         _check_plot(given.plot)
     if given.device is not None:
         _check_device(given.device)
+
+
+def _check_reading(given: argparse.Namespace) -> None:
+    """Refuse what would be without effect where nothing is measured."""
+    settings = {"--json": None, "--quick": False, "--device": None, "--seed": 0, "--threads": 1}
+    idle = ["suites"] if given.suites else []
+    idle += [name for name, value in settings.items() if getattr(given, name[2:]) != value]
+    if idle:
+        raise Misuse(f"--from measures nothing: leave out {', '.join(idle)}")
 
 
 def _check_writable(option: str, path: Path) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 from . import SUITES
 from .arguments import check, is_there, parser
 from .records import Misuse, as_json, load, new_record
-from .tables import as_text, write_markdown
+from .tables import as_text, target_text, write_markdown
 
+_INTERRUPTED = 128 + signal.SIGINT
 _PLUGIN_VARIABLES = ("EVENTTRAIN_PLUGINS", "EVENTTRAIN_DISABLE_PLUGINS")
 
 
@@ -39,10 +40,22 @@ def main(arguments: Sequence[str], program: str) -> int:
     except Misuse as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
-    if code:
-        return code
-    targets = [target for suite in record["suites"].values() for target in suite["targets"]]
-    return 1 if given.check and not all(target["passed"] for target in targets) else 0
+    except KeyboardInterrupt:  # before or after the suites
+        return _INTERRUPTED
+    return code or (_missed(record, program) if given.check else 0)
+
+
+def _missed(record: dict[str, Any], program: str) -> int:
+    """Name the targets that are missed; return the exit code."""
+    missed = [
+        target
+        for suite in record["suites"].values()
+        for target in suite["targets"]
+        if not target["passed"]
+    ]
+    for target in missed:
+        print(f"{program}: missed: {target_text(target)}", file=sys.stderr)
+    return 1 if missed else 0
 
 
 def _drop_plugins(program: str) -> None:
@@ -70,13 +83,14 @@ def _measured(given: argparse.Namespace, program: str) -> tuple[dict[str, Any], 
     print("\n".join(f"{key:>14}  {value}" for key, value in facts.items()))
     record, code = new_record(facts), 0
     try:
-        for failure in _run(given.suites or SUITES, options, record["suites"]):
+        names = dict.fromkeys(given.suites or SUITES)  # each once
+        for failure in _run(names, options, record["suites"]):
             print(f"{program}: {failure}", file=sys.stderr)
             code = 3
         record["complete"] = code == 0
     except KeyboardInterrupt:
         print(f"interrupted; finished: {', '.join(record['suites']) or 'nothing'}", file=sys.stderr)
-        code = 128 + signal.SIGINT
+        code = _INTERRUPTED
     finally:
         if given.json is not None:
             given.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

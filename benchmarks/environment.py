@@ -45,7 +45,7 @@ def _commit() -> str | None:
     try:
         # An environment may lie inside of a repository that has nothing to do with it.
         _output(*here, "ls-files", "--error-unmatch", str(file))
-        return _output(*here, "describe", "--always", "--dirty", "--abbrev=12")
+        return _output(*here, "describe", "--always", "--exclude=*", "--dirty", "--abbrev=12")
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -69,6 +69,13 @@ def number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def target_text(target: Record) -> str:
+    """Return what was promised and what was measured."""
+    sign = ">=" if target["at_least"] else "<="
+    value = f"{number(target['value'])} {target['unit']}"
+    return f"{target['text']}: {value} ({sign} {target['limit']:g} {target['unit']})"
+
+
 def _sentence(record: Record) -> str:
     facts = record["environment"]
     versions = ", ".join(f"{k} {v}" for k, v in facts["libraries"].items() if v is not None)
@@ -124,10 +131,7 @@ def _table(group: Record) -> str:
 
 
 def _verdict(target: Record) -> str:
-    sign = ">=" if target["at_least"] else "<="
-    verdict = "PASS" if target["passed"] else "MISS"
-    value = f"{number(target['value'])} {target['unit']}"
-    return f"{verdict}  {target['text']}: {value} ({sign} {target['limit']:g} {target['unit']})"
+    return f"{'PASS' if target['passed'] else 'MISS'}  {target_text(target)}"
 
 
 def _range(spread: Record) -> str:

@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from configparser import ConfigParser
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from benchmarks import SUITES, imports
-from benchmarks.measure import Group, Target, compare, compare_clocks
+from benchmarks import SUITES, environment, imports, kit, statement
+from benchmarks.measure import Group, Options, Target, compare, compare_clocks
 
 ROOT = Path(__file__).resolve().parents[1]
 SPREAD = {"median", "min", "max"}
@@ -87,6 +90,24 @@ def test_a_library_that_is_not_installed_is_named_and_left_out() -> None:
     assert "psygnal emit" not in done.stdout
 
 
+def test_the_callbacks_that_ship_are_left_out_where_one_lacks_its_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("tqdm", "tqdm.auto"):
+        monkeypatch.setitem(sys.modules, name, None)
+    suite = kit.run(Options(quick=True))
+    assert suite.notes == ['left out: Progress needs tqdm: pip install "eventtrain[watch]"']
+    assert suite.groups == suite.targets == []
+
+
+def test_the_extra_for_benchmarks_brings_what_every_suite_needs() -> None:
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    brought = config["options.extras_require"]["bench"]
+    for package in ("pluggy", "psygnal", "matplotlib", "tqdm"):
+        assert f"\n{package}>=" in brought
+
+
 @pytest.mark.skipif(find_spec("psygnal") is None, reason="needs psygnal: '.[bench]' brings it")
 def test_every_library_calls_every_handler() -> None:
     from benchmarks.libraries import BLINKER, PLUGGY, PSYGNAL, calls
@@ -112,6 +133,31 @@ def test_imports_are_timed_with_their_bytecode_kept(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     printed, _ = imports.python("-c", "import sys; print(sys.dont_write_bytecode)")
     assert printed == "False\n"
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ("-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+    done = subprocess.run(
+        ["git", "-C", str(folder), *who, *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(which("git") is None, reason="needs git")
+def test_a_commit_that_has_a_tag_is_recorded_as_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "eventtrain" / "__init__.py"
+    file.parent.mkdir()
+    file.write_text("")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "first")
+    git(tmp_path, "tag", "-a", "v1", "-m", "first")
+    monkeypatch.setattr(environment, "eventtrain", SimpleNamespace(__file__=str(file)))
+    assert environment._commit() == git(tmp_path, "rev-parse", "--short=12", "HEAD")
+    file.write_text("changed = True")
+    assert environment._commit() == git(tmp_path, "rev-parse", "--short=12", "HEAD") + "-dirty"
 
 
 def test_figures_are_compared_within_their_round() -> None:
@@ -142,6 +188,23 @@ def test_the_warm_up_does_not_count_and_the_fastest_pass_does() -> None:
     times = iter([9.0, 9.0, 3.0, 2.0])
     group = compare("title", "s", {"a": lambda: next(times)}, rounds=1, passes=2)
     assert group.rounds == {"a": [2.0]}
+
+
+def test_one_disturbed_run_does_not_shorten_what_a_statement_is_timed_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts: list[int] = []
+
+    def pretend(text: str, names: Any) -> Any:
+        def timed(count: int) -> float:
+            counts.append(count)
+            return 5.0 if len(counts) == 1 else count * 1e-6  # the machine was busy once
+
+        return timed
+
+    monkeypatch.setattr(statement, "_timed", pretend)
+    statement.Statement("run()", 0.002)()
+    assert counts[-1] == pytest.approx(2000, rel=0.01)
 
 
 def test_several_clocks_are_kept_apart() -> None:

@@ -151,6 +151,20 @@ def test_reading_and_measuring_exclude_each_other(capsys: Any, saved: Path) -> N
     assert "--from measures nothing" in refused(capsys, "emit", "--from", saved)
 
 
+@pytest.mark.parametrize("option", [("--device", "cpu"), ("--seed", "7"), ("--threads", "2")])
+def test_what_only_measuring_heeds_is_refused_where_nothing_is_measured(
+    option: tuple[str, str], capsys: Any, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert option[0] in refused(capsys, "--from", saved, *option)
+
+
+def test_one_file_for_the_record_and_the_tables_is_refused(capsys: Any, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    err = refused(capsys, "emit", "--json", tmp_path / "file", "--markdown", tmp_path / "link")
+    assert "one file" in err
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -242,6 +256,14 @@ def test_check_fails_when_a_target_is_missed(
     assert call(capsys, "--from", path, "--check")[0] == code
 
 
+def test_check_names_the_targets_that_are_missed(capsys: Any, tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps(record(limit=1)))
+    _, out, err = call(capsys, "--from", path, "--compare", path, "--check")
+    assert "ours over hand" not in out
+    assert err == "bench: missed: ours over hand: 2 x (<= 1 x)\n"
+
+
 def test_a_missed_target_alone_is_no_failure(capsys: Any, tmp_path: Path) -> None:
     path = tmp_path / "found.json"
     path.write_text(json.dumps(record(limit=1)))
@@ -277,6 +299,22 @@ def test_ctrl_c_keeps_what_was_found(tmp_path: Path) -> None:
     assert found["suites"]["emit"]["notes"] == ["one is done"]
 
 
+@pytest.mark.parametrize("place", ["environment.environment", "figures.draw"])
+def test_ctrl_c_before_and_after_the_suites_ends_without_a_traceback(
+    place: str, capsys: Any, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    monkeypatch.setattr(f"benchmarks.{place}", interrupt)
+    monkeypatch.setattr("benchmarks.arguments.find_spec", lambda *_: "matplotlib is there")
+    arguments = ["emit"] if place.startswith("env") else ["--from", saved, "--plot", tmp_path]
+    code, _, err = call(capsys, *arguments)
+    assert code == 130
+    assert err == ""
+
+
 @pytest.fixture
 def emit(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], Suite]], None]:
     """Replace the emit suite, as any real one takes seconds."""
@@ -302,6 +340,13 @@ def test_a_suite_that_fails_leaves_what_the_others_find(
     found = json.loads(file.read_text())
     assert not found["complete"]
     assert list(found["suites"]) == ["scale"]
+
+
+def test_a_suite_that_is_named_twice_runs_once(capsys: Any, emit: Any) -> None:
+    ran: list[Any] = []
+    emit(lambda options: ran.append(options) or Suite())
+    assert call(capsys, "emit", "emit")[0] == 0
+    assert len(ran) == 1
 
 
 def test_plugins_of_the_environment_are_left_out(

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu, scale
-from benchmarks.device_clock import CudaClock, HostClock, TimedBatches, timed
+from benchmarks import device_clock, gpu, scale
+from benchmarks.device_clock import BURST, UNTIMED, CudaClock, HostClock, TimedBatches, timed
 from benchmarks.environment import environment
 from benchmarks.loops import EVENTS, idle_handlers, null_learner, subscribed, written_loop
 from benchmarks.measure import Group, Options, Target
@@ -168,6 +168,31 @@ def test_on_cuda_three_clocks_are_read() -> None:
     found = timed(written_loop({event: [] for event in EVENTS}), learn, batches, 3, device)()
     assert set(found) == {"wall", "events", "host"}
     assert isinstance(TimedBatches(batches, 1, CudaClock()).clock, CudaClock)
+
+
+class QueueClock(HostClock):
+    """A device's clock without the device: the host is done when the work is half done."""
+
+    def stop(self) -> None:
+        super().stop()
+        self.readings["host"] = self.readings["wall"] / 2
+
+
+@pytest.mark.parametrize(("count", "fits"), [(BURST, 1), (BURST + 1, 2)])
+def test_the_host_is_timed_in_a_fit_of_its_own_only_where_the_queue_might_fill(
+    count: int, fits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_clock, "clock_for", lambda device: QueueClock())
+    learn, batches = learner(CASE, CPU, seed=0)
+    lengths: list[int] = []
+
+    def way(learn: Learner) -> None:
+        lengths.append(len(list(learn.data.train_dl)))
+
+    found = timed(way, learn, batches, count, CPU)()
+    assert lengths == [count + UNTIMED, BURST + UNTIMED][:fits]
+    assert set(found) == {"wall", "host"}
+    assert fits == 2 or found["host"] == pytest.approx(found["wall"] / 2)
 
 
 def test_the_hidden_share_is_what_the_host_spends_and_the_step_does_not() -> None:

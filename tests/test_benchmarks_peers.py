@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import signal
 import sys
@@ -24,7 +25,9 @@ from benchmarks.peers.worker import introduce, time_round
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "peers"
 ADAPTERS = load_adapters()
-INSTALLED = [name for name, each in ADAPTERS.items() if each.version]
+INSTALLED = [
+    name for name, each in ADAPTERS.items() if each.version or os.environ.get(each.variable)
+]
 NAMES = {
     "Composer", "HF Trainer", "Ignite", "Keras", "Lightning", "Lightning barebones", "TorchTNT",
     "eventtrain", "fastai", "pytorch-accelerated", "skorch",
@@ -347,6 +350,51 @@ def test_a_worker_that_is_late_is_ended_with_all_that_it_started(
     started = process(stranger(by_hand))
     assert started.answer() is None
     assert started.problem == "failed: timeout, no answer within 0.2 s"
+
+
+INTRODUCED = '{"version": "1", "torch": "2", "steps": 30, "exact": %s}'
+TIMED = '{"by hand": 1.0, "by peer": 2.0}'
+
+
+@pytest.fixture
+def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Suite]:
+    """Run the suite on eventtrain and a stranger, both played by scripts; return what it finds."""
+    if sys.platform == "win32":
+        pytest.skip("needs a shell script that stands for an interpreter")
+
+    def found(*stranger_says: str, ours: str = INTRODUCED % "true") -> Suite:
+        said = {"EVENTTRAIN": [ours, *[TIMED] * 6], "STRANGER": stranger_says}
+        for name, lines in said.items():
+            file = tmp_path / name
+            first, *others = (f"echo '{line}'" for line in lines)
+            file.write_text("\n".join(["#!/bin/sh", first, *(f"read _; {o}" for o in others)]))
+            file.chmod(0o755)
+            monkeypatch.setenv(f"EVENTTRAIN_BENCH_PYTHON_{name}", str(file))
+        peers = {OURS: ADAPTERS[OURS], "stranger": stranger(by_hand)}
+        monkeypatch.setattr("benchmarks.peers.load_adapters", lambda: peers)
+        return run(Options(quick=True))
+
+    return found
+
+
+@pytest.mark.parametrize("good_answers", [0, 1, 3])
+def test_who_fails_the_check_at_any_time_is_reported_and_not_in_the_tables(
+    good_answers: int, answers: Callable[..., Suite]
+) -> None:
+    good = [INTRODUCED % "true", *[TIMED] * 6][:good_answers]
+    suite = answers(*good, '{"failed": "NotTrainedError: the final weights are off by up to 1"}')
+    assert "stranger: failed: NotTrainedError: the final weights are off by up to 1" in suite.notes
+    assert not any(name.startswith("stranger") for group in suite.groups for name in group.rounds)
+    (target,) = [target for target in suite.targets if "trained" in target.text]
+    assert target.value == 0.5
+    assert not target.passed
+
+
+def test_weights_that_are_only_close_are_called_so(answers: Callable[..., Suite]) -> None:
+    suite = answers(INTRODUCED % "false", *[TIMED] * 6)
+    (note,) = [note for note in suite.notes if note.startswith("stranger: ")]
+    assert "final weights close, but not bit for bit to" in note
+    assert all(target.passed for target in suite.targets)
 
 
 def test_an_empty_variable_names_no_interpreter(
