@@ -53,6 +53,11 @@ class Interrupts:
         if not isinstance(error, KeyboardInterrupt):
             _hand_over(received, self._previous[received], None)
 
+    def run_has_ended(self) -> None:
+        """Have a signal that comes from now on handed over: it cannot cancel anything."""
+        if self._received is None:
+            self._on_interrupt = "raise"
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None:
             self._restore()

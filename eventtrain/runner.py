@@ -344,33 +344,37 @@ class Runner(RunState):
         """Run ``loop`` with state, token and signal handlers in place, and clean up after it."""
         if self._is_running:
             raise RuntimeError("this runner is running already: inside a handler, use another one")
-        self._is_running = True
-        try:
-            self._clear_counters()
-            self.learn, self.token = learn, token or CancellationToken()
-            for callback in self.cbs:
-                callback.set_runner(self)
-            self.emit, self.scope = self.bus.bind(self, self.token)
-            return self._timed(loop, getattr(self.scope, root))
-        finally:
-            if token is None:
-                self.token.finish()
-            self.token.forget()
-            self._drop_references()
-            self._is_running = False
+        is_own = token is None
+        token = CancellationToken() if token is None else token
+        # Around everything: a signal that came while state is put in place or away would
+        # raise in the middle of that, or be lost in a finalizer.
+        with Interrupts(token, self._on_interrupt) as interrupts:
+            self._is_running = True
+            try:
+                self._clear_counters()
+                self.learn, self.token = learn, token
+                for callback in self.cbs:
+                    callback.set_runner(self)
+                self.emit, self.scope = self.bus.bind(self, token)
+                return self._timed(loop, getattr(self.scope, root))
+            finally:
+                self._is_running = False  # first: a second signal may raise in here
+                interrupts.run_has_ended()
+                if is_own:
+                    token.finish()
+                token.forget()
+                self._drop_references()
 
     def _timed(self, loop: Callable[[], None], scope: Scope) -> FitResult:
         """Run ``loop``, whose outermost scope is ``scope``, and keep the result of it."""
         known, start = self.token.accepted, time.perf_counter()
         failure: BaseException | None = None
         try:
-            with Interrupts(self.token, self._on_interrupt):
-                try:
-                    if self.token.pending is None:
-                        loop()
-                except BaseException as error:
-                    failure = error
-                    raise
+            if self.token.pending is None:
+                loop()
+        except BaseException as error:
+            failure = error
+            raise
         finally:
             seconds = time.perf_counter() - start
             self.result = result = self._summary(scope, known, failure, seconds)

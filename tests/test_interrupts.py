@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from eventtrain import Learner, Runner
+from eventtrain import Callback, Learner, Runner
+from eventtrain.interrupts import OnInterrupt
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +78,44 @@ def test_ctrl_c_in_the_last_event_still_raises(learner: Learner) -> None:
         run.fit(1, learner)
     assert run.result is not None
     assert run.result.outcome == "completed"
+
+
+class InterruptsWhenDropped:
+    """Sends Ctrl-C from a finalizer, where an exception would be lost."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("on_interrupt", ["raise", "return"])
+def test_ctrl_c_while_the_state_is_put_away_is_not_lost(
+    learner: Learner, on_interrupt: OnInterrupt
+) -> None:
+    run = Runner(on_interrupt=on_interrupt)
+    run.on("after_fit", lambda run: setattr(run, "pred", InterruptsWhenDropped()), once=True)
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(1, learner)
+    assert run.result is not None
+    assert run.result.outcome == "completed"
+    assert run.fit(1, learner).outcome == "completed"
+
+
+def test_ctrl_c_while_the_state_is_put_in_place_keeps_the_fit_from_starting(
+    learner: Learner,
+) -> None:
+    class Interrupting(Callback):
+        def set_runner(self, run: Runner) -> None:
+            super().set_runner(run)
+            if run.learn is not None:  # not when the runner is made
+                interrupt(run)
+
+    run, events = Runner(Interrupting()), []
+    run.on("begin_fit", lambda run: events.append("begin_fit"))
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(1, learner)
+    assert events == []
+    assert run.result is not None
+    assert (run.result.outcome, run.result.reason) == ("cancelled", "SIGINT")
 
 
 def test_ctrl_c_during_validate_cancels_the_validation(learner: Learner) -> None:
