@@ -14,7 +14,7 @@ import torch
 
 from eventtrain import DataBunch, Learner, Runner
 
-from .device_clock import Batches, seconds_a_batch, timed
+from .device_clock import UNTIMED, Batches, seconds_a_batch, timed
 from .loops import EVENTS, Way, fit, idle_handlers, subscribed, written_loop
 from .measure import Group, Options, Suite, Target, compare_clocks
 from .steps import CASES, CapturedRunner, CapturedStep, Case, learner
@@ -27,6 +27,10 @@ LIMITS = {"launch": 1.03, "compute": 1.01}
 CLOCKS = {"wall": "", "events": ", CUDA events", "host": ", host until all is queued"}
 Skip = str
 """Why something was not measured."""
+Found = dict[str, Group]
+"""What each of the ``CLOCKS`` says."""
+MOST = 120.0
+"""Seconds after which a case should be done; the number of rounds follows from it."""
 
 
 def run(options: Options) -> Suite:
@@ -36,23 +40,28 @@ def run(options: Options) -> Suite:
         suite.notes.append(_about(device))
         cases = CASES[device.type]
         for case in cases[:1] if options.quick else cases:
-            learn, batches = learner(case, device, options.seed)
-            groups = _measure(case.name, ways(), learn, batches, device, options)
-            suite.groups += groups.values()
-            suite.targets += _targets(case, groups["wall"], device)
-            suite.notes += _hidden(case, groups)
-        for variation in (_compiled, _captured):
-            found = variation(cases[min(1, len(cases) - 1)], device, options)
-            if isinstance(found, Skip):
-                suite.notes.append(f"{device}: {found}")
-            else:
-                suite.groups += found.values()
+            found = _plain(case, device, options)
+            _add(suite, device, case.name, found)
+            if not isinstance(found, Skip):
+                suite.targets += _targets(case, found["wall"], device)
+        case = cases[min(1, len(cases) - 1)]
+        for variation, name in ((_compiled, "torch.compile"), (_captured, "CUDA graph")):
+            found = variation(case, device, options)
+            _add(suite, device, f"{case.name}, {name}", found)
         reads = _syncs(cases[0], device, options)
         if isinstance(reads, Skip):
             suite.notes.append(f"{device}: {reads}")
         else:
             suite.targets.append(reads)
     return suite
+
+
+def _add(suite: Suite, device: torch.device, name: str, found: Found | Skip) -> None:
+    if isinstance(found, Skip):
+        suite.notes.append(f"{device}: {found}")
+    else:
+        suite.groups += found.values()
+        suite.notes += _hidden(name, found)
 
 
 def ways(
@@ -111,15 +120,18 @@ def _measure(
     batches: Batches,
     device: torch.device,
     options: Options,
-) -> dict[str, Group]:
+) -> Found:
     """Time the ways side by side; return a group for every clock.
 
     Many short passes: on a machine that is not idle, a long one is hardly ever undisturbed.
     More rounds where a step takes long: the ratio that is looked for is nearer to one there.
     """
     seconds = 0.001 if options.quick else 0.02
-    count = max(2, round(seconds / seconds_a_batch(ways[HAND], learn, batches, device)))
+    batch = seconds_a_batch(ways[HAND], learn, batches, device)
+    count = max(2, round(seconds / batch))
     rounds, passes = (31, 5) if count == 2 else (11, 8)
+    a_round = passes * len(ways) * (count + UNTIMED) * batch
+    rounds = max(7, min(rounds, round(MOST / a_round)))
     variants = {label: timed(way, learn, batches, count, device) for label, way in ways.items()}
     clocks = compare_clocks(
         variants, rounds=options.pick(rounds, 2), passes=options.pick(passes, 1)
@@ -148,12 +160,14 @@ def _targets(case: Case, group: Group, device: torch.device) -> list[Target]:
     ]  # fmt: skip
 
 
-def _hidden(case: Case, groups: dict[str, Group]) -> list[str]:
+def _hidden(name: str, groups: Found) -> list[str]:
     """Say how much of what the Runner costs the host did not make the step any longer."""
     if "host" not in groups:
         return []
     parts = []
     for count in COUNTS:
+        if runner(count) not in groups["host"].rounds:
+            continue
         on_host = groups["host"].difference(runner(count)).median
         in_all = groups["wall"].difference(runner(count)).median
         if on_host > 0:
@@ -161,10 +175,18 @@ def _hidden(case: Case, groups: dict[str, Group]) -> list[str]:
         else:
             share = "below the noise"  # the host took no longer: nothing is there to be hidden
         parts.append(f"{runner(count)}: {share}")
-    return [f"{case.name}, share of dispatch hidden behind the kernels: {'; '.join(parts)}"]
+    return [f"{name}, share of dispatch hidden behind the kernels: {'; '.join(parts)}"]
 
 
-def _compiled(case: Case, device: torch.device, options: Options) -> dict[str, Group] | Skip:
+def _plain(case: Case, device: torch.device, options: Options) -> Found | Skip:
+    try:
+        learn, batches = learner(case, device, options.seed)
+        return _measure(case.name, ways(), learn, batches, device, options)
+    except torch.OutOfMemoryError as error:  # a large case on a small device
+        return f"{case.name} left out: {_reason(error)}"
+
+
+def _compiled(case: Case, device: torch.device, options: Options) -> Found | Skip:
     if options.quick:
         return "torch.compile left out: a quick run does not wait for it"
     if device.type == "meta":
@@ -183,7 +205,7 @@ def _compiled(case: Case, device: torch.device, options: Options) -> dict[str, G
     return _measure(name, ways((0, 10)), learn, batches, device, options)
 
 
-def _captured(case: Case, device: torch.device, options: Options) -> dict[str, Group] | Skip:
+def _captured(case: Case, device: torch.device, options: Options) -> Found | Skip:
     if device.type != "cuda":
         return "the step captured in a CUDA graph left out: it needs a CUDA device"
     learn, batches = learner(case, device, options.seed)

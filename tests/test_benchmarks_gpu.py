@@ -199,15 +199,15 @@ def test_the_hidden_share_is_what_the_host_spends_and_the_step_does_not() -> Non
     names = [gpu.HAND, *map(gpu.runner, gpu.COUNTS)]
     wall = Group("wall", "us", {name: [10e-6 + 1e-6 * (name != gpu.HAND)] for name in names})
     host = Group("host", "us", {name: [5e-6 + 4e-6 * (name != gpu.HAND)] for name in names})
-    (note,) = gpu._hidden(CASE, {"wall": wall, "host": host})
+    (note,) = gpu._hidden(CASE.name, {"wall": wall, "host": host})
     assert note.count("75%") == len(gpu.COUNTS)
-    assert gpu._hidden(CASE, {"wall": wall}) == []
+    assert gpu._hidden(CASE.name, {"wall": wall}) == []
 
 
 def test_dispatch_that_the_noise_hides_is_not_called_hidden_by_kernels() -> None:
     names = [gpu.HAND, *map(gpu.runner, gpu.COUNTS)]
     same = Group("a", "us", {name: [10e-6] for name in names})
-    (note,) = gpu._hidden(CASE, {"wall": same, "host": same})
+    (note,) = gpu._hidden(CASE.name, {"wall": same, "host": same})
     assert note.count("below the noise") == len(gpu.COUNTS)
     assert "%" not in note
 
@@ -218,6 +218,43 @@ def test_targets_are_set_for_launch_bound_and_compute_bound_steps_alone() -> Non
         targets = gpu._targets(perceptron((2, 2), 1, bound), Group("a", "s", rounds), CPU)
         assert [target.passed for target in targets] == [passed] * 2
     assert gpu._targets(perceptron((2, 2), 1, "between"), Group("a", "s", rounds), CPU) == []
+
+
+def test_the_hidden_share_is_told_of_those_that_were_measured() -> None:
+    names = [gpu.HAND, gpu.runner(10)]
+    clocks = {clock: Group(clock, "us", {name: [1.0] for name in names}) for clock in gpu.CLOCKS}
+    (note,) = gpu._hidden("a step", clocks)
+    assert "10 handlers" in note
+    assert "100 handlers" not in note
+
+
+def test_a_case_that_does_not_fit_into_memory_is_left_out_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    full = [True]
+
+    def made(case: Case, device: torch.device, seed: int) -> Any:
+        if full and full.pop():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return learner(case, device, seed)
+
+    monkeypatch.setattr(gpu, "learner", made)
+    suite = gpu.run(Options(quick=True, device="cpu"))
+    assert suite.groups == []
+    assert any("out of memory" in note and CASE.name in note for note in suite.notes)
+    assert [target.value for target in suite.targets] == [0]  # what comes after it is measured
+
+
+def test_a_long_step_is_timed_in_fewer_rounds() -> None:
+    learn, batches = learner(CASE, CPU, seed=0)
+    ways = gpu.ways((0,))
+
+    def slow(learn: Learner) -> None:
+        clock = learn.data.train_dl.clock
+        clock.readings = {"wall": 100.0 * len(learn.data.train_dl)}
+
+    found = gpu._measure("slow", dict.fromkeys(ways, slow), learn, batches, CPU, Options())
+    assert len(found["wall"].rounds[gpu.HAND]) == 7
 
 
 def test_what_needs_a_gpu_is_left_out_with_a_reason() -> None:
