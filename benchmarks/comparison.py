@@ -65,6 +65,7 @@ def _variants(record: Record) -> Iterator[tuple[Key, Record]]:
                     {
                         "spread": variant["time" if is_baseline else "ratio"],
                         "unit": group["unit"] if is_baseline else "x",
+                        "version": variant["parameters"].get("version"),
                     },
                 )
 
@@ -79,7 +80,9 @@ def _moved(key: Key, before: Record, after: Record, same_machine: bool) -> Itera
     if _within(old["median"], new) or _within(new["median"], old):
         return
     verb = "slower" if new["median"] > old["median"] else "faster"
-    yield f"{verb}  {' | '.join(key)}: {_text(old)} -> {_text(new)} {unit}"
+    versions = before["version"], after["version"]
+    since = "" if versions[0] == versions[1] else f", version {versions[0]} -> {versions[1]}"
+    yield f"{verb}  {' | '.join(key)}: {_text(old)} -> {_text(new)} {unit}{since}"
 
 
 def _is_finite(figure: Record) -> bool:

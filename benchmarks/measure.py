@@ -65,7 +65,8 @@ class Group:
         unit: Unit that people read it in: a key of ``UNITS``.
         rounds: For each variant its seconds, one value a round.
         parameters: For each variant what was varied, as figures need it: ``handlers``
-            is how many there are on an event, ``loop`` who calls them, ``device`` where.
+            is how many there are on an event, ``loop`` who calls them, ``device`` where;
+            ``version`` is that of a peer.
     """
 
     title: str

@@ -376,6 +376,13 @@ def test_a_ratio_beyond_its_spread_has_moved() -> None:
     assert "faster  loop | a batch | ours" in compared(record(ours=3e-6), record())
 
 
+def test_a_ratio_that_moved_with_the_version_says_so() -> None:
+    both = record(), record(ours=3e-6)
+    for made, version in zip(both, ("1.2", "1.3"), strict=True):
+        made["suites"]["loop"]["groups"][0]["variants"]["ours"]["parameters"] = {"version": version}
+    assert "3 (2.85 .. 3.15) x, version 1.2 -> 1.3" in compared(*both)
+
+
 def test_a_ratio_within_its_spread_has_not_moved() -> None:
     assert "nothing has moved" in compared(record(), record(ours=2.05e-6))
 

@@ -397,6 +397,13 @@ def test_weights_that_are_only_close_are_called_so(answers: Callable[..., Suite]
     assert all(target.passed for target in suite.targets)
 
 
+def test_every_figure_of_a_peer_carries_its_version(answers: Callable[..., Suite]) -> None:
+    suite = answers((INTRODUCED % "true").replace('"1"', '"9.8"'), *[TIMED] * 6)
+    for group in suite.groups[:2]:
+        versions = [each["version"] for each in group.parameters.values()]
+        assert versions == ["1", "9.8"]
+
+
 def test_an_empty_variable_names_no_interpreter(
     process: Callable[[Peer], Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,7 @@ def run(options: Options) -> Suite:
         for process in processes:
             process.close()
     measured = [process.peer for process in processes if process.problem is None]
-    suite = _suite(measured, pairs)
+    suite = _suite(measured, pairs, said)
     installed = [process for process in processes if not process.skipped]
     text = "of the frameworks installed, those that trained as the hand-written loop does"
     share = len(measured) / max(1, len(installed))
@@ -56,14 +56,18 @@ def _rounds(processes: Sequence[Process], options: Options) -> dict[int, dict[st
     return pairs
 
 
-def _suite(measured: Sequence[Peer], pairs: dict[int, dict[str, Pair]]) -> Suite:
+def _suite(
+    measured: Sequence[Peer], pairs: dict[int, dict[str, Pair]], said: dict[str, Any]
+) -> Suite:
     suite = Suite()
     if not measured:
         return suite
     for count, case in COUNTS.items():
         rows = labels(measured, count)
         group = overheads(
-            f"tiny step, {case}, a batch", {row: pairs[count][name] for name, row in rows.items()}
+            f"tiny step, {case}, a batch",
+            {row: pairs[count][name] for name, row in rows.items()},
+            {row: {"version": said[name]["version"]} for name, row in rows.items()},
         )
         suite.groups.append(group)
         if OURS in rows and (target := least_overhead(case, group, rows[OURS])):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..measure import UNITS, Group, Spread, Target
 from .registry import Peer
@@ -47,13 +48,15 @@ class PairedGroup(Group):
         return list(zip(self.rounds[name], other, strict=True))
 
 
-def overheads(title: str, pairs: Mapping[str, Pair]) -> PairedGroup:
+def overheads(
+    title: str, pairs: Mapping[str, Pair], parameters: Mapping[str, dict[str, Any]] | None = None
+) -> PairedGroup:
     """Return what a batch costs with each peer, beside the hand-written loop."""
     each_round = zip(*(pair.by_hand for pair in pairs.values()), strict=True)
     rounds = {HAND_WRITTEN: [statistics.median(values) for values in each_round]}
     rounds |= {name: pair.by_peer for name, pair in pairs.items()}
     beside = {name: pair.by_hand for name, pair in pairs.items()}
-    return PairedGroup(title, "us", rounds, beside=beside)
+    return PairedGroup(title, "us", rounds, dict(parameters or {}), beside=beside)
 
 
 def baselines(pairs: Mapping[str, Pair]) -> Group:
