@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..callback import Callback, handler, listify
-from ..param_groups import has_field, set_field
+from ..param_groups import groups_with, set_field
 from ..priorities import POLICY
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class ParamScheduler(Callback):
             of them, one a group.
 
     Raises:
-        TypeError: ``pname`` is no text, or a schedule cannot be called.
+        TypeError: ``pname`` is no text, or a schedule cannot be called. In ``begin_fit``: the
+            optimizer has no parameter groups.
         ValueError: There is no schedule. In ``begin_fit``: the optimizer has no such field,
             or another number of groups.
 
@@ -68,17 +69,7 @@ class ParamScheduler(Callback):
 
     def begin_fit(self, run: Runner) -> None:
         """See that the optimizer has the field, and as many groups as there are schedules."""
-        groups = getattr(run.opt, "param_groups", None)
-        if groups is None:
-            raise TypeError(f"ParamScheduler needs an optimizer with param_groups, got {run.opt!r}")
-        for index, group in enumerate(groups):
-            if not has_field(group, self.pname):
-                fields = ", ".join(key for key in group if key != "params")
-                raise ValueError(
-                    f"ParamScheduler({self.pname!r}): group {index} of {type(run.opt).__name__} "
-                    f"has no such field (there are: {fields})"
-                )
-        self._schedules_for(groups)
+        self._schedules_for(groups_with(run.opt, self.pname, "ParamScheduler"))
 
     @handler(during="train")
     def begin_batch(self, run: Runner) -> None:
