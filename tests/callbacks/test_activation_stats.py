@@ -288,6 +288,11 @@ def test_what_was_not_measured_is_an_error(learner: Learner) -> None:
         ({"bins": 0}, ValueError),
         ({"near_zero": -1}, ValueError),
         ({"limits": (1.0, 1.0)}, ValueError),
+        ({"limits": (-math.inf, math.inf)}, ValueError),
+        ({"limits": ("0", "1")}, TypeError),
+        ({"limits": 3}, TypeError),
+        ({"limits": (0.0,)}, TypeError),
+        ({"modules": 3}, TypeError),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], error: type[Exception]) -> None:

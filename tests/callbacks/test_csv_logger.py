@@ -220,3 +220,8 @@ def test_validation_alone_and_no_epochs_write_no_row(learner: Learner, tmp_path:
 def test_append_must_be_a_flag(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="'a'"):
         CSVLogger(tmp_path / "log.csv", append="a")  # type: ignore[arg-type]
+
+
+def test_what_is_no_path_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"^path must be a path, got None"):
+        CSVLogger(None)  # type: ignore[arg-type]

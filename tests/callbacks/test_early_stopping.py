@@ -232,6 +232,7 @@ def test_a_resumed_fit_that_had_stopped_ends_at_once(
         ({"patience": 1.5}, TypeError),
         ({"min_delta": -1}, ValueError),
         ({"mode": "best"}, ValueError),
+        ({"monitor": 3}, TypeError),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Exception]) -> None:

@@ -178,3 +178,8 @@ def test_a_fit_of_no_epochs_has_its_outcome_alone(learner: Learner, tmp_path: Pa
 def test_append_must_be_a_flag(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="'a'"):
         JSONLLogger(tmp_path / "log.jsonl", append="a")  # type: ignore[arg-type]
+
+
+def test_what_is_no_path_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"^path must be a path, got None"):
+        JSONLLogger(None)  # type: ignore[arg-type]

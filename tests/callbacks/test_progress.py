@@ -245,3 +245,9 @@ def test_without_tqdm_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "tqdm", None)
     with pytest.raises(ModuleNotFoundError, match=r'needs tqdm: pip .*"eventtrain\[watch\]"'):
         Progress()
+
+
+@pytest.mark.parametrize("options", [{"metrics": 3}, {"metrics": ["a", None]}, {"file": "log"}])
+def test_other_arguments_of_the_wrong_type_are_refused(options: Any) -> None:
+    with pytest.raises(TypeError, match=f"^{next(iter(options))} must be"):
+        Progress(**options)

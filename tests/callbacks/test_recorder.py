@@ -316,3 +316,8 @@ def test_the_pictures_are_saved(learner: Learner, tmp_path: Path) -> None:
         with Image.open(path) as image:
             image.load()
             assert image.width > 400
+
+
+def test_a_field_is_missed_in_a_whole_sentence_where_none_was_kept() -> None:
+    with pytest.raises(KeyError, match="no field 'lr' was recorded; there are none"):
+        Recorder().values("lr")

@@ -130,10 +130,20 @@ def test_a_second_fit_begins_with_the_rate_of_the_first(learner: Learner) -> Non
     [
         ({"monitor": 3}, TypeError),
         ({"factor": 1.5}, ValueError),
+        ({"factor": "0.1"}, TypeError),
         ({"mode": "lowest"}, ValueError),
+        ({"mode": None}, ValueError),
+        ({"threshold_mode": 3}, ValueError),
+        ({"threshold": None}, TypeError),
+        ({"patience": None}, TypeError),
+        ({"patience": -1}, ValueError),
+        ({"cooldown": 1.5}, TypeError),
+        ({"eps": "small"}, TypeError),
+        ({"min_lr": "small"}, TypeError),
+        ({"min_lr": [0.1, None]}, TypeError),
         ({"patient": 3}, TypeError),
     ],
 )
 def test_bad_arguments_of_a_plateau_are_refused(options: Any, error: type[Exception]) -> None:
-    with pytest.raises(error):
+    with pytest.raises(error, match=rf"(?i)\b{next(iter(options))}\b"):
         ReduceLROnPlateau(**options)

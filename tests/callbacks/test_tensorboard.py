@@ -210,3 +210,11 @@ def test_weights_are_those_of_a_run_without_it(make_learner: Make, tmp_path: Pat
 def test_a_bad_interval_is_refused(every: Any, error: type[Exception], tmp_path: Path) -> None:
     with pytest.raises(error, match="every"):
         TensorBoard(tmp_path, every=every)
+
+
+@pytest.mark.parametrize(
+    "options", [{"logdir": None}, {"hparams": 3}, {"hparams": "lr"}, {"text": ["a"]}]
+)
+def test_other_arguments_of_the_wrong_type_are_refused(options: Any, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=f"^{next(iter(options))} must be"):
+        TensorBoard(**{"logdir": tmp_path, **options})
