@@ -13,7 +13,7 @@ from rates import Make, WithoutGroups, WithoutRate, by_hand, interrupted, same_w
 from torch.optim import lr_scheduler as torch_schedulers
 
 from eventtrain import Learner, Runner
-from eventtrain.callbacks import SWA, LRScheduler, OneCycle, ReduceLROnPlateau
+from eventtrain.callbacks import SWA, Checkpoint, LRScheduler, OneCycle, ReduceLROnPlateau
 
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
     "step": lambda opt: torch_schedulers.StepLR(opt, 2),
@@ -190,6 +190,33 @@ def test_a_second_fit_begins_with_rates_that_were_set_in_between(
     learner.opt.param_groups[0]["lr"] = 0.6
     run.fit(1, learner)
     assert seen[3:] == pytest.approx([0.6, 0.3, 0.2])
+
+
+def test_a_second_fit_of_a_resumed_run_begins_where_its_first_did(
+    make_learner: Make, tmp_path: Path
+) -> None:
+    def callbacks() -> list[Any]:
+        return [LRScheduler(SCHEDULERS["exponential"]), Checkpoint(tmp_path)]
+
+    run = Runner(callbacks())
+    run.on("after_epoch", lambda run: run.token.cancel("fit"))
+    run.fit(2, make_learner())
+    learner, run = make_learner(), Runner(callbacks())
+    learner.opt.param_groups[0]["lr"] = 0.7  # the checkpoint has another
+    run.fit(2, learner, resume="auto")
+    seen = watch(run)
+    run.fit(1, learner)
+    assert seen == pytest.approx([0.1, 0.09, 0.081])
+
+
+@pytest.mark.parametrize("step", ["batch", "epoch"])
+def test_reports_find_the_rate_of_what_comes_next(step: Any, learner: Learner) -> None:
+    run = Runner(LRScheduler(SCHEDULERS["exponential"], step=step))
+    event = "after_step" if step == "batch" else "after_epoch"
+    found: list[float] = []
+    run.on(event, lambda run: found.append(run.opt.param_groups[0]["lr"]), priority=-80)
+    run.fit(1, learner)
+    assert found[0] == pytest.approx(0.09)
 
 
 def test_a_second_fit_keeps_the_rate_of_a_group_that_joined_in_the_first(learner: Learner) -> None:
