@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from numbers import Integral, Real
 from typing import Any
 
@@ -43,6 +44,17 @@ def real_number(name: str, value: Any, unit: str | None = None) -> float:
     if value != value:  # not math.isnan, which overflows on a large int
         raise ValueError(f"{name} must be a number{_of(unit)}, got nan")
     return value  # type: ignore[return-value]
+
+
+def absolute_path(name: str, value: Any) -> str:
+    """Return the absolute path of ``value``, as it is now: a handler may change the folder.
+
+    Raises:
+        TypeError: It is no path.
+    """
+    if not isinstance(value, (str, bytes, os.PathLike)):
+        raise TypeError(f"{name} must be a path, got {value!r}")
+    return os.path.abspath(os.fsdecode(value))
 
 
 def flag(name: str, value: Any) -> bool:

@@ -211,7 +211,8 @@ class CancellationToken:
             with suppress(ScopeNotOpenError):
                 token.cancel(scope, reason or f"{seconds:g} s have passed", by="timer")
 
-        timer = threading.Timer(seconds, fire)
+        # A thread cannot wait for longer, which is centuries.
+        timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), fire)
         timer.daemon = True
         with self._lock:
             # Those that are over go: a scope that opens often may have one each time.

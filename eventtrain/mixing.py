@@ -7,6 +7,7 @@ import random
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,7 +54,8 @@ class BatchMixing(Callback, ABC):
     priority = TRANSFORM
 
     def __init__(self, alpha: float, generator: torch.Generator | None = None) -> None:
-        if not (isinstance(alpha, (int, float)) and 0 < alpha < math.inf):
+        is_number = isinstance(alpha, Real) and not isinstance(alpha, bool)
+        if not (is_number and 0 < alpha < math.inf):
             raise ValueError(f"alpha must be a positive number, got {alpha!r}")
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator, got {generator!r}")

@@ -29,6 +29,31 @@ def has_field(group: dict[str, Any], name: str) -> bool:
     return name in group or (name == "momentum" and "betas" in group)
 
 
+def groups_with(opt: Any, name: str, user: str) -> list[dict[str, Any]]:
+    """Return the parameter groups of ``opt``, in all of which ``set_field`` can set ``name``.
+
+    Args:
+        opt: An optimizer.
+        name: The field.
+        user: Who is going to set it, for the message.
+
+    Raises:
+        TypeError: ``opt`` has no groups.
+        ValueError: A group has no such field.
+    """
+    groups: list[dict[str, Any]] | None = getattr(opt, "param_groups", None)
+    if groups is None:
+        raise TypeError(f"{user} needs an optimizer with param_groups, got {opt!r}")
+    for index, group in enumerate(groups):
+        if not has_field(group, name):
+            fields = ", ".join(key for key in group if key != "params") or "none"
+            raise ValueError(
+                f"{user} sets {name!r}, but group {index} of {type(opt).__name__} has no such "
+                f"field (there are: {fields})"
+            )
+    return groups
+
+
 def set_field(group: dict[str, Any], name: str, value: Any) -> None:
     """Set a field of a parameter group, without making the host wait.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .callback import Callback, handler
-from .param_groups import set_field
+from .param_groups import groups_with, set_field
 from .priorities import AFTER_EVERYONE, BEFORE_EVERYONE, POLICY
 
 if TYPE_CHECKING:
@@ -37,10 +37,11 @@ class SchedulerCallback(Callback, ABC):
     @handler("begin_fit", priority=BEFORE_EVERYONE)  # before any scheduler has been made
     def start_over(self, run: Runner) -> None:
         """Go back to the rates that the last fit began with, and let them be the base."""
-        groups = run.opt.param_groups
+        groups = groups_with(run.opt, "lr", type(self).__name__)
         is_mine = self.scheduler is not None and self.scheduler.optimizer is run.opt
         if is_mine and self._left == _rates(run.opt):
-            for group, rate in zip(groups, self._began, strict=True):
+            # A group that joined in the middle of that fit has no rate that it began with.
+            for group, rate in zip(groups, self._began, strict=False):
                 set_field(group, "lr", rate)
         self._began = _rates(run.opt)
         for group in groups:
@@ -97,7 +98,9 @@ class SchedulerCallback(Callback, ABC):
 
 
 def _rates(opt: Any) -> list[float]:
-    return [float(group["lr"]) for group in opt.param_groups]
+    # The optimizer may be one without rates, which has been refused as the fit began.
+    groups = getattr(opt, "param_groups", ())
+    return [float(group["lr"]) for group in groups if "lr" in group]
 
 
 def stand_in(*options: Any) -> torch.optim.Optimizer:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from eventtrain import Callback, callbacks
-from eventtrain.arguments import flag, real_number, whole_number
+from eventtrain.arguments import absolute_path, flag, real_number, whole_number
 
 
 @pytest.mark.parametrize("value", [True, False, 1.0, "1", None, np.float64(1)])
@@ -46,6 +47,17 @@ def test_nan_is_refused(value: Any) -> None:
 @pytest.mark.parametrize("value", [-1, 0.5, math.inf, 10**400, np.float32(2)])
 def test_a_number_is_returned_as_it_is(value: Any) -> None:
     assert real_number("priority", value) is value
+
+
+@pytest.mark.parametrize("value", [None, 3, 0.5, ["log.csv"]])
+def test_what_is_no_path_is_refused_by_its_name(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"^path must be a path, got "):
+        absolute_path("path", value)
+
+
+@pytest.mark.parametrize("value", ["log.csv", b"log.csv", Path("log.csv")])
+def test_a_path_of_any_kind_becomes_absolute(value: Any) -> None:
+    assert absolute_path("path", value) == str(Path.cwd() / "log.csv")
 
 
 @pytest.mark.parametrize("value", [0, 1, None, "yes", np.True_])

@@ -440,6 +440,12 @@ def test_a_timer_that_is_over_is_let_go() -> None:
     assert gone() is None
 
 
+def test_a_time_limit_longer_than_a_thread_can_wait_is_no_error() -> None:
+    timer = CancellationToken().cancel_after(1e12)
+    timer.cancel()
+    assert timer.interval <= threading.TIMEOUT_MAX  # its thread fails of more
+
+
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
 def test_cancel_after_refuses_impossible_times(seconds: float) -> None:
     with pytest.raises(ValueError, match="cancel_after needs seconds"):

@@ -52,6 +52,7 @@ class ActivationStats(Callback):
         steps: ``run.n_iter`` of each measured batch.
 
     Raises:
+        TypeError, ValueError: An argument has the wrong type or is out of range.
         ValueError: When training begins: a name or module is not in the model.
     """
 
@@ -68,6 +69,11 @@ class ActivationStats(Callback):
         if isinstance(modules, (str, nn.Module)):
             modules = [modules]  # a Sequential could be iterated over
         if modules is not None and not callable(modules):
+            if not isinstance(modules, Iterable):
+                raise TypeError(
+                    "modules must be names, modules or a function choose(name, module), "
+                    f"got {modules!r}"
+                )
             modules = list(modules)
         self.modules = modules
         self.every = whole_number("every", every, 1)
@@ -75,9 +81,7 @@ class ActivationStats(Callback):
             raise ValueError(f"near_zero must be 0 or more, got {near_zero!r}")
         self.near_zero = near_zero
         self.bins = None if bins is None else whole_number("bins", bins, 1)
-        if not limits[0] < limits[1]:
-            raise ValueError(f"limits must be a smaller and a larger number, got {limits!r}")
-        self.limits = (float(limits[0]), float(limits[1]))
+        self.limits = _interval(limits)
         self._handles: list[Any] = []
         self._start()
 
@@ -250,6 +254,17 @@ class ActivationStats(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after another's measurements."""
         self._new, self._measured = [], [dict(row) for row in state["measured"]]
+
+
+def _interval(limits: Any) -> tuple[float, float]:
+    if not isinstance(limits, (tuple, list)) or len(limits) != 2:
+        raise TypeError(f"limits must be two numbers, got {limits!r}")
+    low, high = (float(real_number("each of limits", limit)) for limit in limits)
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(
+            f"limits must be a smaller and a larger number, both finite, got {limits!r}"
+        )
+    return low, high
 
 
 def _first_tensor(output: Any) -> Tensor | None:

@@ -59,6 +59,8 @@ class EarlyStopping(Callback):
             raise ValueError(f"min_delta must be finite and not negative, got {min_delta!r}")
         if mode not in ("min", "max"):
             raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor must be a key of run.history's rows, got {monitor!r}")
         self.monitor = monitor
         self.patience = whole_number("patience", patience, 1, "epochs")
         self.min_delta = min_delta

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..arguments import flag
+from ..arguments import absolute_path, flag
 from ..atomic_file import replace_file
 from ..callback import Callback
 from ..priorities import REPORTS
@@ -37,14 +37,14 @@ class JSONLLogger(Callback):
             this object replaces it. Later fits of the object add to it either way.
 
     Raises:
+        TypeError: ``path`` is no path, or ``append`` neither true nor false.
         OSError: When a fit begins: the file cannot be written.
     """
 
     priority = REPORTS
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
-        # Absolute: a handler may change the working directory.
-        self.path = Path(os.path.abspath(os.fspath(path)))
+        self.path = Path(absolute_path("path", path))
         self.append = flag("append", append)
         self._lines: list[str] = []
         self._is_new = True

@@ -8,12 +8,12 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..arguments import real_number, whole_number
 from ..batch import loader_length
 from ..callback import Callback, handler
-from ..param_groups import set_field
+from ..param_groups import groups_with, set_field
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS, POLICY
 from ..restore_point import RestorePoint
 
@@ -40,7 +40,7 @@ class LRFinder(Callback):
 
     Before each training batch the rate of all parameter groups is set, from ``min_lr`` up to
     ``max_lr`` by equal factors. The fit is cancelled when all steps are done or
-    the loss has blown up; there is no validation. Then the model (its buffers too), the
+    the loss has blown up; there is no validation. Then the model (its buffers and modes too), the
     gradients, the optimizer and the random number generators are put back, bit for bit, so that
     the fit that follows is the one that there would have been. While the
     test runs, the device holds a second copy of model and optimizer state.
@@ -71,7 +71,8 @@ class LRFinder(Callback):
 
     Raises:
         TypeError, ValueError: An argument is of the wrong type or out of range. In
-            ``begin_fit``: the epochs hold fewer batches than ``steps``.
+            ``begin_fit``: the epochs hold fewer batches than ``steps``, or the optimizer has no
+            ``lr``.
 
     Source: Smith 2017, Cyclical Learning Rates (arXiv:1506.01186); stopping,
     smoothing and suggestions follow fastai's ``lr_find``.
@@ -99,6 +100,7 @@ class LRFinder(Callback):
         self.min_lr, self.max_lr, self.steps = min_lr, max_lr, steps
         self.stop_factor, self.smooth, self.check_every = stop_factor, smooth, check_every
         self._restore_point: RestorePoint | None = None
+        self._modes: list[tuple[nn.Module, bool]] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -108,10 +110,17 @@ class LRFinder(Callback):
         self._unread: list[Tensor] = []
         self._has_blown_up = False
 
+    @handler("begin_fit", before="train_eval")
+    def note_modes(self, run: Runner) -> None:
+        """Remember which modules are in training mode, before the fit changes that."""
+        modules = run.model.modules() if isinstance(run.model, nn.Module) else ()
+        self._modes = [(module, module.training) for module in modules]
+
     @handler(priority=BEFORE_EVERYONE)
     def begin_fit(self, run: Runner) -> None:
         """Copy what the test is going to change."""
-        if not hasattr(run.opt, "param_groups") or not hasattr(run.opt, "state"):
+        groups_with(run.opt, "lr", "LRFinder")
+        if not hasattr(run.opt, "state"):
             raise TypeError(f"LRFinder needs a torch.optim optimizer, got {run.opt!r}")
         self._reset()
         length = loader_length(run.data.train_dl)
@@ -162,6 +171,9 @@ class LRFinder(Callback):
     @handler(priority=AFTER_EVERYONE)
     def after_fit(self, run: Runner) -> None:
         """Put everything back."""
+        for module, is_training in self._modes:
+            module.training = is_training
+        self._modes = []
         point, self._restore_point = self._restore_point, None
         if point is None:
             return

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch.optim.lr_scheduler import OneCycleLR
 
-from ..arguments import whole_number
+from ..arguments import real_number, whole_number
 from ..batch import loader_length
 from ..scheduler_callback import SchedulerCallback, stand_in
 
@@ -50,18 +50,18 @@ class OneCycle(SchedulerCallback):
         accumulate: int = 1,
         **options: Any,
     ) -> None:
-        for name, value in (("total_steps", total_steps), ("accumulate", accumulate)):
-            if value is not None:
-                whole_number(name, value, 1)
-        rates = [max_lr] if isinstance(max_lr, (int, float)) else list(max_lr)
-        if not rates or not all(rate > 0 for rate in rates):
-            raise ValueError(f"max_lr must be positive, got {max_lr!r}")
+        if total_steps is not None:
+            total_steps = whole_number("total_steps", total_steps, 1)
+        accumulate = whole_number("accumulate", accumulate, 1)
         if total_steps is not None and accumulate != 1:
             raise ValueError("total_steps counts the optimizer's steps already: leave accumulate")
         for name in ("epochs", "steps_per_epoch", "last_epoch"):
             if name in options:
                 raise TypeError(f"OneCycle works {name!r} out itself; to override, use total_steps")
-        self.max_lr = rates[0] if isinstance(max_lr, (int, float)) else rates
+        for name in ("pct_start", "div_factor", "final_div_factor"):
+            if name in options:
+                options[name] = float(real_number(name, options[name]))
+        self.max_lr = _positive(max_lr)
         self.total_steps, self.accumulate, self.options = total_steps, accumulate, options
         # torch knows best which options it takes. No share of a large prime is a single step.
         self._cycle(stand_in(self.max_lr, *options.values()), total_steps or 1_000_003)
@@ -98,3 +98,14 @@ class OneCycle(SchedulerCallback):
         scheduler = self.scheduler
         if scheduler is not None and scheduler.last_epoch < scheduler.total_steps - 1:
             scheduler.step()
+
+
+def _positive(max_lr: Any) -> float | list[float]:
+    """Return the rate or the rates as plain floats."""
+    # Also a NumPy array, but no tensor or array of a single number.
+    is_one = isinstance(max_lr, str) or not isinstance(max_lr, Iterable)
+    is_one = is_one or getattr(max_lr, "ndim", 1) == 0
+    rates = [real_number("max_lr", rate) for rate in ([max_lr] if is_one else max_lr)]
+    if not rates or not all(0 < rate < math.inf for rate in rates):
+        raise ValueError(f"max_lr must be positive and finite, got {max_lr!r}")
+    return float(rates[0]) if is_one else [float(rate) for rate in rates]

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..arguments import real_number
 from ..callback import Callback, handler, listify
-from ..param_groups import has_field, set_field
+from ..param_groups import groups_with, set_field
 from ..priorities import POLICY
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class ParamScheduler(Callback):
             of them, one a group.
 
     Raises:
-        TypeError: ``pname`` is no text, or a schedule cannot be called.
+        TypeError: ``pname`` is no text, or a schedule cannot be called. In ``begin_fit``: the
+            optimizer has no parameter groups.
         ValueError: There is no schedule. In ``begin_fit``: the optimizer has no such field,
             or another number of groups.
 
@@ -62,23 +64,12 @@ class ParamScheduler(Callback):
         if not self.sched_funcs:
             raise ValueError("sched_funcs is empty: pass one function, or one for each group")
         for schedule in self.sched_funcs:
-            if not callable(schedule):
-                raise TypeError(f"a schedule must be a function of the position, got {schedule!r}")
+            _check_schedule(schedule)
         self.name = f"param_scheduler_{pname}"
 
     def begin_fit(self, run: Runner) -> None:
         """See that the optimizer has the field, and as many groups as there are schedules."""
-        groups = getattr(run.opt, "param_groups", None)
-        if groups is None:
-            raise TypeError(f"ParamScheduler needs an optimizer with param_groups, got {run.opt!r}")
-        for index, group in enumerate(groups):
-            if not has_field(group, self.pname):
-                fields = ", ".join(key for key in group if key != "params")
-                raise ValueError(
-                    f"ParamScheduler({self.pname!r}): group {index} of {type(run.opt).__name__} "
-                    f"has no such field (there are: {fields})"
-                )
-        self._schedules_for(groups)
+        self._schedules_for(groups_with(run.opt, self.pname, "ParamScheduler"))
 
     @handler(during="train")
     def begin_batch(self, run: Runner) -> None:
@@ -101,6 +92,11 @@ class ParamScheduler(Callback):
         return self.sched_funcs
 
 
+def _check_schedule(schedule: Any) -> None:
+    if not callable(schedule):
+        raise TypeError(f"a schedule must be a function of the position, got {schedule!r}")
+
+
 def sched_none(start: Any, end: Any = None) -> Schedule:
     """Return a schedule that stays at ``start``; ``end`` is not used."""
     return lambda position: start
@@ -111,15 +107,23 @@ def sched_lin(start: float, end: float) -> Schedule:
 
     Like all schedules here it takes a float, or a tensor of any shape, and
     returns the same.
+
+    Raises:
+        TypeError: ``start`` or ``end`` is no number.
     """
+    _check_ends(start, end)
     return lambda position: start + position * (end - start)
 
 
 def sched_cos(start: float, end: float) -> Schedule:
     """Return a schedule that goes from ``start`` to ``end`` along half a cosine, flat at both ends.
 
+    Raises:
+        TypeError: ``start`` or ``end`` is no number.
+
     Source: Loshchilov and Hutter 2017, SGDR (arXiv:1608.03983).
     """
+    _check_ends(start, end)
 
     def schedule(position: Any) -> Any:
         cos = torch.cos if isinstance(position, Tensor) else math.cos
@@ -132,13 +136,21 @@ def sched_exp(start: float, end: float) -> Schedule:
     """Return a schedule that goes from ``start`` to ``end`` by equal factors.
 
     Raises:
+        TypeError: ``start`` or ``end`` is no number.
         ValueError: One of them is 0, or they differ in sign.
     """
+    _check_ends(start, end)
     if not start * end > 0:
         raise ValueError(
             f"sched_exp needs start and end of one sign and other than 0, got {start} and {end}"
         )
     return lambda position: start * (end / start) ** position
+
+
+def _check_ends(start: Any, end: Any) -> None:
+    for name, value in (("start", start), ("end", end)):
+        if not isinstance(value, Tensor):
+            real_number(name, value)
 
 
 def combine_scheds(pcts: Iterable[float], scheds: Iterable[Schedule]) -> Schedule:
@@ -149,10 +161,13 @@ def combine_scheds(pcts: Iterable[float], scheds: Iterable[Schedule]) -> Schedul
         scheds: As many schedules. Each is given its own position from 0 to 1.
 
     Raises:
+        TypeError: A share is no number, or a schedule cannot be called.
         ValueError: The shares do not add up, or there are more or fewer of them than
             schedules.
     """
-    shares, schedules = [float(pct) for pct in pcts], listify(scheds)
+    shares, schedules = [real_number("each of pcts", pct) for pct in listify(pcts)], listify(scheds)
+    for each in schedules:
+        _check_schedule(each)
     if len(shares) != len(schedules):
         raise ValueError(f"combine_scheds got {len(shares)} pcts for {len(schedules)} scheds")
     if not all(share > 0 for share in shares) or not math.isclose(sum(shares), 1, abs_tol=1e-6):

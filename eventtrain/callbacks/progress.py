@@ -57,6 +57,11 @@ class Progress(Callback):
             raise ValueError(f"every must be 0 seconds or more, got {every!r}")
         self.loss_shown = flag("loss", loss)
         self.metrics = None if metrics is None else listify(metrics)
+        for name in self.metrics or ():
+            if not isinstance(name, str):
+                raise TypeError(f"metrics must be names in run.history, got {name!r}")
+        if file is not None and not hasattr(file, "write"):
+            raise TypeError(f"file must be a stream to write text to, got {file!r}")
         self.every = every
         self.leave = flag("leave", leave)
         if disable is not None:

@@ -116,7 +116,8 @@ class Recorder(Callback):
             KeyError: The field was not kept.
         """
         if name not in self.fields:
-            raise KeyError(f"no field {name!r} was recorded; there are {', '.join(self.fields)}")
+            known = ", ".join(self.fields) or "none"
+            raise KeyError(f"no field {name!r} was recorded; there are {known}")
         column = self._read()[name]
         if group is None:
             return list(column)

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim import lr_scheduler as torch_schedulers
 
+from ..arguments import real_number, whole_number
 from ..callback import handler
 from ..scheduler_callback import SchedulerCallback, stand_in
 
 if TYPE_CHECKING:
     from ..runner import Runner
+
+_WORDS = {"mode": ("min", "max"), "threshold_mode": ("rel", "abs")}
 
 
 class ReduceLROnPlateau(SchedulerCallback):
@@ -33,6 +36,7 @@ class ReduceLROnPlateau(SchedulerCallback):
     def __init__(self, monitor: str = "valid_loss", **options: Any) -> None:
         if not isinstance(monitor, str):
             raise TypeError(f"monitor must be a key of run.history's rows, got {monitor!r}")
+        _check_numbers(options)
         # torch knows best which options it takes.
         torch_schedulers.ReduceLROnPlateau(stand_in(*options.values()), **options)
         super().__init__()
@@ -79,4 +83,20 @@ class ReduceLROnPlateau(SchedulerCallback):
             raise ValueError(
                 f"ReduceLROnPlateau(monitor={self.monitor!r}): the epoch's row in run.history has "
                 f"no such key (there are: {keys}). AvgStatsCallback fills in the losses"
+            )
+
+
+def _check_numbers(options: dict[str, Any]) -> None:
+    """Refuse what torch would take, to fail of it after an epoch."""
+    for name, value in options.items():
+        if name in ("patience", "cooldown"):
+            options[name] = whole_number(name, value, 0, "epochs")
+        elif name in ("factor", "threshold", "eps"):
+            real_number(name, value)
+        elif name == "min_lr":
+            for rate in value if isinstance(value, (list, tuple)) else [value]:
+                real_number(name, rate)
+        elif name in _WORDS and value not in _WORDS[name]:
+            raise ValueError(
+                f"{name} must be {' or '.join(map(repr, _WORDS[name]))}, got {value!r}"
             )

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ..arguments import flag, real_number
+from ..arguments import absolute_path, flag, real_number
 from ..callback import Callback
 from ..priorities import POLICY
 
@@ -52,8 +52,7 @@ class StopFile(Callback):
             raise ValueError(f"every_seconds must be finite and 0 or more, got {every_seconds!r}")
         if scope not in _SCOPES:
             raise ValueError(f"scope must be one of {', '.join(_SCOPES)}, got {scope!r}")
-        # Absolute: a handler may change the working directory.
-        self.path = os.path.abspath(os.fspath(path))
+        self.path = absolute_path("path", path)
         self.every_seconds = every_seconds
         self.scope = scope
         self.remove = flag("remove", remove)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..arguments import flag, whole_number
+from ..arguments import absolute_path, flag, whole_number
 from ..callback import Callback, handler
 from ..priorities import METRICS, REPORTS
 from ..readings import hyperparameters, import_extra, kept, plain, read
@@ -61,9 +61,12 @@ class TensorBoard(Callback):
         text: Mapping[str, str] | None = None,
         flush_secs: int = 120,
     ) -> None:
-        self.logdir = os.path.abspath(os.fspath(logdir))
+        self.logdir = absolute_path("logdir", logdir)
         self.every = whole_number("every", every, 1)
         self.live = flag("live", live)
+        for name, value in (("hparams", hparams), ("text", text)):
+            if value is not None and not isinstance(value, Mapping):
+                raise TypeError(f"{name} must be a mapping of names to values, got {value!r}")
         self.hparams = dict(hparams or {})
         self.text = dict(text or {})
         self._flush_secs = whole_number("flush_secs", flush_secs, 1)

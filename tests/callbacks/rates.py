@@ -15,6 +15,26 @@ Make = Callable[..., Learner]
 BATCHES = 3  # of the fixture's learner
 
 
+class WithoutRate(torch.optim.Optimizer):
+    """Takes steps of a length that is not called ``lr``."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"pace": 0.1})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        with torch.no_grad():
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p -= group["pace"] * p.grad
+
+
+class WithoutGroups:
+    """Takes steps, and that is all that is known of it."""
+
+    def step(self) -> None: ...
+    def zero_grad(self) -> None: ...
+
+
 def watch(run: Runner, name: str = "lr") -> list[float]:
     """Return the list that gets the value that every step is taken with."""
     seen: list[float] = []

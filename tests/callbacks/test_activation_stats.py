@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from eventtrain import Learner, Runner
+from eventtrain import DataBunch, Learner, Runner
 from eventtrain.callbacks import ActivationStats
 
 Make = Callable[..., Learner]
@@ -56,6 +56,25 @@ def test_the_numbers_are_those_of_activations_computed_by_hand(make_learner: Mak
     zeros = [(a == 0).float().mean().item() for a in expected]
     assert stats.values("1", "zeros") == pytest.approx(zeros)
     assert torch.equal(learner.model[0].weight, other.model[0].weight)
+
+
+def test_negative_values_are_near_zero_by_their_size(make_learner: Make) -> None:
+    stats, learner, other = ActivationStats(["0"], near_zero=0.5), make_learner(), make_learner()
+    Runner(stats).fit(1, with_relu(learner))
+    linear = with_relu(other).model[0]
+    values = linear(next(iter(other.data.train_dl))[0])
+    expected = ((values >= -0.5) & (values <= 0.5)).float().mean().item()
+    assert 0 < expected < (values <= 0.5).float().mean().item()
+    assert stats.values("0", "zeros")[0] == pytest.approx(expected)
+
+
+def test_half_precision_is_measured_in_float32(learner: Learner) -> None:
+    model, stats = with_relu(learner).model.bfloat16(), ActivationStats(["0"])
+    dl = [(xb.bfloat16(), yb) for xb, yb in learner.data.train_dl]
+    values = model[0](dl[0][0]).double()
+    Runner(stats).fit(1, Learner(model, learner.opt, learner.loss_func, DataBunch(dl)))
+    assert stats.values("0")[0] == pytest.approx(values.mean().item(), rel=1e-4)
+    assert stats.values("0", "std")[0] == pytest.approx(values.std(correction=0).item(), rel=1e-4)
 
 
 def test_nothing_is_read_in_a_batch(learner: Learner, no_sync: Any) -> None:
@@ -288,6 +307,11 @@ def test_what_was_not_measured_is_an_error(learner: Learner) -> None:
         ({"bins": 0}, ValueError),
         ({"near_zero": -1}, ValueError),
         ({"limits": (1.0, 1.0)}, ValueError),
+        ({"limits": (-math.inf, math.inf)}, ValueError),
+        ({"limits": ("0", "1")}, TypeError),
+        ({"limits": 3}, TypeError),
+        ({"limits": (0.0,)}, TypeError),
+        ({"modules": 3}, TypeError),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], error: type[Exception]) -> None:

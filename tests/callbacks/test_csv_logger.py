@@ -43,6 +43,19 @@ def test_a_row_an_epoch_holds_the_history(learner: Learner, tmp_path: Path) -> N
         assert row["outcome"] == "completed"
 
 
+def test_the_seconds_of_epochs_lie_within_those_of_the_fit(
+    learner: Learner, tmp_path: Path
+) -> None:
+    result = Runner(CSVLogger(tmp_path / "log.csv")).fit(3, learner)
+    seconds = [float(row["seconds"]) for row in rows_of(tmp_path / "log.csv")]
+    assert 0 < sum(seconds) <= result.seconds
+
+
+def test_lines_end_alike_on_every_system(learner: Learner, tmp_path: Path) -> None:
+    Runner(CSVLogger(tmp_path / "log.csv")).fit(2, learner)
+    assert (tmp_path / "log.csv").read_bytes().count(b"\r") == 0
+
+
 def test_a_row_is_in_the_file_when_its_epoch_ends(learner: Learner, tmp_path: Path) -> None:
     path, seen = tmp_path / "log.csv", []
     run = Runner(CSVLogger(path))
@@ -220,3 +233,8 @@ def test_validation_alone_and_no_epochs_write_no_row(learner: Learner, tmp_path:
 def test_append_must_be_a_flag(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="'a'"):
         CSVLogger(tmp_path / "log.csv", append="a")  # type: ignore[arg-type]
+
+
+def test_what_is_no_path_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"^path must be a path, got None"):
+        CSVLogger(None)  # type: ignore[arg-type]

@@ -170,6 +170,13 @@ def test_an_epoch_whose_validation_was_cancelled_may_lack_the_key(learner: Learn
     assert run.fit(2, learner).outcome == "completed"
 
 
+def test_an_epoch_after_one_cut_short_may_not_lack_the_key(learner: Learner) -> None:
+    run = Runner(EarlyStopping())
+    run.on("begin_validate", lambda run: run.token.cancel("validate"), once=True)
+    with pytest.raises(KeyError, match="the history of epoch 1 holds"):
+        run.fit(3, learner)
+
+
 def test_a_cancelled_epoch_is_not_judged(learner: Learner) -> None:
     stop = EarlyStopping(patience=1)
     run = Runner(stop)
@@ -232,6 +239,8 @@ def test_a_resumed_fit_that_had_stopped_ends_at_once(
         ({"patience": 1.5}, TypeError),
         ({"min_delta": -1}, ValueError),
         ({"mode": "best"}, ValueError),
+        ({"monitor": 3}, TypeError),
+        ({"min_delta": float("inf")}, ValueError),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Exception]) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from eventtrain import DataBunch, Learner, Runner
-from eventtrain.callbacks import GradStats
+from eventtrain.callbacks import GradientClip, GradStats
 
 Make = Callable[..., Learner]
 
@@ -116,6 +116,20 @@ def test_the_history_gets_mean_and_maximum(make_learner: Make) -> None:
     assert history[0]["grad_norm"] == pytest.approx(sum(norms) / 3, rel=1e-5)
     assert history[0]["grad_norm_max"] == pytest.approx(max(norms), rel=1e-5)
     assert Runner(GradStats()).fit(1, make_learner()).history == [{"epoch": 0}]
+
+
+def test_every_epoch_of_the_history_has_its_own_mean(make_learner: Make) -> None:
+    history = Runner(GradStats(history=True)).fit(2, make_learner()).history
+    norms = [row["norm"] for row in by_hand(make_learner(), 2)]
+    means = [sum(norms[:3]) / 3, sum(norms[3:]) / 3]
+    assert [row["grad_norm"] for row in history] == pytest.approx(means, rel=1e-5)
+
+
+def test_it_measures_before_a_clip_that_was_given_first(make_learner: Make) -> None:
+    clipped, plain = GradStats(), GradStats()
+    Runner([GradientClip(norm=1e-3), clipped]).fit(1, make_learner())
+    Runner(plain).fit(1, make_learner())
+    assert clipped.to_dicts()[0]["norm"] == plain.to_dicts()[0]["norm"] > 1e-3
 
 
 def test_a_gradient_that_is_not_finite_shows(learner: Learner) -> None:

@@ -85,6 +85,34 @@ def test_nothing_is_read_in_a_batch(learner: Learner, no_sync: Any) -> None:
     assert len(history.to_dicts("batches")) == 3
 
 
+def test_a_loss_that_cancels_its_batch_has_a_row(learner: Learner) -> None:
+    history = History(batches=True)
+    run = Runner(history)
+    run.on("after_loss", lambda run: run.token.cancel("batch"), priority=-50, during="train")
+    run.fit(1, learner)
+    assert [row["batch"] for row in history.to_dicts("batches")] == [0, 1, 2]
+
+
+def test_a_loss_changed_in_place_later_is_kept_as_it_was(make_learner: Make) -> None:
+    plain, changed = History(batches=True), History(batches=True)
+    Runner(plain).fit(1, make_learner())
+    run = Runner(changed)
+    run.on("after_batch", lambda run: run.loss.detach().zero_(), during="train")
+    run.fit(1, make_learner())
+    losses = [[row["loss"] for row in each.to_dicts("batches")] for each in (plain, changed)]
+    assert losses[0] == losses[1]
+
+
+def test_batches_are_counted_over_the_epochs(learner: Learner) -> None:
+    history = History(batches=True)
+    Runner(history).fit(2, learner)
+    rows = history.to_dicts("batches")
+    assert [(row["epoch"], row["batch"]) for row in rows] == [
+        (e, b) for e in (0, 1) for b in range(3)
+    ]
+    assert [row["n_iter"] for row in rows] == [0, 1, 2, 3, 4, 5]
+
+
 def test_changing_what_it_returns_changes_nothing(learner: Learner) -> None:
     history = History()
     Runner(history).fit(1, learner)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,46 @@ def test_the_first_fit_replaces_the_file_and_later_ones_add(
     assert [line["event"][6:] for line in lines_of(path)] == ["epoch", "fit", *["epoch"] * 2, "fit"]
 
 
+def test_every_fit_counts_its_own_epochs(learner: Learner, tmp_path: Path) -> None:
+    run = Runner(JSONLLogger(tmp_path / "log.jsonl"))
+    run.fit(2, learner)
+    run.fit(1, learner)
+    ends = [line for line in lines_of(tmp_path / "log.jsonl") if line["event"] == "after_fit"]
+    assert [line["epochs"] for line in ends] == [2, 1]
+
+
+def test_the_seconds_of_epochs_lie_within_those_of_the_fit(
+    learner: Learner, tmp_path: Path
+) -> None:
+    result = Runner(JSONLLogger(tmp_path / "log.jsonl")).fit(3, learner)
+    *epochs, fit = [line["seconds"] for line in lines_of(tmp_path / "log.jsonl")]
+    assert 0 < sum(epochs) <= fit <= result.seconds
+
+
+def test_a_handler_may_change_the_working_directory(
+    learner: Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run = Runner(JSONLLogger("log.jsonl"))
+    run.on("begin_epoch", lambda run: os.chdir(tmp_path / "elsewhere"))
+    run.fit(1, learner)
+    assert epochs_of(tmp_path / "log.jsonl") == [0]
+
+
+def test_a_second_fit_that_ends_before_its_turn_has_no_line(
+    learner: Learner, tmp_path: Path
+) -> None:
+    run = Runner(JSONLLogger(tmp_path / "log.jsonl"))
+    run.fit(1, learner)
+    run.on("begin_fit", lambda run: run.token.cancel("fit"))
+    run.fit(1, learner)
+    assert [line["event"] for line in lines_of(tmp_path / "log.jsonl")] == [
+        "after_epoch",
+        "after_fit",
+    ]
+
+
 def test_append_keeps_whole_lines_and_drops_a_torn_one(learner: Learner, tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"event": "after_epoch", "epoch": 7}\n{"event": "aft')
@@ -178,3 +219,8 @@ def test_a_fit_of_no_epochs_has_its_outcome_alone(learner: Learner, tmp_path: Pa
 def test_append_must_be_a_flag(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="'a'"):
         JSONLLogger(tmp_path / "log.jsonl", append="a")  # type: ignore[arg-type]
+
+
+def test_what_is_no_path_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"^path must be a path, got None"):
+        JSONLLogger(None)  # type: ignore[arg-type]

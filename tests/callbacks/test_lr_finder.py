@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from rates import WithoutRate
 from torch import Tensor, nn
 
 from eventtrain import AvgStatsCallback, DataBunch, Learner, Runner, TensorLoader
@@ -193,6 +194,14 @@ def test_negative_losses_have_their_own_way_to_blow_up(make_learner: Make) -> No
     assert finder.losses == pytest.approx(losses[:5])
 
 
+def test_a_loss_changed_in_place_later_is_kept_as_it_was(make_learner: Make) -> None:
+    finder = LRFinder(steps=3, check_every=3)
+    run = Runner(cbs=finder)
+    run.on("after_loss", lambda run: run.loss.detach().mul_(100), priority=-10)
+    run.fit(1, scripted(make_learner(3), [3.0, 2.0, 1.0]))
+    assert finder.losses == pytest.approx([3.0, 2.0, 1.0])
+
+
 def test_nothing_is_read_from_the_device_between_two_looks(
     make_learner: Make, no_sync: Any
 ) -> None:
@@ -305,6 +314,25 @@ class Centred(nn.Module):
         return out - self.center
 
 
+def test_every_module_is_in_the_mode_that_it_was_in() -> None:
+    learner = learner_with_state()
+    learner.model.eval()
+    learner.model.head.train()
+    before = [module.training for module in learner.model.modules()]
+    Runner(cbs=LRFinder(steps=4)).fit(1, learner)
+    assert [module.training for module in learner.model.modules()] == before
+
+
+def test_an_optimizer_without_a_rate_is_told_before_training(learner: Learner) -> None:
+    learner.opt = WithoutRate(learner.model.parameters())
+    result: list[int] = []
+    run = Runner(cbs=LRFinder(steps=3))
+    run.on("begin_batch", lambda run: result.append(run.n_iter))
+    with pytest.raises(ValueError, match=r"^LRFinder sets 'lr', but group 0 .*there are: pace"):
+        run.fit(1, learner)
+    assert result == []
+
+
 def test_buffers_that_were_not_there_yet_are_gone_again(make_learner: Make) -> None:
     learner = make_learner()
     learner.model = Centred()
@@ -321,6 +349,30 @@ def test_parameters_outside_of_the_model_are_put_back_too(learner: Learner) -> N
     Runner(cbs=LRFinder(0.1, 1.0, steps=3)).fit(1, learner)
     assert torch.equal(scale.detach(), torch.ones(3))
     assert learner.opt.state == {}
+
+
+def test_what_the_loss_function_holds_is_put_back_too(learner: Learner) -> None:
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("centre", torch.zeros(3))
+
+        def forward(self, pred: Tensor, yb: Tensor) -> Tensor:
+            self.centre += pred.detach().mean(0)
+            return nn.functional.cross_entropy(pred - self.centre, yb)
+
+    learner.loss_func = Centred()
+    Runner(cbs=LRFinder(steps=3)).fit(1, learner)
+    assert torch.equal(learner.loss_func.centre, torch.zeros(3))
+
+
+def test_a_group_that_joins_meanwhile_is_gone_again(learner: Learner) -> None:
+    scale = nn.Parameter(torch.ones(3))
+    run = Runner(cbs=LRFinder(steps=3))
+    group = {"params": [scale]}
+    run.on("begin_batch", lambda run: run.opt.add_param_group(group), once=True)
+    run.fit(1, learner)
+    assert len(learner.opt.param_groups) == 1
 
 
 def test_a_lazy_model_is_told_to_see_a_batch_first(learner: Learner) -> None:
@@ -371,6 +423,13 @@ def test_suggestions_are_the_steepest_descent_and_a_tenth_of_the_minimums_rate(
     assert finder.suggestion is not None
     assert finder.suggestion.steepest == pytest.approx(1e-4)  # between 4.5 and 1.5
     assert finder.suggestion.tenth_of_minimum == pytest.approx(1e-2)
+
+
+def test_the_steepest_descent_may_be_the_last_one(make_learner: Make) -> None:
+    finder = LRFinder(1e-4, 1.0, steps=5, smooth=0.0)
+    Runner(cbs=finder).fit(1, scripted(make_learner(5), [3.0, 3.0, 3.0, 3.0, 1.0]))
+    assert finder.suggestion is not None
+    assert finder.suggestion.steepest == pytest.approx(1e-1)
 
 
 def test_a_loss_that_only_rises_still_has_an_answer(make_learner: Make) -> None:

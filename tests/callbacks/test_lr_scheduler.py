@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from rates import Make, by_hand, interrupted, same_weights, watch
+from rates import Make, WithoutGroups, WithoutRate, by_hand, interrupted, same_weights, watch
 from torch.optim import lr_scheduler as torch_schedulers
 
 from eventtrain import Learner, Runner
-from eventtrain.callbacks import SWA, LRScheduler
+from eventtrain.callbacks import SWA, Checkpoint, LRScheduler, OneCycle, ReduceLROnPlateau
 
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
     "step": lambda opt: torch_schedulers.StepLR(opt, 2),
@@ -192,6 +192,46 @@ def test_a_second_fit_begins_with_rates_that_were_set_in_between(
     assert seen[3:] == pytest.approx([0.6, 0.3, 0.2])
 
 
+def test_a_second_fit_of_a_resumed_run_begins_where_its_first_did(
+    make_learner: Make, tmp_path: Path
+) -> None:
+    def callbacks() -> list[Any]:
+        return [LRScheduler(SCHEDULERS["exponential"]), Checkpoint(tmp_path)]
+
+    run = Runner(callbacks())
+    run.on("after_epoch", lambda run: run.token.cancel("fit"))
+    run.fit(2, make_learner())
+    learner, run = make_learner(), Runner(callbacks())
+    learner.opt.param_groups[0]["lr"] = 0.7  # the checkpoint has another
+    run.fit(2, learner, resume="auto")
+    seen = watch(run)
+    run.fit(1, learner)
+    assert seen == pytest.approx([0.1, 0.09, 0.081])
+
+
+@pytest.mark.parametrize("step", ["batch", "epoch"])
+def test_reports_find_the_rate_of_what_comes_next(step: Any, learner: Learner) -> None:
+    run = Runner(LRScheduler(SCHEDULERS["exponential"], step=step))
+    event = "after_step" if step == "batch" else "after_epoch"
+    found: list[float] = []
+    run.on(event, lambda run: found.append(run.opt.param_groups[0]["lr"]), priority=-80)
+    run.fit(1, learner)
+    assert found[0] == pytest.approx(0.09)
+
+
+def test_a_second_fit_keeps_the_rate_of_a_group_that_joined_in_the_first(learner: Learner) -> None:
+    weight, bias = learner.model.parameters()
+    learner.opt = torch.optim.SGD([weight], lr=0.1)
+    run = Runner(cbs=LRScheduler(lambda opt: torch_schedulers.ExponentialLR(opt, 0.5), "epoch"))
+    group = {"params": [bias], "lr": 0.8}
+    run.on("begin_epoch", lambda run: run.opt.add_param_group(group), once=True)
+    run.fit(1, learner)
+    seen: list[list[float]] = []
+    run.on("begin_epoch", lambda run: seen.append([g["lr"] for g in run.opt.param_groups]))
+    run.fit(1, learner)
+    assert seen == [[0.1, 0.4]]
+
+
 def test_another_learner_begins_with_its_own_rates(make_learner: Make) -> None:
     first, other = make_learner(), make_learner()
     run = Runner(cbs=LRScheduler(SCHEDULERS["exponential"]))
@@ -248,6 +288,30 @@ def test_a_rate_that_is_a_tensor_stays_that_tensor(learner: Learner) -> None:
     run.fit(1, learner)
     assert learner.opt.param_groups[0]["lr"] is rate
     assert rate.item() == pytest.approx(0.1 * 0.9**3)
+
+
+SETTERS: dict[str, Callable[[], Any]] = {
+    "LRScheduler": lambda: LRScheduler(SCHEDULERS["step"]),
+    "OneCycle": lambda: OneCycle(0.1),
+    "ReduceLROnPlateau": ReduceLROnPlateau,
+}
+
+
+@pytest.mark.parametrize("name", SETTERS)
+def test_an_optimizer_without_a_rate_is_told_once(name: str, learner: Learner) -> None:
+    learner.opt = WithoutRate(learner.model.parameters())
+    told = rf"^{name} sets 'lr', but group 0 of WithoutRate has no such field \(there are: pace\)"
+    with pytest.raises(ValueError, match=told) as caught:
+        Runner(cbs=SETTERS[name]()).fit(1, learner)
+    assert not any("as well" in note for note in caught.value.__notes__)
+
+
+@pytest.mark.parametrize("name", SETTERS)
+def test_an_optimizer_without_groups_is_told_once(name: str, learner: Learner) -> None:
+    learner.opt = WithoutGroups()
+    with pytest.raises(TypeError, match=f"^{name} needs an optimizer with param_groups") as caught:
+        Runner(cbs=SETTERS[name]()).fit(1, learner)
+    assert not any("as well" in note for note in caught.value.__notes__)
 
 
 def test_what_make_returns_must_be_a_scheduler(learner: Learner) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -347,10 +348,14 @@ def test_batches_of_other_parts_are_told(part: str, learner: Learner) -> None:
         Runner(cbs=Mixup()).fit(1, learner)
 
 
-@pytest.mark.parametrize("alpha", [0, -1.0, float("nan"), float("inf"), "0.4"])
+@pytest.mark.parametrize("alpha", [0, -1.0, float("nan"), float("inf"), "0.4", True])
 def test_alpha_must_be_positive(alpha: Any) -> None:
     with pytest.raises(ValueError, match="alpha"):
         Mixup(alpha)
+
+
+def test_alpha_may_be_a_number_of_numpys() -> None:
+    assert Mixup(np.float32(0.5)).alpha == 0.5
 
 
 def test_the_generator_must_be_one() -> None:

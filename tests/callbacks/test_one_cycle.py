@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rates import Make, by_hand, interrupted, same_weights, watch
@@ -137,10 +139,40 @@ def test_each_group_can_have_its_momenta(learner: Learner) -> None:
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"max_lr": np.float32(0.125)},
+        {"max_lr": np.array([0.125])},
+        {"total_steps": np.int64(6)},
+        {"pct_start": np.float32(0.25)},
+    ],
+)
+def test_numbers_of_numpy_are_numbers(options: Any, make_learner: Make) -> None:
+    seen = []
+    usual = {"max_lr": 0.125, "total_steps": 6, "pct_start": 0.25}
+    for given in (usual, {**usual, **options}):
+        run = Runner(cbs=OneCycle(**given))
+        seen.append(watch(run))
+        run.fit(2, make_learner())
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize(
     ("options", "error"),
     [
         ({"max_lr": 0.0}, ValueError),
         ({"max_lr": []}, ValueError),
+        ({"max_lr": None}, TypeError),
+        ({"max_lr": "0.1"}, TypeError),
+        ({"max_lr": True}, TypeError),
+        ({"max_lr": torch.tensor(0.1)}, TypeError),
+        ({"max_lr": [0.1, "0.2"]}, TypeError),
+        ({"max_lr": [0.1, math.inf]}, ValueError),
+        ({"pct_start": "0.3"}, TypeError),
+        ({"pct_start": None}, TypeError),
+        ({"pct_start": math.nan}, ValueError),
+        ({"div_factor": "25"}, TypeError),
+        ({"final_div_factor": None}, TypeError),
         ({"total_steps": 0}, ValueError),
         ({"total_steps": 2.0}, TypeError),
         ({"accumulate": 0}, ValueError),
@@ -153,7 +185,7 @@ def test_each_group_can_have_its_momenta(learner: Learner) -> None:
     ],
 )
 def test_bad_arguments_of_one_cycle_are_refused(options: Any, error: type[Exception]) -> None:
-    with pytest.raises(error):
+    with pytest.raises(error, match=next(iter(options))):
         OneCycle(**{"max_lr": 0.1, **options})
 
 

@@ -305,6 +305,39 @@ def test_nothing_is_read_from_the_device(learner: Learner, no_sync: Any) -> None
         assert run.fit(2, learner).outcome == "completed"
 
 
+@pytest.mark.parametrize("make", [sched_lin, sched_cos, sched_exp])
+@pytest.mark.parametrize("bad", [None, "0.1", True, [0.1]])
+def test_ends_that_are_no_numbers_are_refused_by_name(make: Any, bad: Any) -> None:
+    with pytest.raises(TypeError, match=r"^start must be a number, got"):
+        make(bad, 1.0)
+    with pytest.raises(TypeError, match=r"^end must be a number, got"):
+        make(1.0, bad)
+
+
+def test_parts_that_cannot_be_called_are_refused_at_once() -> None:
+    with pytest.raises(TypeError, match=r"must be a function of the position, got 0\.1"):
+        combine_scheds([0.5, 0.5], [sched_none(0.1), 0.1])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("pcts", [1.0, None, ["1"], [True]])
+def test_shares_that_are_no_numbers_are_refused(pcts: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="pcts"):
+        combine_scheds(pcts, [sched_none(0.1), sched_none(0.2)])
+
+
+def test_a_cycle_falls_along_a_cosine() -> None:
+    cycle = combine_scheds([0.5, 0.5], cos_1cycle_anneal(0.1, 0.5, 0.01))
+    for part in (0.1, 0.25, 0.4):
+        expected = 0.01 + (0.5 - 0.01) * (1 + math.cos(math.pi * part)) / 2
+        assert cycle(0.5 + part / 2) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("position", [0.5, torch.tensor(0.5)])
+def test_where_two_parts_meet_the_second_begins(position: Any) -> None:
+    steps = combine_scheds([0.5, 0.5], [sched_lin(1.0, 1.0), sched_lin(2.0, 2.0)])
+    assert float(steps(position)) == 2.0
+
+
 def test_the_callback_is_named_after_its_field() -> None:
     run = Runner(cbs=[ParamScheduler("lr", sched_none(1)), ParamScheduler("momentum", float)])
     assert run.param_scheduler_lr.pname == "lr"  # type: ignore[attr-defined]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -99,6 +101,26 @@ def test_between_drawings_nothing_is_drawn(learner: Learner) -> None:
     text = shown(Progress(every=3600), learner=learner, epochs=1).getvalue()
     assert "| 0/3 " in text
     assert "| 1/3 " not in text
+
+
+def test_a_bar_that_is_drawn_again_has_all_the_batches_since(
+    make_learner: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("eventtrain.callbacks.progress.time", clock)
+    terminal = Terminal()
+    run = Runner(Progress(every=10, file=terminal))
+    run.on("after_loss", lambda run: now.__setitem__(0, now[0] + 4), during="train")
+    run.fit(1, make_learner(8, 0))
+    drawn = re.findall(r"train: .*?\| (\d)/8 ", terminal.getvalue())
+    assert list(dict.fromkeys(drawn)) == ["0", "3", "6"]  # at 12 s and at 24 s
+
+
+def test_without_bars_not_even_the_loss_is_read(learner: Learner, no_sync: Any) -> None:
+    run = Runner(Progress(loss=True, every=0, disable=True))
+    with no_sync:
+        assert run.fit(1, learner).outcome == "completed"
 
 
 def test_the_bar_over_epochs_shows_metrics_losses_first(learner: Learner) -> None:
@@ -245,3 +267,9 @@ def test_without_tqdm_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "tqdm", None)
     with pytest.raises(ModuleNotFoundError, match=r'needs tqdm: pip .*"eventtrain\[watch\]"'):
         Progress()
+
+
+@pytest.mark.parametrize("options", [{"metrics": 3}, {"metrics": ["a", None]}, {"file": "log"}])
+def test_other_arguments_of_the_wrong_type_are_refused(options: Any) -> None:
+    with pytest.raises(TypeError, match=f"^{next(iter(options))} must be"):
+        Progress(**options)

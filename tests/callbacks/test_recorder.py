@@ -307,6 +307,34 @@ def test_the_schedules_have_axes_each(learner: Learner) -> None:
     assert [ax.get_ylabel() for ax in axes] == ["lr", "momentum"]
 
 
+def test_both_parts_of_betas_have_a_line_for_every_group(learner: Learner) -> None:
+    groups = [{"params": [p]} for p in learner.model.parameters()]
+    learner.opt = torch.optim.Adam(groups, betas=(0.8, 0.9))
+    recorder = Recorder()
+    Runner(recorder).fit(1, learner)
+    (ax,) = recorder.plot_sched("betas", axes=[Figure().subplots()])
+    lines = {line.get_label(): list(line.get_ydata()) for line in ax.get_lines()}
+    assert lines == {
+        f"group {group}[{part}]": [(0.8, 0.9)[part]] * 3 for group in (0, 1) for part in (0, 1)
+    }
+
+
+def test_rows_hold_what_policies_wrote(learner: Learner) -> None:
+    recorder = Recorder()
+    run = Runner(recorder)
+    run.on("after_epoch", lambda run: run.history[-1].update(seen=1), priority=-50)
+    run.fit(1, learner)
+    assert recorder.rows[0]["seen"] == 1
+
+
+def test_changing_the_values_it_returns_changes_nothing(learner: Learner) -> None:
+    recorder = Recorder()
+    Runner(recorder).fit(1, learner)
+    recorder.values("lr", group=None).clear()
+    recorder.values("lr").clear()
+    assert recorder.lrs == [0.1] * 3
+
+
 def test_the_pictures_are_saved(learner: Learner, tmp_path: Path) -> None:
     recorder = Recorder()
     Runner([AvgStatsCallback(report=None), recorder]).fit(2, learner)
@@ -316,3 +344,8 @@ def test_the_pictures_are_saved(learner: Learner, tmp_path: Path) -> None:
         with Image.open(path) as image:
             image.load()
             assert image.width > 400
+
+
+def test_a_field_is_missed_in_a_whole_sentence_where_none_was_kept() -> None:
+    with pytest.raises(KeyError, match="no field 'lr' was recorded; there are none"):
+        Recorder().values("lr")

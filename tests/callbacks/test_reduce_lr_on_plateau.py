@@ -10,7 +10,7 @@ from rates import BATCHES, Make, interrupted, watch
 from torch.optim import lr_scheduler as torch_schedulers
 
 from eventtrain import AvgStatsCallback, Callback, Learner, Runner
-from eventtrain.callbacks import ReduceLROnPlateau
+from eventtrain.callbacks import Checkpoint, ReduceLROnPlateau
 
 
 class WriteLosses(Callback):
@@ -90,6 +90,26 @@ def test_an_epoch_cut_short_may_lack_the_metric(scope: str, learner: Learner) ->
     assert run.fit(1, learner).outcome == ("cancelled" if scope == "fit" else "completed")
 
 
+def test_an_epoch_cut_short_may_lack_the_metric_when_it_is_resumed(
+    make_learner: Make, tmp_path: Path
+) -> None:
+    run = Runner(cbs=[ReduceLROnPlateau(), Checkpoint(tmp_path)])
+    run.on("after_batch", lambda run: run.token.cancel("train"), during="train")
+    run.on("after_batch", lambda run: run.token.cancel("fit"), during="validate")
+    run.fit(1, make_learner())
+    run = Runner(cbs=[ReduceLROnPlateau(), Checkpoint(tmp_path)])
+    result = run.fit(1, make_learner(), resume="auto")
+    assert (result.outcome, result.steps, result.history) == ("completed", 1, [{"epoch": 0}])
+
+
+def test_an_epoch_after_one_cut_short_may_not_lack_the_metric(learner: Learner) -> None:
+    run = Runner(cbs=ReduceLROnPlateau())
+    run.on("begin_validate", lambda run: run.token.cancel("validate"), once=True)
+    with pytest.raises(ValueError, match="no such key") as caught:
+        run.fit(3, learner)
+    assert any("epoch 1" in note for note in caught.value.__notes__)
+
+
 def test_the_failure_of_an_epoch_is_not_hidden_by_a_missing_metric(learner: Learner) -> None:
     learner.loss_func = lambda pred, yb: 1 / 0
     with pytest.raises(ZeroDivisionError):
@@ -110,10 +130,20 @@ def test_a_second_fit_begins_with_the_rate_of_the_first(learner: Learner) -> Non
     [
         ({"monitor": 3}, TypeError),
         ({"factor": 1.5}, ValueError),
+        ({"factor": "0.1"}, TypeError),
         ({"mode": "lowest"}, ValueError),
+        ({"mode": None}, ValueError),
+        ({"threshold_mode": 3}, ValueError),
+        ({"threshold": None}, TypeError),
+        ({"patience": None}, TypeError),
+        ({"patience": -1}, ValueError),
+        ({"cooldown": 1.5}, TypeError),
+        ({"eps": "small"}, TypeError),
+        ({"min_lr": "small"}, TypeError),
+        ({"min_lr": [0.1, None]}, TypeError),
         ({"patient": 3}, TypeError),
     ],
 )
 def test_bad_arguments_of_a_plateau_are_refused(options: Any, error: type[Exception]) -> None:
-    with pytest.raises(error):
+    with pytest.raises(error, match=rf"(?i)\b{next(iter(options))}\b"):
         ReduceLROnPlateau(**options)

@@ -105,3 +105,8 @@ def test_a_relative_path_is_taken_from_where_the_object_was_made(
 def test_bad_arguments_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         StopFile("stop", **arguments)
+
+
+def test_what_is_no_path_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"^path must be a path, got None"):
+        StopFile(None)  # type: ignore[arg-type]

@@ -65,6 +65,16 @@ def test_losses_and_rates_stand_at_their_own_steps(
     assert [value for _, value in scalars(tmp_path, "batch/lr")] == pytest.approx([0.1] * 3)
 
 
+def test_a_loss_changed_in_place_later_is_written_as_it_was(
+    learner: Learner, tmp_path: Path
+) -> None:
+    run = Runner(TensorBoard(tmp_path, every=1))
+    losses = losses_of(run)
+    run.on("after_batch", lambda run: run.loss.detach().zero_(), during="train")
+    run.fit(1, learner)
+    assert [value for _, value in scalars(tmp_path, "batch/loss")] == pytest.approx(losses)
+
+
 def test_an_epochs_metrics_stand_at_its_last_batch(learner: Learner, tmp_path: Path) -> None:
     run = Runner([AvgStatsCallback(report=None), TensorBoard(tmp_path)])
     history = run.fit(2, learner).history
@@ -210,3 +220,11 @@ def test_weights_are_those_of_a_run_without_it(make_learner: Make, tmp_path: Pat
 def test_a_bad_interval_is_refused(every: Any, error: type[Exception], tmp_path: Path) -> None:
     with pytest.raises(error, match="every"):
         TensorBoard(tmp_path, every=every)
+
+
+@pytest.mark.parametrize(
+    "options", [{"logdir": None}, {"hparams": 3}, {"hparams": "lr"}, {"text": ["a"]}]
+)
+def test_other_arguments_of_the_wrong_type_are_refused(options: Any, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=f"^{next(iter(options))} must be"):
+        TensorBoard(**{"logdir": tmp_path, **options})

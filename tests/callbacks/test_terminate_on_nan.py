@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -116,3 +117,16 @@ def test_bad_arguments_are_refused(every: object, error: type[Exception]) -> Non
 
 def test_it_has_a_name_that_people_can_type() -> None:
     assert Runner(TerminateOnNaN()).terminate_on_nan.every == 50
+
+
+def test_a_single_bad_loss_among_good_ones_is_noticed(make_learner) -> None:
+    learner = make_learner(6)
+    losses = iter([1.0, math.inf, 1.0, 1.0, 1.0, 1.0])
+    learner.loss_func = lambda pred, yb: pred.mean() * 0 + next(losses)
+    result = Runner(TerminateOnNaN(every=4)).fit(1, learner)
+    assert (result.outcome, result.steps) == ("cancelled", 3)
+
+
+def test_one_bad_row_of_a_loss_that_is_not_reduced_is_enough(learner: Learner) -> None:
+    learner.loss_func = lambda pred, yb: torch.tensor([1.0, math.nan, 1.0])
+    assert Runner(TerminateOnNaN(every=1)).fit(1, learner).outcome == "cancelled"
