@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import BinaryIO
 
@@ -44,7 +47,18 @@ def test_a_failure_leaves_the_old_one(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_can_be_removed(tmp_path: Path) -> None:
-    (tmp_path / ".a.txt.123.part").write_text("half")
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    for number in (process.pid, os.getpid()):  # which was another's before, in a container say
+        (tmp_path / f".a.txt.{number}.part").write_text("half")
     (tmp_path / "a.txt").write_text("whole")
     remove_parts(tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="cannot ask for processes there")
+def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:
+    part = tmp_path / f".a.txt.{os.getppid()}.part"
+    part.write_text("half")
+    remove_parts(tmp_path)
+    assert part.exists()
