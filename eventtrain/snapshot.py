@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .checkpoint_files import FORMAT
 from .errors import CheckpointError
 from .fitting import check_fits, state_of
+from .param_groups import set_field
 from .plain_data import plain_data
 from .random_state import (
     loader_random_state,
@@ -219,9 +220,17 @@ def _set_buffers(model: Any, saved: Mapping[str, Tensor]) -> None:
 
 def _load_optimizer(opt: Any, saved: dict[str, Any]) -> None:
     """Put an optimizer's state back, in the types that it had."""
-    opt.load_state_dict(copy.deepcopy(saved))
     if not isinstance(opt, torch.optim.Optimizer):
+        opt.load_state_dict(copy.deepcopy(saved))
         return
+    before = list(opt.param_groups)
+    opt.load_state_dict(copy.deepcopy(saved))
+    for group, own in zip(opt.param_groups, before, strict=True):
+        # A tensor, a rate say, stays the one that it was: on its device, where it is read.
+        for key, tensor in own.items():
+            if key in group and isinstance(tensor, Tensor):
+                value, group[key] = group[key], tensor
+                set_field(group, key, value)
     # torch makes floating-point state of the parameter's type, which for some optimizers it is not.
     indices = (index for group in saved["param_groups"] for index in group["params"])
     parameters = (p for group in opt.param_groups for p in group["params"])

@@ -125,6 +125,33 @@ def test_optimizer_state_keeps_its_type(opt: Any, dtype: torch.dtype, tmp_path: 
         }
 
 
+def test_a_rate_that_is_a_tensor_stays_that_tensor(tmp_path: Path) -> None:
+    """Where it is on a GPU the one that was read is not, and captured steps read the first."""
+    rates: list[Tensor] = []
+
+    def adam(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+        rates.append(torch.tensor(lr))
+        return torch.optim.Adam(parameters, lr=rates[-1], foreach=False)
+
+    def make() -> Learner:
+        return learner(opt=adam)
+
+    def halve(run: Runner) -> None:
+        run.opt.param_groups[0]["lr"].mul_(0.5)
+
+    def fit(saving: Checkpoint, epochs: int, resume: str | None = None) -> Learner:
+        learn, run = make(), Runner(saving)
+        run.on("begin_epoch", halve)
+        run.fit(epochs, learn, resume=resume)
+        return learn
+
+    fit(Checkpoint(tmp_path), 2)
+    found = fit(Checkpoint(tmp_path), 3, resume="auto")
+    assert found.opt.param_groups[0]["lr"] is rates[-1]
+    assert rates[-1].item() == pytest.approx(0.1 / 8)
+    assert_same(found, fit(Checkpoint(tmp_path / "whole"), 3))
+
+
 class Counting(nn.Linear):
     """Depends on a buffer that its state dictionary leaves out."""
 
