@@ -405,6 +405,18 @@ def test_every_so_many_steps_one_is_saved(tmp_path: Path) -> None:
     assert found == [(3, "train"), (6, "train"), (8, None)]
 
 
+def test_a_resumed_fit_saves_after_the_steps_after_which_it_would_have(tmp_path: Path) -> None:
+    options = {"every_epochs": None, "every_steps": 3, "keep_last": 99}
+    interrupted(tmp_path / "lost", "after_batch", 4, **options)
+    resumed(tmp_path / "lost", **options)
+    resumed(tmp_path / "whole", **options)
+    lost, whole = (
+        [(r.steps, r.phase) for r in list_checkpoints(tmp_path / name)]
+        for name in ("lost", "whole")
+    )
+    assert lost == whole
+
+
 def test_every_so_many_seconds_one_is_saved(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path, every_epochs=None, every_seconds=3600, keep_last=99)
     run = Runner(checkpoint)
