@@ -24,8 +24,8 @@ def check_fits(content: Mapping[str, Any], run: Runner, origin: str) -> None:
         origin: Where the snapshot comes from, for messages.
 
     Raises:
-        CheckpointError: It lies behind the last epoch, is of another model or
-            optimizer, or holds the state of callbacks that the run lacks.
+        CheckpointError: It lies behind the last epoch, is of another model, loss
+            function or optimizer, or holds the state of callbacks that the run lacks.
     """
     position = content["position"]
     assert run.epochs is not None
@@ -34,7 +34,10 @@ def check_fits(content: Mapping[str, Any], run: Runner, origin: str) -> None:
             f"{origin} was taken in epoch {position['epoch']}, counted from 0, and a fit of "
             f"{run.epochs} epochs ends before that: ask for {position['epoch'] + 1} or more"
         )
-    _check_model(content["model"], state_of(run.model), origin)
+    _check_module("model", content["model"], state_of(run.model), origin)
+    if content["loss_func"]:  # a handler may have put one without state in its place for a while
+        own = state_of(run.loss_func)
+        _check_module("loss function", content["loss_func"], own, origin)
     _check_optimizer(content, run.opt, origin)
     missing = sorted(set(content["callbacks"]) - {callback.name for callback in run.cbs})
     if missing:
@@ -50,8 +53,8 @@ def state_of(part: Any) -> dict[str, Any]:
     return state if isinstance(state, OrderedDict) else dict(state)
 
 
-def _check_model(saved: Mapping[str, Any], own: Mapping[str, Any], origin: str) -> None:
-    strange = [f"{key} is missing in the model" for key in saved if key not in own]
+def _check_module(part: str, saved: Mapping[str, Any], own: Mapping[str, Any], origin: str) -> None:
+    strange = [f"{key} is missing in the {part}" for key in saved if key not in own]
     strange += [f"{key} is missing in the checkpoint" for key in own if key not in saved]
     strange += [
         f"{key} has shape {list(own[key].shape)}, and {list(value.shape)} in the checkpoint"
@@ -60,7 +63,7 @@ def _check_model(saved: Mapping[str, Any], own: Mapping[str, Any], origin: str) 
     ]
     if strange:
         more = f", and {len(strange) - 3} more" if len(strange) > 3 else ""
-        raise CheckpointError(f"{origin} is of another model: {'; '.join(strange[:3])}{more}")
+        raise CheckpointError(f"{origin} is of another {part}: {'; '.join(strange[:3])}{more}")
 
 
 def _check_optimizer(content: Mapping[str, Any], opt: Any, origin: str) -> None:

@@ -299,6 +299,17 @@ def test_other_parameter_groups_are_refused_before_anything_is_changed(
     refused(tmp_path, learner(opt=opt), rf"groups of \[2\] parameters.* {sizes}")
 
 
+def test_the_state_of_another_loss_function_is_refused_before_anything_is_changed(
+    tmp_path: Path,
+) -> None:
+    def weighted(classes: int) -> Learner:
+        return learner(loss=nn.CrossEntropyLoss(torch.ones(classes)))
+
+    lose(tmp_path, lambda: weighted(3))
+    refused(tmp_path, learner(), "of another loss function: weight is missing in the loss function")
+    refused(tmp_path, weighted(4), r"of another loss function: weight has shape \[4\], and \[3\]")
+
+
 def test_a_callback_that_is_missing_is_told_before_anything_is_changed(tmp_path: Path) -> None:
     lose(tmp_path, learner, GradientAccumulation(3))
     refused(tmp_path, learner(), "callbacks that this run lacks: gradient_accumulation")
