@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -30,6 +31,21 @@ def test_while_it_is_written_the_old_one_stands(tmp_path: Path) -> None:
 
     replace_file(path, write)
     assert path.read_text() == "new"
+
+
+def test_it_is_on_the_disk_before_it_gets_its_name_and_the_name_before_it_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def note(name: str, real: Any, *args: Any) -> None:
+        calls.append(name)
+        real(*args)
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, partial(note, name, getattr(os, name)))
+    replace_file(tmp_path / "a.txt", lambda file: file.write(b"new"))
+    assert calls == ["fsync", "replace", *(["fsync"] if os.name != "nt" else [])]
 
 
 def test_a_failure_leaves_the_old_one(tmp_path: Path) -> None:
