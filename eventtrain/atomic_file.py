@@ -39,7 +39,22 @@ def replace_file(path: Path, write: Callable[[BufferedRandom], object]) -> None:
 def remove_parts(folder: Path) -> None:
     """Remove what processes that were killed left half written in ``folder``."""
     for part in folder.glob(f".*{PART}"):
-        part.unlink(missing_ok=True)
+        if not _is_anothers(part):
+            part.unlink(missing_ok=True)
+
+
+def _is_anothers(part: Path) -> bool:
+    """Whether a process that runs on this machine, and is not this one, has begun ``part``."""
+    number = part.name.removesuffix(PART).rpartition(".")[2]
+    if os.name == "nt" or not number.isdecimal() or int(number) == os.getpid():
+        return False  # on Windows the question would be a signal
+    try:
+        os.kill(int(number), 0)
+    except PermissionError:
+        return True  # somebody else's
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

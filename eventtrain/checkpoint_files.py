@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from .atomic_file import remove_parts, replace_file
+from .atomic_file import PART, remove_parts, replace_file
 from .errors import CheckpointError
 
 FORMAT = 1
@@ -118,7 +118,9 @@ def remove_unfinished(folder: Path) -> None:
     """
     remove_parts(folder)
     for path in folder.glob("*.json"):
-        if _NAME.fullmatch(path.name) and not path.with_suffix(".pt").exists():
+        checkpoint = path.with_suffix(".pt")
+        is_being_written = any(folder.glob(f".{checkpoint.name}.*{PART}"))
+        if _NAME.fullmatch(path.name) and not (checkpoint.exists() or is_being_written):
             path.unlink(missing_ok=True)
 
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import CheckpointError
 
@@ -41,12 +41,26 @@ def plain_data(value: Any, where: str) -> Any:
         return copy
     if kind in (list, tuple, set):
         return kind(plain_data(each, f"{where}[{index}]") for index, each in enumerate(value))
-    if kind in _ATOMS or isinstance(value, Tensor):
+    if kind in _ATOMS or kind in (Tensor, nn.Parameter):
         return value
+    if isinstance(value, Tensor):
+        return _safe_tensor(value, where)
     raise CheckpointError(
         f"{where} is {value!r} of type {kind.__name__}, which a checkpoint cannot hold: "
         "keep plain data and tensors in state_dict()"
     )
+
+
+def _safe_tensor(value: Tensor, where: str) -> Tensor:
+    """Return a tensor of a class of its own, which is read again where it was declared safe."""
+    kind = type(value)
+    if kind not in torch.serialization.get_safe_globals():
+        raise CheckpointError(
+            f"{where} is a tensor of class {kind.__qualname__}, which is not read again before "
+            f"torch.serialization.add_safe_globals([{kind.__qualname__}]): call that, or keep a "
+            "plain tensor there"
+        )
+    return value
 
 
 def _python_number(value: Any) -> Any:

@@ -9,7 +9,6 @@ loader resumes, whatever its order and its workers.
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,8 @@ from torch import Tensor, nn
 
 from .checkpoint_files import FORMAT
 from .errors import CheckpointError
+from .fitting import check_fits, state_of
+from .param_groups import set_field
 from .plain_data import plain_data
 from .random_state import (
     loader_random_state,
@@ -80,17 +81,19 @@ def take_snapshot(
     counters = run.counters()
     if phase is None and run.outcome == "completed":
         counters["_epochs_done"] += 1  # the loop counts it once after_epoch is over
+    gradients = {index: p.grad for index, p in _parameters(run) if p.grad is not None}
     return {
         "format": FORMAT,
         "position": {"epoch": epoch, "phase": phase, "batch": batch},
         "epochs": run.epochs,
         "counters": counters,
         "history": plain_data(list(run.history), "history"),
-        "model": plain_data(_state_of(run.model), "model"),
-        "buffers": _other_buffers(run.model),
-        "opt": plain_data(_state_of(run.opt), "opt"),
-        "loss_func": plain_data(_state_of(run.loss_func), "loss_func"),
-        "gradients": {i: p.grad for i, p in _parameters(run) if p.grad is not None},
+        "model": plain_data(state_of(run.model), "model"),
+        "buffers": plain_data(_other_buffers(run.model), "buffers"),
+        "opt": plain_data(state_of(run.opt), "opt"),
+        "opt_class": type(run.opt).__name__,
+        "loss_func": plain_data(state_of(run.loss_func), "loss_func"),
+        "gradients": plain_data(gradients, "gradients"),
         "callbacks": {
             cb.name: plain_data(state, f"callbacks[{cb.name!r}]")
             for cb in run.cbs
@@ -126,27 +129,9 @@ class Resumption:
         """See that the snapshot fits the run, before anything is changed.
 
         Raises:
-            CheckpointError: It is another model's, or lies behind the last epoch.
+            CheckpointError: It is another run's, or lies behind the last epoch.
         """
-        assert run.epochs is not None
-        if self.phase is not None and self.epoch >= run.epochs:
-            raise CheckpointError(
-                f"{self._origin} was taken in epoch {self.epoch}, counted from 0, and a fit of "
-                f"{run.epochs} epochs ends before that: ask for {self.epoch + 1} or more"
-            )
-        saved, own = self._content["model"], _state_of(run.model)
-        strange = [f"{key} is missing in the model" for key in saved if key not in own]
-        strange += [f"{key} is missing in the checkpoint" for key in own if key not in saved]
-        strange += [
-            f"{key} has shape {list(own[key].shape)}, and {list(value.shape)} in the checkpoint"
-            for key, value in saved.items()
-            if key in own and _is_of_another_shape(key, own[key], value)
-        ]
-        if strange:
-            more = f", and {len(strange) - 3} more" if len(strange) > 3 else ""
-            raise CheckpointError(
-                f"{self._origin} is of another model: {'; '.join(strange[:3])}{more}"
-            )
+        check_fits(self._content, run, self._origin)
 
     def enter_fit(self, run: Runner) -> None:
         """Put everything back once ``begin_fit`` has fired.
@@ -198,22 +183,11 @@ class Resumption:
         for index, parameter in _parameters(run):
             gradient = gradients.get(index)
             parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
-        states = self._content["callbacks"]
         own = {callback.name: callback for callback in run.cbs}
-        missing = sorted(set(states) - set(own))
-        if missing:
-            raise CheckpointError(
-                f"{self._origin} holds the state of callbacks that this run lacks: "
-                f"{', '.join(missing)}. Resume with the callbacks of the run that saved it"
-            )
-        for name, state in states.items():
+        for name, state in self._content["callbacks"].items():
             own[name].load_state_dict(copy.deepcopy(state))
         set_random_states(run, self._content["random"])
-
-
-def _state_of(part: Any) -> dict[str, Any]:
-    state = part.state_dict() if hasattr(part, "state_dict") else {}
-    return state if isinstance(state, OrderedDict) else dict(state)
+        self._content = {}  # as large as model and optimizer, and the fit holds on to this object
 
 
 def _parameters(run: Runner) -> Iterator[tuple[int, Tensor]]:
@@ -244,20 +218,19 @@ def _set_buffers(model: Any, saved: Mapping[str, Tensor]) -> None:
             buffers[key] = value.clone() if own is None else value.to(own.device, copy=True)
 
 
-def _is_of_another_shape(key: str, own: Any, saved: Any) -> bool:
-    if not isinstance(own, Tensor) or not isinstance(saved, Tensor):
-        return False
-    # Extra state is a module's own business, and a lazy parameter takes the shape that it gets.
-    if key.endswith("_extra_state") or nn.parameter.is_lazy(own):
-        return False
-    return own.shape != saved.shape
-
-
 def _load_optimizer(opt: Any, saved: dict[str, Any]) -> None:
     """Put an optimizer's state back, in the types that it had."""
-    opt.load_state_dict(copy.deepcopy(saved))
     if not isinstance(opt, torch.optim.Optimizer):
+        opt.load_state_dict(copy.deepcopy(saved))
         return
+    before = list(opt.param_groups)
+    opt.load_state_dict(copy.deepcopy(saved))
+    for group, own in zip(opt.param_groups, before, strict=True):
+        # A tensor, a rate say, stays the one that it was: on its device, where it is read.
+        for key, tensor in own.items():
+            if key in group and isinstance(tensor, Tensor):
+                value, group[key] = group[key], tensor
+                set_field(group, key, value)
     # torch makes floating-point state of the parameter's type, which for some optimizers it is not.
     indices = (index for group in saved["param_groups"] for index in group["params"])
     parameters = (p for group in opt.param_groups for p in group["params"])

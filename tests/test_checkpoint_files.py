@@ -149,11 +149,20 @@ def test_whenever_removing_is_killed_what_is_there_is_whole(
 def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     write(tmp_path)
     others = {"checkpoint-000002.pt", "settings.json", "checkpoint.json"}
-    for name in (*others, ".checkpoint-000003.pt.7.part", "checkpoint-000003.json"):
+    for name in (*others, f".checkpoint-000003.pt.{os.getpid()}.part", "checkpoint-000003.json"):
         (tmp_path / name).write_text("{}")
     remove_unfinished(tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"checkpoint-000001.pt", "checkpoint-000001.json", *others}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="cannot ask for processes there")
+def test_a_record_whose_checkpoint_another_process_is_writing_stays(tmp_path: Path) -> None:
+    names = {f".checkpoint-000003.pt.{os.getppid()}.part", "checkpoint-000003.json"}
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    remove_unfinished(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_a_folder_without_checkpoints_is_told(tmp_path: Path) -> None:

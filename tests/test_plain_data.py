@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from eventtrain import CheckpointError
 from eventtrain.plain_data import plain_data
@@ -46,6 +46,32 @@ def test_plain_data_is_read_again_without_running_code(value: Any) -> None:
 def test_anything_else_is_refused_with_its_place(value: Any) -> None:
     with pytest.raises(CheckpointError, match=r"state\['a'\]\[1\] is .* cannot hold"):
         plain_data({"a": [0, value]}, "state")
+
+
+class Marked(Tensor):
+    """A tensor of a class that nobody has declared to be safe."""
+
+
+def test_tensors_of_other_classes_are_refused_unless_they_are_declared_safe() -> None:
+    value = {"a": torch.ones(3).as_subclass(Marked)}
+    with pytest.raises(CheckpointError, match=r"state\['a'\] is a tensor of class Marked"):
+        plain_data(value, "state")
+    with torch.serialization.safe_globals([Marked]):
+        file = io.BytesIO()
+        torch.save(plain_data(value, "state"), file)
+        file.seek(0)
+        read = torch.load(file, weights_only=True)["a"]
+    assert type(read) is Marked and read.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "tensor", [nn.Parameter(torch.ones(2)), torch.ones(2).to_sparse(), nn.Buffer(torch.ones(2))]
+)
+def test_tensors_of_torchs_own_classes_are_read_again(tensor: Tensor) -> None:
+    file = io.BytesIO()
+    torch.save(plain_data(tensor, "it"), file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True).to_dense().tolist() == [1, 1]
 
 
 def test_a_key_that_could_not_be_read_again_is_refused() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,33 @@ def test_optimizer_state_keeps_its_type(opt: Any, dtype: torch.dtype, tmp_path: 
         }
 
 
+def test_a_rate_that_is_a_tensor_stays_that_tensor(tmp_path: Path) -> None:
+    """Where it is on a GPU the one that was read is not, and captured steps read the first."""
+    rates: list[Tensor] = []
+
+    def adam(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+        rates.append(torch.tensor(lr))
+        return torch.optim.Adam(parameters, lr=rates[-1], foreach=False)
+
+    def make() -> Learner:
+        return learner(opt=adam)
+
+    def halve(run: Runner) -> None:
+        run.opt.param_groups[0]["lr"].mul_(0.5)
+
+    def fit(saving: Checkpoint, epochs: int, resume: str | None = None) -> Learner:
+        learn, run = make(), Runner(saving)
+        run.on("begin_epoch", halve)
+        run.fit(epochs, learn, resume=resume)
+        return learn
+
+    fit(Checkpoint(tmp_path), 2)
+    found = fit(Checkpoint(tmp_path), 3, resume="auto")
+    assert found.opt.param_groups[0]["lr"] is rates[-1]
+    assert rates[-1].item() == pytest.approx(0.1 / 8)
+    assert_same(found, fit(Checkpoint(tmp_path / "whole"), 3))
+
+
 class Counting(nn.Linear):
     """Depends on a buffer that its state dictionary leaves out."""
 
@@ -222,6 +251,110 @@ def test_a_fit_that_ends_before_the_checkpoint_is_refused(tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match=r"taken in epoch 1.* ask for 2 or more"):
         run.fit(1, learn, resume="auto")
     assert all(torch.equal(value, before[n]) for n, value in learn.model.state_dict().items())
+
+
+def refused(folder: Path, learn: Learner, text: str, *callbacks: Callback) -> None:
+    """See that a fit is refused before it begins, and that the learner is as it was."""
+    model = {name: value.clone() for name, value in learn.model.state_dict().items()}
+    opt = copy.deepcopy(learn.opt.state_dict())
+    run = Runner([*callbacks, Checkpoint(folder)])
+    run.on("begin_fit", lambda run: pytest.fail("it has begun"))
+    with pytest.raises(CheckpointError, match=text):
+        run.fit(3, learn, resume="auto")
+    assert all(torch.equal(value, model[n]) for n, value in learn.model.state_dict().items())
+    assert learn.opt.state_dict() == opt
+
+
+@pytest.mark.parametrize(
+    ("saved", "other"),
+    [
+        (torch.optim.Adam, torch.optim.SGD),
+        (torch.optim.SGD, torch.optim.Adam),
+        (torch.optim.Adam, torch.optim.Adamax),  # whose groups have the same fields
+    ],
+)
+def test_the_state_of_another_optimizer_is_refused_before_anything_is_changed(
+    saved: Any, other: Any, tmp_path: Path
+) -> None:
+    lose(tmp_path, lambda: learner(opt=saved))
+    text = rf"is of another optimizer: {saved.__name__}, and this run has {other.__name__}"
+    refused(tmp_path, learner(opt=other), text)
+
+
+def one_group_each(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD([{"params": [parameter]} for parameter in parameters], lr=lr)
+
+
+def the_first_only(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters[:1], lr=lr)
+
+
+@pytest.mark.parametrize(
+    ("opt", "sizes"), [(one_group_each, r"\[1, 1\]"), (the_first_only, r"\[1\]")]
+)
+def test_other_parameter_groups_are_refused_before_anything_is_changed(
+    opt: Any, sizes: str, tmp_path: Path
+) -> None:
+    lose(tmp_path, learner)
+    refused(tmp_path, learner(opt=opt), rf"groups of \[2\] parameters.* {sizes}")
+
+
+def test_the_state_of_another_loss_function_is_refused_before_anything_is_changed(
+    tmp_path: Path,
+) -> None:
+    def weighted(classes: int) -> Learner:
+        return learner(loss=nn.CrossEntropyLoss(torch.ones(classes)))
+
+    lose(tmp_path, lambda: weighted(3))
+    refused(tmp_path, learner(), "of another loss function: weight is missing in the loss function")
+    refused(tmp_path, weighted(4), r"of another loss function: weight has shape \[4\], and \[3\]")
+
+
+def test_a_callback_that_is_missing_is_told_before_anything_is_changed(tmp_path: Path) -> None:
+    lose(tmp_path, learner, GradientAccumulation(3))
+    refused(tmp_path, learner(), "callbacks that this run lacks: gradient_accumulation")
+
+
+def test_what_was_read_is_let_go_of_once_it_has_been_put_back(tmp_path: Path) -> None:
+    def wide() -> Learner:
+        return learner(lambda: nn.Linear(5, 997))
+
+    def count(resume: str | None) -> int:
+        found: list[int] = []
+
+        def look(run: Runner) -> None:
+            gc.collect()
+            tensors = [each for each in gc.get_objects() if type(each) in (Tensor, nn.Parameter)]
+            found.append(sum(each.shape == (997, 5) for each in tensors))
+
+        run = Runner(Checkpoint(tmp_path if resume else tmp_path / "other"))
+        run.on("begin_batch", look, when=lambda run: run.n_iter == 9)
+        run.fit(3, wide(), resume=resume)
+        return found[0]
+
+    lose(tmp_path, wide)
+    assert count("auto") == count(None)
+
+
+class Marked(Tensor):
+    """A tensor of a class that nobody has declared to be safe."""
+
+
+class Subclassed(nn.Linear):
+    """Holds one, in a buffer."""
+
+    def __init__(self, persistent: bool) -> None:
+        super().__init__(5, 3)
+        self.register_buffer("mark", torch.zeros(3).as_subclass(Marked), persistent=persistent)
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_tensor_that_could_not_be_read_again_is_refused_when_it_is_saved(
+    persistent: bool, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=r"\['mark'\] is a tensor of class Marked"):
+        Runner(Checkpoint(tmp_path)).fit(1, learner(lambda: Subclassed(persistent)))
+    assert list(tmp_path.iterdir()) == []
 
 
 class ShuffleBuffer(IterableDataset):  # type: ignore[type-arg]

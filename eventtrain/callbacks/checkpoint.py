@@ -141,6 +141,8 @@ class Checkpoint(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Count the checkpoints that were there as this fit's own."""
         self._fit, self._is_partial = state["fit"], state["is_partial"]
+        if self.run is not None:
+            self._steps = self.run.steps  # those of the checkpoint: it was the last one
 
     def begin_fit(self, run: Runner) -> None:
         """Make the folder, clear away what a killed run left half written, listen for SIGTERM."""

@@ -10,7 +10,7 @@ from torch.amp import GradScaler
 
 from ..batch import model_device
 from ..callback import Callback, handler
-from ..param_groups import gradients
+from ..param_groups import gradients, trained_parameters
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, TRANSFORM
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class MixedPrecision(Callback):
         """Divide the gradients by the scale, and cancel the step if they are not finite."""
         if self.scaler is None or next(gradients(run), None) is None:
             return
-        question: Any = _Question(run.opt)
+        question: Any = _Question(trained_parameters(run))
         self._asked = question
         self.scaler.unscale_(question)
         self.scaler.step(question)
@@ -179,8 +179,8 @@ class _Question:
     itself: so the scaler steps this one, which notes it.
     """
 
-    def __init__(self, opt: Any) -> None:
-        self.param_groups = opt.param_groups
+    def __init__(self, parameters: list[Tensor]) -> None:
+        self.param_groups = [{"params": parameters}]
         self.is_finite = False
 
     def step(self) -> None:

@@ -38,7 +38,7 @@ from eventtrain import (
     load_checkpoint,
 )
 from eventtrain.callbacks import Checkpoint, EarlyStopping, EventLog, ReduceLROnPlateau
-from eventtrain.checkpoint_files import list_checkpoints
+from eventtrain.checkpoint_files import Record, list_checkpoints, write_checkpoint
 
 EPOCHS = 3
 BATCHES = 4  # of training; one of validation
@@ -201,6 +201,8 @@ def test_it_does_so_with_any_loader(event: str, loaders: Loaders, tmp_path: Path
     assert_same_run(resumed(tmp_path, loaders), uninterrupted(loaders))
 
 
+# torch finds two of them too many for a process that may use one core.
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_random_numbers_that_workers_draw_are_drawn_again(tmp_path: Path) -> None:
     interrupted(tmp_path, "begin_batch", 7, workers)
     assert_same_run(resumed(tmp_path, workers), uninterrupted(workers))
@@ -403,6 +405,18 @@ def test_every_so_many_steps_one_is_saved(tmp_path: Path) -> None:
     assert found == [(3, "train"), (6, "train"), (8, None)]
 
 
+def test_a_resumed_fit_saves_after_the_steps_after_which_it_would_have(tmp_path: Path) -> None:
+    options = {"every_epochs": None, "every_steps": 3, "keep_last": 99}
+    interrupted(tmp_path / "lost", "after_batch", 4, **options)
+    resumed(tmp_path / "lost", **options)
+    resumed(tmp_path / "whole", **options)
+    lost, whole = (
+        [(r.steps, r.phase) for r in list_checkpoints(tmp_path / name)]
+        for name in ("lost", "whole")
+    )
+    assert lost == whole
+
+
 def test_every_so_many_seconds_one_is_saved(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path, every_epochs=None, every_seconds=3600, keep_last=99)
     run = Runner(checkpoint)
@@ -422,6 +436,23 @@ def test_the_best_by_a_metric_are_kept_besides(mode: Any, best: int, tmp_path: P
     assert [record.serial for record in list_checkpoints(tmp_path)] == [best, 5]
     assert checkpoint.best == tmp_path / f"checkpoint-{best:06}.pt"
     assert checkpoint.last == tmp_path / "checkpoint-000005.pt"
+
+
+def test_a_metric_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
+    values = iter([float("nan"), 2.0, 1.0])
+    checkpoint = Checkpoint(tmp_path, keep_last=1, monitor="score")
+    run = Runner(checkpoint)
+    run.on("after_epoch", lambda run: run.history[-1].update(score=next(values)))
+    run.fit(3, make_learner())
+    assert [record.serial for record in list_checkpoints(tmp_path)] == [3]
+    assert checkpoint.best == checkpoint.last
+
+
+def test_what_a_killed_run_left_is_cleared_away_when_the_next_begins(tmp_path: Path) -> None:
+    left = tmp_path / f".checkpoint-000009.pt.{os.getpid()}.part"
+    left.write_text("half")
+    Runner(Checkpoint(tmp_path)).fit(1, make_learner())
+    assert not left.exists()
 
 
 def test_a_metric_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
@@ -581,6 +612,31 @@ def test_nothing_is_read_from_the_device_between_checkpoints(tmp_path: Path, no_
 def test_written_in_a_thread_it_is_the_same(tmp_path: Path) -> None:
     interrupted(tmp_path, "after_batch", 7, asynchronous=True)
     assert_same_run(resumed(tmp_path, asynchronous=True), uninterrupted())
+
+
+def test_what_a_thread_writes_is_the_state_of_the_moment_it_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = threading.Event()
+
+    def write_late(record: Record, content: dict[str, Any]) -> None:
+        assert changed.wait(60)
+        write_checkpoint(record, content)
+
+    monkeypatch.setattr("eventtrain.callbacks.checkpoint.write_checkpoint", write_late)
+    run = Runner(Checkpoint(tmp_path, asynchronous=True))
+    expected: dict[str, Tensor] = {}
+
+    @run.on("after_epoch", priority=-200)
+    def change(run: Runner) -> None:
+        for key, value in run.model.state_dict().items():
+            expected[key] = value.clone()
+            value.zero_()
+        changed.set()
+
+    run.fit(1, make_learner())
+    found = load_checkpoint(tmp_path)["model"]
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
 def test_a_thread_that_cannot_write_fails_the_run(tmp_path: Path) -> None:

@@ -193,24 +193,25 @@ def test_a_second_fit_starts_over(make_learner: Make) -> None:
     assert equal(weights(ours.model), weights(average.module))
 
 
+@pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("where", ["train", "validate", "epoch"])
 def test_a_resumed_fit_ends_with_the_same_averages(
-    make_learner: Make, tmp_path: Path, where: str
+    make_learner: Make, tmp_path: Path, where: str, every: int
 ) -> None:
     def interrupt(run: Runner) -> None:
         if (run.epoch, run.phase, run.batch_index) == (1, where, 1):
             run.token.cancel("fit")
 
-    whole, expected = normed(make_learner()), EMA(0.9)
+    whole, expected = normed(make_learner()), EMA(0.9, every=every)
     losses: list[list[float]] = [[], []]
     uninterrupted = Runner(expected)
     uninterrupted.on("after_loss", lambda run: losses[0].append(run.loss.item()), during="validate")
     uninterrupted.fit(3, whole)
 
-    first = Runner([EMA(0.9), Checkpoint(tmp_path)])
+    first = Runner([EMA(0.9, every=every), Checkpoint(tmp_path)])
     first.on("after_batch", interrupt)
     first.fit(2 if where == "epoch" else 3, normed(make_learner()))
-    learner, ema = normed(make_learner()), EMA(0.9)
+    learner, ema = normed(make_learner()), EMA(0.9, every=every)
     second = Runner([ema, Checkpoint(tmp_path)])
     second.on("after_loss", lambda run: losses[1].append(run.loss.item()), during="validate")
     second.fit(3, learner, resume="auto")

@@ -104,6 +104,17 @@ def test_everybody_sees_the_loss_as_it_is() -> None:
     assert all(torch.equal(loss, expected[i // 6]) for i, loss in enumerate(shown))
 
 
+@pytest.mark.parametrize(("sized", "last"), [(True, 4), (False, None)])
+def test_the_last_group_is_stepped_in_its_batch_where_that_is_known(
+    sized: bool, last: int | None
+) -> None:
+    run = Runner(GradientAccumulation(3))
+    stepped: list[int | None] = []
+    run.on("after_step", lambda run: stepped.append(run.batch_index))
+    run.fit(1, learner_of([4] * 5, sized=sized))
+    assert stepped == [2, last]
+
+
 def test_the_step_is_cancelled_with_a_reason_and_gradients_stay() -> None:
     learner = learner_of([4, 4, 4, 4])
     run = Runner(GradientAccumulation(2))

@@ -63,6 +63,15 @@ def test_the_norm_before_clipping_can_be_read(learner: Learner) -> None:
         assert read == pytest.approx(expected)
 
 
+def test_a_second_fit_forgets_the_norm(learner: Learner) -> None:
+    clip = GradientClip(norm=1e-3)
+    run = Runner(clip)
+    run.fit(1, learner)
+    assert clip.total_norm is not None
+    run.fit(0, learner)
+    assert clip.total_norm is None
+
+
 def test_nothing_makes_the_host_wait(
     learner: Learner, no_sync: AbstractContextManager[None]
 ) -> None:

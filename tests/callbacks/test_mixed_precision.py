@@ -242,6 +242,31 @@ def test_it_goes_together_with_accumulation_in_any_order(
     assert shown == true
 
 
+def test_an_optimizer_without_groups_has_the_models_gradients_unscaled(
+    make_learner: Make,
+) -> None:
+    class Own:
+        """Steps as plain SGD does."""
+
+        def __init__(self, model: nn.Module) -> None:
+            self.model = model
+
+        @torch.no_grad()
+        def step(self) -> None:
+            for parameter in self.model.parameters():
+                parameter.add_(parameter.grad, alpha=-0.1)
+
+        def zero_grad(self) -> None:
+            self.model.zero_grad()
+
+    ours, theirs = deep(make_learner()), deep(make_learner())
+    ours.opt = Own(ours.model)
+    theirs.opt = torch.optim.SGD(theirs.model.parameters(), lr=0.1)
+    assert Runner(MixedPrecision("fp16")).fit(2, ours).steps == 6
+    by_hand(theirs, torch.float16, GradScaler("cpu"))
+    assert same(ours, theirs)
+
+
 class Zeroing(torch.optim.SGD):
     """An optimizer that keeps gradients and fills them with zeros."""
 

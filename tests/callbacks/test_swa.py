@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
 from eventtrain import Learner, Runner
-from eventtrain.callbacks import SWA, Checkpoint, Freeze
+from eventtrain.callbacks import SWA, Checkpoint, EarlyStopping, Freeze
 
 Make = Callable[..., Learner]
 
@@ -216,12 +217,41 @@ def test_which_batch_normalization_was_frozen_survives_a_checkpoint(
     assert torch.equal(learner.model[1].running_mean, torch.zeros(4))
 
 
+@pytest.mark.parametrize("swa_first", [True, False])
+def test_the_average_has_the_last_word_over_the_best_weights(
+    make_learner: Make, swa_first: bool
+) -> None:
+    ours, theirs = normed(make_learner()), normed(make_learner())
+    callbacks = [SWA(1), EarlyStopping("score", patience=9)]
+    run = Runner(callbacks if swa_first else callbacks[::-1])
+    run.on("after_epoch", lambda run: run.history[-1].update(score=run.epoch))  # the first is best
+    run.fit(4, ours)
+    assert equal(ours.model, by_hand(theirs, 4, 1, None))
+
+
 def test_epochs_without_a_step_are_left_out(make_learner: Make) -> None:
     swa = SWA(0, 0.02)
     run = Runner(swa)
     run.on("begin_train", lambda run: run.token.cancel("train") if run.epoch == 0 else None)
     run.fit(3, normed(make_learner()))
     assert swa.averaged_model is not None and swa.averaged_model.n_averaged == 2
+
+
+@pytest.mark.parametrize("ending", ["cancel", "fail"])
+def test_an_epoch_that_did_not_end_is_left_out(make_learner: Make, ending: str) -> None:
+    swa = SWA(0)
+    run = Runner(swa)
+
+    @run.on("after_step", when=lambda run: (run.epoch, run.batch_index) == (1, 1))
+    def end(run: Runner) -> None:
+        if ending == "fail":
+            raise OSError("disk")
+        run.token.cancel("epoch")
+
+    with pytest.raises(OSError, match="disk") if ending == "fail" else nullcontext():
+        run.fit(3, normed(make_learner()))
+    assert swa.averaged_model is not None
+    assert swa.averaged_model.n_averaged == (1 if ending == "fail" else 2)
 
 
 def test_a_second_fit_starts_over(make_learner: Make) -> None:
