@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .checkpoint_files import FORMAT
 from .errors import CheckpointError
-from .fitting import check_fits, state_of
+from .compatibility import check_fits, state_of
 from .param_groups import set_field
 from .plain_data import plain_data
 from .random_state import (

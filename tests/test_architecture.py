@@ -56,7 +56,7 @@ FLOORS = {
     "random_state": 2,
     "checkpoint_files": 2,
     "plain_data": 2,
-    "fitting": 2,
+    "compatibility": 2,
     "snapshot": 2,
     "restore_point": 2,
     "state": 2,
