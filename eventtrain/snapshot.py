@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint_files import FORMAT
-from .errors import CheckpointError
 from .compatibility import check_fits, state_of
+from .errors import CheckpointError
 from .param_groups import set_field
 from .plain_data import plain_data
 from .random_state import (
