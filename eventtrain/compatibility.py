@@ -56,11 +56,8 @@ def state_of(part: Any) -> dict[str, Any]:
 def _check_module(part: str, saved: Mapping[str, Any], own: Mapping[str, Any], origin: str) -> None:
     strange = [f"{key} is missing in the {part}" for key in saved if key not in own]
     strange += [f"{key} is missing in the checkpoint" for key in own if key not in saved]
-    strange += [
-        f"{key} has shape {list(own[key].shape)}, and {list(value.shape)} in the checkpoint"
-        for key, value in saved.items()
-        if key in own and _is_of_another_shape(key, own[key], value)
-    ]
+    shared = ((key, own[key], value) for key, value in saved.items() if key in own)
+    strange += [text for each in shared if (text := _difference(*each))]
     if strange:
         more = f", and {len(strange) - 3} more" if len(strange) > 3 else ""
         raise CheckpointError(f"{origin} is of another {part}: {'; '.join(strange[:3])}{more}")
@@ -87,10 +84,15 @@ def _sizes_of_groups(state: Mapping[str, Any]) -> list[int]:
     return [len(group["params"]) for group in state["param_groups"]]
 
 
-def _is_of_another_shape(key: str, own: Any, saved: Any) -> bool:
+def _difference(key: str, own: Any, saved: Any) -> str:
+    """Say in what two tensors differ that must be alike; empty where they do not."""
     if not isinstance(own, Tensor) or not isinstance(saved, Tensor):
-        return False
+        return ""
     # Extra state is a module's own business, and a lazy parameter takes the shape that it gets.
     if key.endswith("_extra_state") or nn.parameter.is_lazy(own):
-        return False
-    return own.shape != saved.shape
+        return ""
+    if own.shape != saved.shape:
+        return f"{key} has shape {list(own.shape)}, and {list(saved.shape)} in the checkpoint"
+    if own.dtype != saved.dtype:  # torch would convert it, and the run would go on as another
+        return f"{key} is {own.dtype}, and {saved.dtype} in the checkpoint"
+    return ""

@@ -310,6 +310,14 @@ def test_the_state_of_another_loss_function_is_refused_before_anything_is_change
     refused(tmp_path, weighted(4), r"of another loss function: weight has shape \[4\], and \[3\]")
 
 
+def test_numbers_of_another_precision_are_refused_before_anything_is_changed(
+    tmp_path: Path,
+) -> None:
+    lose(tmp_path, learner)
+    double = learner(dtype=torch.float64)
+    refused(tmp_path, double, r"weight is torch.float64, and torch.float32 in the checkpoint")
+
+
 def test_a_callback_that_is_missing_is_told_before_anything_is_changed(tmp_path: Path) -> None:
     lose(tmp_path, learner, GradientAccumulation(3))
     refused(tmp_path, learner(), "callbacks that this run lacks: gradient_accumulation")
