@@ -230,6 +230,27 @@ def test_a_loader_of_unknown_length_serves_as_well(learner: Learner) -> None:
     assert len(finder.losses) == 5
 
 
+def test_a_loader_that_ends_before_the_test_is_warned_of(learner: Learner) -> None:
+    batches = list(learner.data.train_dl)
+    learner.data = DataBunch(type("Stream", (), {"__iter__": lambda self: iter(batches)})(), None)
+    before = copy.deepcopy(learner.model.state_dict())
+    finder = LRFinder(steps=8, stop_factor=math.inf)
+    with pytest.warns(RuntimeWarning, match="ended after 6 of 8 batches, before max_lr"):
+        Runner(cbs=finder).fit(2, learner)
+    assert len(finder.losses) == 6
+    assert all(torch.equal(t, before[name]) for name, t in learner.model.state_dict().items())
+
+
+def test_a_loss_that_blew_up_in_the_last_batch_needs_no_warning(learner: Learner) -> None:
+    batches = list(learner.data.train_dl)
+    learner.data = DataBunch(type("Stream", (), {"__iter__": lambda self: iter(batches)})(), None)
+    losses = iter([1.0, 1.0, 100.0])
+    learner.loss_func = lambda pred, yb: pred.sum() * 0 + next(losses)
+    finder = LRFinder(steps=8, smooth=0)
+    assert Runner(cbs=finder).fit(1, learner).outcome == "completed"
+    assert finder.losses == [1.0, 1.0, 100.0]
+
+
 def test_cancelled_batches_are_tried_again(make_learner: Make) -> None:
     finder = LRFinder(1e-3, 1.0, steps=4, stop_factor=math.inf)
     run = Runner(cbs=finder)
