@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
@@ -85,6 +86,19 @@ def test_the_elapsed_time_stands_still_after_the_fit(learner: Learner) -> None:
     limit = TimeLimit(1000)
     Runner(limit).fit(1, learner)
     assert limit.elapsed == limit.elapsed > 0
+
+
+def test_what_others_do_as_the_scope_opens_counts_and_as_it_closes_does_not(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    limit = TimeLimit(1000)
+    run = Runner(limit)
+    run.on("begin_fit", lambda run: now.append(now.pop() + 5), priority=500)
+    run.on("after_fit", lambda run: now.append(now.pop() + 7), priority=500)
+    run.fit(1, learner)
+    assert limit.elapsed == 5
 
 
 def test_a_resumed_fit_has_the_time_that_was_left(endless: Learner) -> None:
