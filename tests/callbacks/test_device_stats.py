@@ -12,6 +12,7 @@ import torch
 
 from eventtrain import Learner, Runner
 from eventtrain.callbacks import DeviceStats
+from eventtrain.priorities import METRICS
 
 Make = Callable[..., Learner]
 CUDA = ["cuda_allocated", "cuda_reserved", "cuda_allocated_peak", "cuda_utilization"]
@@ -70,6 +71,22 @@ def test_the_history_gets_what_is_known(learner: Learner) -> None:
     assert not set(CUDA) & set(history[0])
     assert "n_iter" not in history[0]
     assert Runner(DeviceStats()).fit(1, learner).history == [{"epoch": 0}]
+
+
+def test_code_of_ones_own_finds_the_numbers_in_the_epochs_row(learner: Learner) -> None:
+    known: dict[int, bool] = {}
+    run = Runner(DeviceStats(history=True))
+    for priority in (METRICS + 1, METRICS - 1):
+        look = lambda run, p=priority: known.update({p: "cpu_seconds" in run.history[-1]})  # noqa: E731
+        run.on("after_epoch", look, priority=priority)
+    run.fit(1, learner)
+    assert known == {METRICS + 1: False, METRICS - 1: True}
+
+
+def test_a_validation_may_come_before_any_fit(learner: Learner) -> None:
+    stats = DeviceStats()
+    Runner(stats).validate(learner)
+    assert [(row["epoch"], row["n_iter"]) for row in stats.rows] == [(None, 0)]
 
 
 def test_a_plain_function_as_model_is_no_trouble(learner: Learner) -> None:

@@ -22,6 +22,7 @@ from eventtrain.callbacks import (
     sched_lin,
     sched_none,
 )
+from eventtrain.priorities import POLICY
 
 Make = Callable[..., Learner]
 
@@ -150,6 +151,16 @@ def test_the_value_is_set_before_every_training_batch(learner: Learner) -> None:
     seen = watch(run)
     run.fit(2, learner)
     assert seen == [[pytest.approx(i / 6)] for i in range(6)]
+
+
+def test_code_of_ones_own_comes_before_it_and_reports_after(learner: Learner) -> None:
+    rates: dict[int, float] = {}
+    run = Runner(cbs=ParamScheduler("lr", sched_none(0.25)))
+    for priority in (POLICY + 1, POLICY - 1):
+        look = lambda run, p=priority: rates.update({p: run.opt.param_groups[0]["lr"]})  # noqa: E731
+        run.on("begin_batch", look, priority=priority, once=True)
+    run.fit(1, learner)
+    assert rates == {POLICY + 1: 0.1, POLICY - 1: 0.25}
 
 
 def test_the_last_value_stays_after_the_fit(learner: Learner) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from eventtrain import AvgStatsCallback, Learner, Runner
 from eventtrain.callbacks import TensorBoard
+from eventtrain.priorities import CHECKPOINTS, METRICS, REPORTS
 
 Make = Callable[..., Learner]
 
@@ -81,6 +82,42 @@ def test_an_epochs_metrics_stand_at_its_last_batch(learner: Learner, tmp_path: P
     written = scalars(tmp_path, "epoch/valid_loss")
     assert [step for step, _ in written] == [2, 5]
     assert [value for _, value in written] == pytest.approx([r["valid_loss"] for r in history])
+
+
+def test_what_others_write_to_the_row_before_the_reports_is_drawn(
+    learner: Learner, tmp_path: Path
+) -> None:
+    run = Runner(TensorBoard(tmp_path))
+    write = lambda run: run.history[-1].update(own=0.5)  # noqa: E731
+    run.on("after_epoch", write, priority=REPORTS + 1)
+    run.fit(1, learner)
+    assert scalars(tmp_path, "epoch/own") == [(2, 0.5)]
+
+
+def test_a_checkpoint_of_a_whole_epoch_has_nothing_left_to_write(
+    learner: Learner, tmp_path: Path
+) -> None:
+    board = TensorBoard(tmp_path, every=1)
+    run = Runner(board)
+    waiting: list[int] = []
+    look = lambda run: waiting.append(len(board.state_dict()["new"]))  # noqa: E731
+    run.on(["after_train", "after_epoch"], look, priority=CHECKPOINTS + 1)
+    run.fit(1, learner)
+    assert waiting == [3, 0]
+
+
+def test_the_loss_that_is_written_is_that_which_others_measure(
+    learner: Learner, tmp_path: Path
+) -> None:
+    run = Runner(TensorBoard(tmp_path, every=1))
+    for priority, factor in ((METRICS + 1, 2), (METRICS - 1, 1000)):
+        weigh = lambda run, by=factor: setattr(run, "loss", run.loss * by)  # noqa: E731
+        run.on("after_loss", weigh, during="train", priority=priority)
+    loss = torch.nn.functional.cross_entropy
+    x, y = next(iter(learner.data.train_dl))
+    expected = 2 * loss(learner.model(x), y).item()
+    run.fit(1, learner)
+    assert scalars(tmp_path, "batch/loss")[0] == (0, pytest.approx(expected))
 
 
 def test_every_group_has_its_rate(learner: Learner, tmp_path: Path) -> None:

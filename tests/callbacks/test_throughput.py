@@ -149,6 +149,16 @@ def test_a_phase_cancelled_before_it_began_writes_nothing(slowed: Learner) -> No
     assert "valid_batches_per_second" in row
 
 
+def test_a_validation_cancelled_before_it_began_has_not_the_rates_of_the_training(
+    slowed: Learner,
+) -> None:
+    run = Runner(Throughput())
+    run.on("begin_validate", lambda run: run.token.cancel("validate"))
+    (row,) = run.fit(1, slowed).history
+    assert "train_batches_per_second" in row
+    assert "valid_batches_per_second" not in row
+
+
 def test_a_validation_alone_has_rates_and_a_prediction_none(slowed: Learner) -> None:
     run = Runner(Throughput())
     assert run.validate(slowed).history[0]["valid_samples_per_second"] == 8 / 6
