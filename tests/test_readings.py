@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,8 @@ def test_what_is_kept_is_a_copy_cut_from_the_graph() -> None:
         (None, None),
         ("text", "text"),
         ([1, 2], "[1, 2]"),
+        (np.array([1, 2]), "[1 2]"),
+        (torch.tensor([1, 2]), "tensor([1, 2])"),
     ],
 )
 def test_values_become_plain(value: Any, expected: Any) -> None:
@@ -102,3 +105,12 @@ def test_fields_of_an_optimizer_without_groups_are_none() -> None:
 def test_a_missing_package_is_told_with_its_extra() -> None:
     with pytest.raises(ModuleNotFoundError, match=r'X needs nowhere: pip .*"eventtrain\[watch\]"'):
         import_extra("nowhere.at.all", user="X")
+
+
+def test_a_package_that_the_module_misses_is_the_one_that_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "needs_another.py").write_text("import nowhere.at.all")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="X needs nowhere: pip"):
+        import_extra("needs_another", user="X")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,6 +52,21 @@ def test_processor_time_counts_from_the_fits_begin(learner: Learner) -> None:
     start = time.process_time()
     run.fit(1, learner)
     assert 0.05 <= stats.rows[0]["cpu_seconds"] <= time.process_time() - start
+
+
+def test_processor_time_in_a_checkpoint_counts_from_the_fits_begin(learner: Learner) -> None:
+    stats = DeviceStats()
+    start = time.process_time()
+    Runner(stats).fit(1, learner)
+    spent = stats.state_dict()["cpu_seconds"]
+    assert stats.rows[0]["cpu_seconds"] <= spent <= time.process_time() - start
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_memory_is_known_where_there_is_proc(learner: Learner) -> None:
+    stats = DeviceStats()
+    Runner(stats).fit(1, learner)
+    assert stats.rows[0]["host_rss"] > 1 << 20
 
 
 def test_without_a_cuda_device_its_numbers_are_none(learner: Learner) -> None:
