@@ -263,6 +263,14 @@ def test_cancelled_batches_are_tried_again(make_learner: Make) -> None:
 # No trace
 
 
+def test_gradients_of_what_the_optimizer_does_not_step_come_back(learner: Learner) -> None:
+    learner.opt = torch.optim.SGD([learner.model.weight], lr=0.1)
+    learner.model.bias.grad = torch.ones(3)
+    Runner(cbs=LRFinder(steps=2)).fit(1, learner)
+    assert torch.equal(learner.model.bias.grad, torch.ones(3))
+    assert learner.model.weight.grad is None
+
+
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "RMSprop"])
 @pytest.mark.parametrize("fits", [0, 1])
 def test_nothing_has_changed_afterwards(optimizer: str, fits: int) -> None:

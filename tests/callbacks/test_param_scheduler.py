@@ -241,6 +241,15 @@ def test_an_unknown_field_is_told_with_those_that_there_are(learner: Learner) ->
         run.fit(1, learner)
 
 
+@pytest.mark.parametrize(("optimizer", "field"), [("Adam", "alpha"), ("Adagrad", "momentum")])
+def test_momentum_alone_may_be_a_beta_and_only_where_there_are_some(
+    optimizer: str, field: str, learner: Learner
+) -> None:
+    learner.opt = getattr(torch.optim, optimizer)(learner.model.parameters())
+    with pytest.raises(ValueError, match=f"sets '{field}', but group 0 of {optimizer} has no such"):
+        Runner(cbs=ParamScheduler(field, sched_none(0.5))).fit(1, learner)
+
+
 def test_an_optimizer_without_groups_is_told(learner: Learner) -> None:
     class Plain:
         def step(self) -> None: ...
