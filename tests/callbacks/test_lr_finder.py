@@ -327,6 +327,16 @@ def test_a_rate_that_is_a_tensor_is_still_that_tensor(learner: Learner) -> None:
     assert rate.item() == pytest.approx(0.1)
 
 
+def test_a_tensor_that_somebody_replaces_by_a_number_comes_back(learner: Learner) -> None:
+    rate = torch.tensor(0.1)
+    learner.opt = torch.optim.SGD(learner.model.parameters(), lr=rate, foreach=False)
+    run = Runner(cbs=LRFinder(steps=3))
+    run.on("after_step", lambda run: run.opt.param_groups[0].update(lr=0.5))
+    run.fit(1, learner)
+    assert learner.opt.param_groups[0]["lr"] is rate
+    assert rate.item() == pytest.approx(0.1)
+
+
 class Centred(nn.Module):
     """Fills a buffer in its first forward pass, and registers another."""
 

@@ -123,6 +123,11 @@ def test_shares_that_do_not_add_up_are_refused(pcts: list[float]) -> None:
         combine_scheds(pcts, [sched_none(1), sched_none(2)])
 
 
+def test_shares_that_were_rounded_are_taken() -> None:
+    schedule = combine_scheds([0.3333334] * 3, [sched_none(value) for value in (1, 2, 3)])
+    assert [schedule(position) for position in (0, 0.5, 1)] == [1, 2, 3]
+
+
 def test_as_many_shares_as_schedules_are_needed() -> None:
     with pytest.raises(ValueError, match="2 pcts for 1 scheds"):
         combine_scheds([0.5, 0.5], [sched_none(1)])
