@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from eventtrain.readings import hyperparameters, import_extra, kept, monitored, plain, read
+from eventtrain.readings import hyperparameters, import_extra, kept, monitored, plain, read, stacked
 
 
 def test_tensors_in_any_nest_are_read_and_the_rest_stays() -> None:
@@ -41,6 +41,13 @@ def test_one_device_and_dtype_is_one_transfer(monkeypatch: pytest.MonkeyPatch) -
 def test_without_tensors_the_nest_itself_comes_back() -> None:
     nest = [1, {"a": (2.0,)}]
     assert read(nest) is nest
+
+
+def test_tensors_of_one_place_are_stacked_and_others_stay_apart() -> None:
+    one, two = torch.tensor(1.0), torch.tensor(2.0)
+    assert torch.equal(stacked([one, two]), torch.tensor([1.0, 2.0]))  # type: ignore[arg-type]
+    apart = [one, two.to("meta")]
+    assert stacked(apart) is apart
 
 
 def test_what_is_kept_is_a_copy_cut_from_the_graph() -> None:

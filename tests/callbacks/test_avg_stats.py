@@ -180,6 +180,7 @@ def test_a_partial_metric_goes_by_its_functions_name() -> None:
 def test_before_the_first_batch_there_are_no_averages() -> None:
     stats = AvgStats(accuracy, in_train=True)
     assert stats.avg_stats == []
+    assert stats.all_stats == [0.0, 0.0]
     assert repr(stats) == ""
 
 
@@ -294,6 +295,12 @@ def test_the_state_of_other_metrics_is_refused(metrics: list[Any]) -> None:
     state = with_both_kinds().train_stats.state_dict()
     with pytest.raises(ValueError, match=f"of 2 metrics, and there are {len(metrics)}: accuracy"):
         AvgStats(metrics, in_train=True).load_state_dict(state)
+
+
+def test_the_state_of_fewer_functions_is_refused() -> None:
+    state = AvgStats(accuracy, in_train=True).state_dict()
+    with pytest.raises(ValueError, match="of 1 metrics, and there are 2: accuracy, accuracy_2"):
+        AvgStats([accuracy, accuracy], in_train=True).load_state_dict(state)
 
 
 def test_a_validation_alone_reports_itself(learner: Learner, capsys) -> None:
