@@ -104,8 +104,7 @@ def monitored(run: RunState, key: str, user: str) -> float:
     """
     value = run.history[-1][key]
     try:
-        # A tensor of several elements becomes a text, which is no number either.
-        return float(plain(value) if isinstance(value, Tensor) else value)  # type: ignore[arg-type]
+        return float(value)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"{user} monitors {key!r}, which must be a number, and the history of epoch "
