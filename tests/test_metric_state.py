@@ -68,6 +68,11 @@ def test_a_metric_that_is_put_back_ends_with_the_same_result(name: str) -> None:
     assert result(second) == result(whole)
 
 
+def test_what_has_no_state_dict_has_no_state() -> None:
+    assert metric_state(object()) == {}
+    set_metric_state(object(), {})
+
+
 def test_a_metric_put_back_at_its_end_computes_without_a_warning() -> None:
     first, second = make("accuracy"), make("accuracy")
     first.update(torch.eye(3), torch.arange(3))

@@ -109,6 +109,15 @@ def test_fields_of_an_optimizer_without_groups_are_none() -> None:
     assert hyperparameters(object(), "lr") == []
 
 
+def test_fields_are_copies_in_tuples_too() -> None:
+    beta = torch.tensor(0.9)
+    opt = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    opt.param_groups[0]["betas"] = (beta, 0.99)
+    ((first, second),) = hyperparameters(opt, "betas")
+    beta.zero_()
+    assert (first.item(), second) == (pytest.approx(0.9), 0.99)
+
+
 def test_a_missing_package_is_told_with_its_extra() -> None:
     with pytest.raises(ModuleNotFoundError, match=r'X needs nowhere: pip .*"eventtrain\[watch\]"'):
         import_extra("nowhere.at.all", user="X")

@@ -149,6 +149,11 @@ def test_the_validation_has_torchmetrics_of_its_own() -> None:
     assert stats.valid_stats.metrics[0] is not metric
 
 
+def test_a_torchmetric_goes_by_its_class() -> None:
+    metric = torchmetrics.classification.MulticlassAccuracy(num_classes=3)
+    assert AvgStats(metric, in_train=True).names == ["loss", "multiclass_accuracy"]
+
+
 def test_metrics_of_one_name_are_told_apart() -> None:
     names = AvgStats([accuracy, accuracy, accuracy], in_train=True).names
     assert names == ["loss", "accuracy", "accuracy_2", "accuracy_3"]
@@ -188,6 +193,7 @@ def test_the_representation_names_the_phase_and_every_average(learner: Learner) 
     stats = AvgStatsCallback(accuracy, report=None)
     Runner(cbs=stats).fit(1, learner)
     loss, acc = stats.valid_stats.avg_stats
+    assert repr(stats.train_stats).startswith("train: loss ")
     assert repr(stats.valid_stats) == f"valid: loss {loss:.4f}, accuracy {acc:.4f}"
 
 

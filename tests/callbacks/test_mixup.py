@@ -233,6 +233,12 @@ def test_the_state_of_a_generator_needs_a_generator() -> None:
         Mixup(generator=torch.Generator()).load_state_dict({})
 
 
+def test_without_a_generator_of_its_own_there_is_nothing_to_take_back() -> None:
+    mixup = Mixup()
+    mixup.load_state_dict(mixup.state_dict())
+    assert mixup.state_dict() == {}
+
+
 def test_nothing_is_read_from_the_device(learner: Learner, no_sync: Any) -> None:
     run = Runner(cbs=Mixup())
     with no_sync:

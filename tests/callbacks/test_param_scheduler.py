@@ -58,6 +58,11 @@ def test_a_straight_line_has_its_ends_and_its_middle() -> None:
     assert [schedule(p) for p in (0.0, 0.5, 1.0)] == [2.0, 3.0, 4.0]
 
 
+def test_ends_may_be_tensors() -> None:
+    schedule = sched_lin(torch.tensor(1.0), torch.tensor(3.0))  # type: ignore[arg-type]
+    assert schedule(0.5) == 2.0
+
+
 @pytest.mark.parametrize("position", [0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
 def test_the_cosine_is_that_of_torchs_annealing(position: float) -> None:
     expected = torch.optim.lr_scheduler.OneCycleLR._annealing_cos(0.3, 0.01, position)
@@ -229,6 +234,14 @@ def test_a_rate_that_is_a_tensor_stays_that_tensor(learner: Learner, no_sync: An
     run.fit(1, learner)
     assert learner.opt.param_groups[0]["lr"] is rate
     assert rate.item() == pytest.approx(0.2)
+
+
+def test_a_rate_that_is_a_tensor_takes_one_of_another_shape(learner: Learner) -> None:
+    rate = torch.tensor(0.1)
+    learner.opt = torch.optim.SGD(learner.model.parameters(), lr=rate, foreach=False)
+    Runner(cbs=ParamScheduler("lr", sched_none(torch.tensor([0.5])))).fit(1, learner)
+    assert learner.opt.param_groups[0]["lr"] is rate
+    assert rate.item() == 0.5
 
 
 def test_a_beta_that_is_a_tensor_stays_that_tensor(learner: Learner) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from rates import WithoutRate
 
 from eventtrain import AvgStatsCallback, Learner, Runner
 from eventtrain.callbacks import TensorBoard
@@ -204,6 +205,19 @@ def test_an_epoch_of_one_batch_stands_at_that_batch(make_learner: Make, tmp_path
 def test_without_hyperparameters_none_are_written(learner: Learner, tmp_path: Path) -> None:
     Runner(TensorBoard(tmp_path)).fit(1, learner)
     assert "_hparams_/session_start_info" not in read(tmp_path).summary_metadata
+
+
+def test_hyperparameters_of_a_fit_of_no_epochs_are_written(
+    learner: Learner, tmp_path: Path
+) -> None:
+    Runner(TensorBoard(tmp_path, hparams={"lr": 0.1})).fit(0, learner)
+    assert "_hparams_/session_start_info" in read(tmp_path).summary_metadata
+
+
+def test_an_optimizer_without_rates_has_losses_alone(learner: Learner, tmp_path: Path) -> None:
+    learner.opt = WithoutRate(learner.model.parameters())
+    Runner(TensorBoard(tmp_path, every=1)).fit(1, learner)
+    assert read(tmp_path).Tags()["scalars"] == ["batch/loss"]
 
 
 def test_a_fit_that_fails_before_the_writer_is_open_fails_of_that_alone(

@@ -122,6 +122,15 @@ def test_a_batch_without_tensors_leaves_the_samples_out(slowed: Learner) -> None
     assert row["train_batches_per_second"] == 3 / 9
 
 
+def test_one_batch_without_tensors_among_others_leaves_the_samples_out(slowed: Learner) -> None:
+    run = Runner(Throughput())
+    forget = lambda run: setattr(run, "batch", "text")  # noqa: E731
+    run.on("begin_batch", forget, during="train", priority=2000, once=True)
+    (row,) = run.fit(1, slowed).history
+    assert "train_samples_per_second" not in row
+    assert row["train_batches_per_second"] == 3 / 12
+
+
 def test_a_cancelled_phase_counts_the_batches_it_had(slowed: Learner) -> None:
     run = Runner(Throughput())
     run.on("after_batch", lambda run: run.token.cancel("fit"), when=lambda run: run.n_iter == 2)

@@ -165,6 +165,15 @@ def test_the_table_sums_over_epochs(slowed: tuple[Learner, Clock]) -> None:
     assert ["validate", "total", "24.000", "6000.000", "100.0%"] in lines
 
 
+def test_a_phase_that_took_no_time_has_a_table(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Clock(monkeypatch)
+    timing = Timing()
+    Runner(timing).fit(1, learner)
+    assert timing.table().splitlines()[1].split() == ["train", "data", "0.000", "0.000", "0.0%"]
+
+
 def test_a_second_fit_starts_over_and_no_epochs_have_no_rows(learner: Learner) -> None:
     timing = Timing()
     run = Runner(timing)
