@@ -70,5 +70,14 @@ def accuracy(out: Tensor, yb: Tensor) -> Tensor:
 
     Returns:
         A float32 scalar on the device of ``out``, in [0, 1].
+
+    Raises:
+        TypeError: One of the two is no tensor.
     """
+    for value, name in ((out, "logits"), (yb, "labels")):
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"accuracy needs {name} that are one tensor, got {type(value).__name__}: "
+                "for other batches pass a metric of yours, fn(pred, yb)"
+            )
     return (out.argmax(dim=1) == yb).float().mean()

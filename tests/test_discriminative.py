@@ -38,6 +38,11 @@ def test_a_single_block_gets_the_high_end() -> None:
     }
 
 
+def test_two_blocks_get_the_two_ends() -> None:
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    assert rates(discriminative_groups(model, slice(0.1, 0.5))) == {"0": 0.1, "1": 0.5}
+
+
 def test_a_mapping_names_blocks_and_the_rest() -> None:
     model = nn.ModuleDict(
         {"body": nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1)), "head": nn.Linear(1, 1)}
@@ -87,7 +92,11 @@ def test_parameters_without_a_rate_are_named(model: nn.Module) -> None:
         ([0.1, 0.2], ValueError, "2 rates for the 3 blocks 0, 2, 3"),
         ([0.1, -0.2, 0.3], ValueError, "'2' must be 0 or more"),
         (slice(0, 0.1), ValueError, "both above 0"),
+        (slice(0.1, 0), ValueError, "both above 0"),
         (slice(0.1), ValueError, "both above 0"),
+        (slice(0.1, None), ValueError, "both above 0"),
+        (slice(0.1, 0.2, 3), ValueError, "both above 0"),
+        ("abc", TypeError, "got 'abc'"),
         (0.1, TypeError, "got 0.1"),
         ({"nine": 0.1}, ValueError, "no module 'nine'"),
     ],

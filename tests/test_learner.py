@@ -57,3 +57,15 @@ def test_accuracy_is_the_share_of_right_rows() -> None:
     out = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
     result = accuracy(out, torch.tensor([1, 0, 0, 0]))
     assert (result.item(), result.dtype, result.ndim) == (0.75, torch.float32, 0)
+
+
+@pytest.mark.parametrize(
+    ("out", "yb", "message"),
+    [
+        (torch.zeros(2, 3), {"label": torch.zeros(2)}, "labels that are one tensor, got dict"),
+        ([torch.zeros(2, 3)], torch.zeros(2), "logits that are one tensor, got list"),
+    ],
+)
+def test_accuracy_says_what_it_needs_and_got(out: object, yb: object, message: str) -> None:
+    with pytest.raises(TypeError, match=f"accuracy needs {message}"):
+        accuracy(out, yb)  # type: ignore[arg-type]

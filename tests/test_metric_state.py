@@ -68,8 +68,22 @@ def test_a_metric_that_is_put_back_ends_with_the_same_result(name: str) -> None:
     assert result(second) == result(whole)
 
 
+def test_what_has_no_state_dict_has_no_state() -> None:
+    assert metric_state(object()) == {}
+    set_metric_state(object(), {})
+
+
 def test_a_metric_put_back_at_its_end_computes_without_a_warning() -> None:
     first, second = make("accuracy"), make("accuracy")
     first.update(torch.eye(3), torch.arange(3))
+    set_metric_state(second, metric_state(first))
+    assert second.compute() == 1
+
+
+def test_a_result_computed_before_does_not_outlive_the_state_that_is_put_back() -> None:
+    first, second = make("accuracy"), make("accuracy")
+    first.update(torch.eye(3), torch.arange(3))
+    second.update(torch.eye(3), torch.arange(3).flip(0))
+    assert second.compute() < 1
     set_metric_state(second, metric_state(first))
     assert second.compute() == 1

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
-from eventtrain.submodules import choose_submodules
+from eventtrain.submodules import choose_submodules, tensors_of
 
 
 @pytest.fixture
@@ -54,3 +55,15 @@ def test_other_choices_and_models_are_refused(model: Any) -> None:
         choose_submodules(model, [3])
     with pytest.raises(TypeError, match="not of function"):
         choose_submodules(lambda x: x, "0")
+
+
+def test_tensors_are_parameters_and_all_buffers_shared_ones_once(model: Any) -> None:
+    model[1][1].weight = model[0].weight
+    model.register_buffer("unsaved", torch.zeros(1), persistent=False)
+    tensors = tensors_of(model)
+    assert list(tensors) == ["0.weight", "0.bias", "1.1.bias", "unsaved"]
+    assert tensors["0.weight"] is model[0].weight
+
+
+def test_what_is_no_module_has_no_tensors() -> None:
+    assert tensors_of(lambda x: x) == {}

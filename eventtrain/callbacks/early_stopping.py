@@ -11,6 +11,7 @@ from torch import Tensor
 from ..arguments import flag, real_number, whole_number
 from ..callback import Callback
 from ..priorities import POLICY
+from ..readings import monitored
 from ..submodules import tensors_of
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class EarlyStopping(Callback):
     Raises:
         TypeError, ValueError: An argument has the wrong type or is out of range.
         KeyError: After an epoch, ``monitor`` is not in its row of the history.
+        TypeError: After an epoch, what its row holds there is no number.
     """
 
     priority = POLICY
@@ -107,7 +109,7 @@ class EarlyStopping(Callback):
                 f"holds {', '.join(map(repr, row))}. Name one of these, or add a callback that "
                 "writes it at a higher priority."
             )
-        value = float(row[self.monitor])
+        value = monitored(run, self.monitor, "EarlyStopping")
         if self._is_better(value):
             self.best, self.best_epoch, self.waited = value, run.epoch, 0
             if self.restore_best:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -73,6 +74,10 @@ class LRFinder(Callback):
         TypeError, ValueError: An argument is of the wrong type or out of range. In
             ``begin_fit``: the epochs hold fewer batches than ``steps``, or the optimizer has no
             ``lr``.
+
+    Warns:
+        RuntimeWarning: The epochs of a loader that does not know its length, or from which
+            batches were cancelled, held fewer batches than ``steps``.
 
     Source: Smith 2017, Cyclical Learning Rates (arXiv:1506.01186); stopping,
     smoothing and suggestions follow fastai's ``lr_find``.
@@ -181,6 +186,13 @@ class LRFinder(Callback):
             self._read()
         finally:
             point.restore(run)
+        if run.outcome == "completed" and run.epochs and not self._has_blown_up:
+            warnings.warn(
+                f"the range test ended after {len(self.losses)} of {self.steps} batches, before "
+                f"max_lr: the fit held no more. Call fit with more epochs, or lower steps",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _read(self) -> None:
         """Move the losses to the host and smooth them, up to the first that has blown up."""

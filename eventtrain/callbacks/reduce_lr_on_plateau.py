@@ -8,6 +8,7 @@ from torch.optim import lr_scheduler as torch_schedulers
 
 from ..arguments import real_number, whole_number
 from ..callback import handler
+from ..readings import monitored
 from ..scheduler_callback import SchedulerCallback, stand_in
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class ReduceLROnPlateau(SchedulerCallback):
     Raises:
         TypeError, ValueError: An option is unknown or out of range.
         ValueError: After an epoch: its row has no such key.
+        TypeError: After an epoch: what its row holds there is no number.
     """
 
     def __init__(self, monitor: str = "valid_loss", **options: Any) -> None:
@@ -77,7 +79,7 @@ class ReduceLROnPlateau(SchedulerCallback):
             return
         row = run.history[-1]
         if self.monitor in row:
-            self.scheduler.step(row[self.monitor])
+            self.scheduler.step(monitored(run, self.monitor, "ReduceLROnPlateau"))
         elif run.outcome == "completed" and not self._is_cut_short:
             keys = ", ".join(key for key in row if key != "epoch") or "none"
             raise ValueError(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eventtrain import AvgStats, AvgStatsCallback, DataBunch, Learner, Runner, accuracy
+from eventtrain.priorities import METRICS
 
 torchmetrics = pytest.importorskip("torchmetrics", reason="needs torchmetrics (extra 'test')")
 
@@ -58,14 +59,34 @@ def test_all_stats_are_the_sums(learner: Learner) -> None:
     assert sums == pytest.approx([value * 9 for value in averages])
 
 
+def after_a_loss(device: str) -> Runner:
+    """A run that has computed the loss of a batch of two rows."""
+    run = Runner()
+    run.batch = torch.ones(2, 3, device=device), torch.zeros(2, dtype=torch.int64, device=device)
+    run.pred, run.yb = run.batch
+    run.loss = torch.ones((), device=device, requires_grad=True) * 1
+    return run
+
+
 def test_the_sums_stay_on_the_device_until_they_are_read() -> None:
     stats = AvgStats(accuracy, in_train=True)
-    run = Runner()
-    run.batch = torch.ones(2, 3, device="meta"), torch.zeros(2, dtype=torch.int64, device="meta")
-    run.pred, run.yb = run.batch
-    run.loss = torch.ones((), device="meta")
-    stats.accumulate(run)
+    stats.accumulate(after_a_loss("meta"))
     assert stats.count == 2
+    assert [total.device.type for total in stats.state_dict()["sums"]] == ["meta", "meta"]
+
+
+def test_sums_of_a_checkpoint_go_to_the_device_of_the_loss() -> None:
+    saved, stats = AvgStats(accuracy, in_train=True), AvgStats(accuracy, in_train=True)
+    saved.accumulate(after_a_loss("cpu"))
+    stats.load_state_dict(saved.state_dict())
+    stats.accumulate(after_a_loss("meta"))
+    assert [total.device.type for total in stats.state_dict()["sums"]] == ["meta", "meta"]
+
+
+def test_the_sums_keep_no_graph_alive() -> None:
+    stats = AvgStats(None, in_train=True)
+    stats.accumulate(after_a_loss("cpu"))
+    assert not stats.state_dict()["sums"][0].requires_grad
 
 
 def test_every_epoch_starts_over(learner: Learner) -> None:
@@ -113,11 +134,24 @@ def test_torchmetrics_are_updated_and_computed(learner: Learner) -> None:
         assert averages[2] == pytest.approx(averages[1], abs=1e-6)
 
 
+def test_torchmetrics_start_over_in_every_epoch(learner: Learner) -> None:
+    metric = torchmetrics.classification.MulticlassAccuracy(num_classes=3)
+    stats = AvgStatsCallback(metric, report=None)
+    Runner(cbs=stats).fit(2, uneven(learner))
+    assert stats.train_stats.metrics[0].update_count == 3
+    assert stats.valid_stats.metrics[0].update_count == 2
+
+
 def test_the_validation_has_torchmetrics_of_its_own() -> None:
     metric = torchmetrics.MeanMetric()
     stats = AvgStatsCallback(metric, report=None)
     assert stats.train_stats.metrics == [metric]
     assert stats.valid_stats.metrics[0] is not metric
+
+
+def test_a_torchmetric_goes_by_its_class() -> None:
+    metric = torchmetrics.classification.MulticlassAccuracy(num_classes=3)
+    assert AvgStats(metric, in_train=True).names == ["loss", "multiclass_accuracy"]
 
 
 def test_metrics_of_one_name_are_told_apart() -> None:
@@ -151,6 +185,7 @@ def test_a_partial_metric_goes_by_its_functions_name() -> None:
 def test_before_the_first_batch_there_are_no_averages() -> None:
     stats = AvgStats(accuracy, in_train=True)
     assert stats.avg_stats == []
+    assert stats.all_stats == [0.0, 0.0]
     assert repr(stats) == ""
 
 
@@ -158,6 +193,7 @@ def test_the_representation_names_the_phase_and_every_average(learner: Learner) 
     stats = AvgStatsCallback(accuracy, report=None)
     Runner(cbs=stats).fit(1, learner)
     loss, acc = stats.valid_stats.avg_stats
+    assert repr(stats.train_stats).startswith("train: loss ")
     assert repr(stats.valid_stats) == f"valid: loss {loss:.4f}, accuracy {acc:.4f}"
 
 
@@ -209,6 +245,68 @@ def test_user_code_finds_the_history_of_the_epoch_complete(learner: Learner) -> 
     run.on("after_epoch", lambda run: seen.append("valid_accuracy" in run.history[-1]))
     run.fit(1, learner)
     assert seen == [True]
+
+
+def test_it_writes_the_history_among_those_who_measure(learner: Learner) -> None:
+    known: dict[int, bool] = {}
+    run = Runner(cbs=AvgStatsCallback(report=None))
+    for priority in (METRICS + 1, METRICS - 1):
+        look = lambda run, p=priority: known.update({p: "train_loss" in run.history[-1]})  # noqa: E731
+        run.on("after_epoch", look, priority=priority)
+    run.fit(1, learner)
+    assert known == {METRICS + 1: False, METRICS - 1: True}
+
+
+def test_an_epoch_without_validation_has_not_the_numbers_of_the_one_before(
+    learner: Learner,
+) -> None:
+    run = Runner(cbs=AvgStatsCallback(report=None))
+    run.on("after_batch", lambda run: run.token.cancel("epoch"), when=lambda run: run.epoch == 1)
+    first, second = run.fit(2, learner).history
+    assert "valid_loss" in first
+    assert "valid_loss" not in second
+
+
+def test_a_second_validation_alone_starts_over(learner: Learner) -> None:
+    stats = AvgStatsCallback(report=None)
+    run = Runner(cbs=stats)
+    run.validate(learner)
+    run.validate(learner)
+    assert stats.valid_stats.count == 8
+
+
+def test_a_second_fit_has_titles_of_its_own(learner: Learner) -> None:
+    lines: list[str] = []
+    run = Runner(cbs=AvgStatsCallback(report=lines.append))
+    run.fit(1, learner)
+    run.fit(1, learner)
+    assert [line.split()[0] for line in lines] == ["epoch", "0", "epoch", "0"]
+
+
+def with_both_kinds() -> AvgStatsCallback:
+    metric = torchmetrics.classification.MulticlassAccuracy(num_classes=3)
+    return AvgStatsCallback([accuracy, metric], report=None)
+
+
+def test_both_phases_go_on_from_their_state(learner: Learner) -> None:
+    first, second = with_both_kinds(), with_both_kinds()
+    Runner(cbs=first).fit(1, uneven(learner))
+    second.load_state_dict(first.state_dict())
+    assert second.train_stats.avg_stats == first.train_stats.avg_stats
+    assert second.valid_stats.avg_stats == first.valid_stats.avg_stats
+
+
+@pytest.mark.parametrize("metrics", [[accuracy], [accuracy, accuracy]], ids=["fewer", "other"])
+def test_the_state_of_other_metrics_is_refused(metrics: list[Any]) -> None:
+    state = with_both_kinds().train_stats.state_dict()
+    with pytest.raises(ValueError, match=f"of 2 metrics, and there are {len(metrics)}: accuracy"):
+        AvgStats(metrics, in_train=True).load_state_dict(state)
+
+
+def test_the_state_of_fewer_functions_is_refused() -> None:
+    state = AvgStats(accuracy, in_train=True).state_dict()
+    with pytest.raises(ValueError, match="of 1 metrics, and there are 2: accuracy, accuracy_2"):
+        AvgStats([accuracy, accuracy], in_train=True).load_state_dict(state)
 
 
 def test_a_validation_alone_reports_itself(learner: Learner, capsys) -> None:

@@ -83,8 +83,8 @@ def test_it_comes_after_moving_and_before_measuring(learner: Learner) -> None:
         return xb
 
     run = Runner(cbs=BatchTransform(x=transform))
-    run.on("begin_batch", lambda run: order.append("measure"), priority=METRICS)
-    run.on("begin_batch", lambda run: order.append("move"), priority=MOVE_DATA)
+    run.on("begin_batch", lambda run: order.append("measure"), priority=METRICS + 1)
+    run.on("begin_batch", lambda run: order.append("move"), priority=MOVE_DATA - 1)
     run.on("after_batch", lambda run: run.token.cancel("fit"))
     run.fit(1, learner)
     assert order == ["move", "transform", "measure"]
@@ -123,6 +123,13 @@ def test_a_batch_that_is_cancelled_before_it_is_not_transformed(learner: Learner
 def test_a_function_that_returns_one_part_is_told_what_to_do(learner: Learner) -> None:
     run = Runner(cbs=BatchTransform(lambda xb, yb: xb))  # type: ignore[arg-type,return-value]
     with pytest.raises(TypeError, match=r"must return \(xb, yb\), got Tensor"):
+        run.fit(1, learner)
+
+
+@pytest.mark.parametrize(("parts", "kind"), [((1, 2, 3), "tuple"), ("xy", "str")])
+def test_what_is_no_pair_is_refused(learner: Learner, parts: Any, kind: str) -> None:
+    run = Runner(cbs=BatchTransform(lambda xb, yb: parts))
+    with pytest.raises(TypeError, match=rf"must return \(xb, yb\), got {kind}"):
         run.fit(1, learner)
 
 

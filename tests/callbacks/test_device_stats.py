@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from eventtrain import Learner, Runner
 from eventtrain.callbacks import DeviceStats
+from eventtrain.priorities import METRICS
 
 Make = Callable[..., Learner]
 CUDA = ["cuda_allocated", "cuda_reserved", "cuda_allocated_peak", "cuda_utilization"]
@@ -52,6 +54,21 @@ def test_processor_time_counts_from_the_fits_begin(learner: Learner) -> None:
     assert 0.05 <= stats.rows[0]["cpu_seconds"] <= time.process_time() - start
 
 
+def test_processor_time_in_a_checkpoint_counts_from_the_fits_begin(learner: Learner) -> None:
+    stats = DeviceStats()
+    start = time.process_time()
+    Runner(stats).fit(1, learner)
+    spent = stats.state_dict()["cpu_seconds"]
+    assert stats.rows[0]["cpu_seconds"] <= spent <= time.process_time() - start
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_memory_is_known_where_there_is_proc(learner: Learner) -> None:
+    stats = DeviceStats()
+    Runner(stats).fit(1, learner)
+    assert stats.rows[0]["host_rss"] > 1 << 20
+
+
 def test_without_a_cuda_device_its_numbers_are_none(learner: Learner) -> None:
     stats = DeviceStats()
     Runner(stats).fit(1, learner)
@@ -70,6 +87,22 @@ def test_the_history_gets_what_is_known(learner: Learner) -> None:
     assert not set(CUDA) & set(history[0])
     assert "n_iter" not in history[0]
     assert Runner(DeviceStats()).fit(1, learner).history == [{"epoch": 0}]
+
+
+def test_code_of_ones_own_finds_the_numbers_in_the_epochs_row(learner: Learner) -> None:
+    known: dict[int, bool] = {}
+    run = Runner(DeviceStats(history=True))
+    for priority in (METRICS + 1, METRICS - 1):
+        look = lambda run, p=priority: known.update({p: "cpu_seconds" in run.history[-1]})  # noqa: E731
+        run.on("after_epoch", look, priority=priority)
+    run.fit(1, learner)
+    assert known == {METRICS + 1: False, METRICS - 1: True}
+
+
+def test_a_validation_may_come_before_any_fit(learner: Learner) -> None:
+    stats = DeviceStats()
+    Runner(stats).validate(learner)
+    assert [(row["epoch"], row["n_iter"]) for row in stats.rows] == [(None, 0)]
 
 
 def test_a_plain_function_as_model_is_no_trouble(learner: Learner) -> None:

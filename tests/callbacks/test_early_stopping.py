@@ -14,7 +14,7 @@ from eventtrain import Learner, Runner
 from eventtrain.callbacks import Checkpoint, EarlyStopping
 
 
-def writing(run: Runner, values: Sequence[float], key: str = "valid_loss") -> list[dict[str, Any]]:
+def writing(run: Runner, values: Sequence[Any], key: str = "valid_loss") -> list[dict[str, Any]]:
     """Have the history show these values, one an epoch; collect the weights of every epoch."""
     seen: list[dict[str, Tensor]] = []
 
@@ -64,6 +64,13 @@ def test_nan_is_no_improvement(learner: Learner) -> None:
     result = run.fit(5, learner)
     assert result.epochs == 2
     assert result.reason == "valid_loss has been nan for 2 epochs"
+
+
+def test_a_text_in_place_of_the_number_is_told_with_its_key(learner: Learner) -> None:
+    run = Runner(EarlyStopping("acc"))
+    writing(run, [1.0, "abc"], key="acc")
+    with pytest.raises(TypeError, match=r"EarlyStopping monitors 'acc'.* epoch 1 holds 'abc'"):
+        run.fit(2, learner)
 
 
 def test_the_best_weights_come_back_when_it_stops(learner: Learner) -> None:

@@ -10,6 +10,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Callable
 from itertools import pairwise
@@ -279,6 +280,29 @@ def test_time_starts_anew_in_every_run_and_never_runs_back(learner: Learner) -> 
 
 
 # The file
+
+
+def test_time_is_in_seconds_since_the_run_began(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    log = EventLog()
+    run = Runner(log)
+    run.on("begin_epoch", lambda run: now.append(now.pop() + 2.5))
+    run.fit(1, learner)
+    times = {record["event"]: record["t"] for record in log.records}
+    assert (times["begin_fit"], times["begin_epoch"], times["after_fit"]) == (0.0, 0.0, 2.5)
+
+
+def test_a_new_log_does_not_tell_what_its_token_went_through_before(learner: Learner) -> None:
+    token = CancellationToken()
+    first = Runner()
+    first.on("begin_batch", lambda run: run.token.cancel("batch"), once=True)
+    assert len(first.fit(1, learner, token=token).cancellations) == 1
+    log = EventLog()
+    Runner(log).fit(1, learner, token=token)
+    assert [record["cancellations"] for record in log.records if record["cancellations"]] == []
 
 
 def test_the_file_holds_what_memory_would_hold(learner: Learner, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from eventtrain import AvgStatsCallback, DataBunch, Learner, Runner
 from eventtrain.callbacks import Checkpoint, LabelSmoothing, Mixup
+from eventtrain.priorities import POLICY
 
 Make = Callable[..., Learner]
 cross_entropy = nn.functional.cross_entropy
@@ -94,6 +95,21 @@ def test_with_mixup_the_smoothed_losses_are_mixed(order: int, make_learner: Make
         by_hand.opt.zero_grad()
     assert same_weights(learner, by_hand)
     assert learner.loss_func is cross_entropy
+
+
+def test_code_of_ones_own_comes_before_it_and_reports_after(learner: Learner) -> None:
+    smooths: dict[int, bool] = {}
+    run = Runner(cbs=LabelSmoothing())
+    for priority in (POLICY + 1, POLICY - 1):
+        look = lambda run, p=priority: smooths.update({p: run.loss_func is not cross_entropy})  # noqa: E731
+        run.on("begin_train", look, priority=priority)
+    run.fit(1, learner)
+    assert smooths == {POLICY + 1: False, POLICY - 1: True}
+
+
+@pytest.mark.parametrize("eps", [0, 1])
+def test_the_ends_of_the_range_are_taken(eps: float) -> None:
+    assert LabelSmoothing(eps).eps == eps
 
 
 @pytest.mark.parametrize("how", ["cancel batch", "cancel fit", "raise"])

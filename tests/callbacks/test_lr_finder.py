@@ -230,6 +230,27 @@ def test_a_loader_of_unknown_length_serves_as_well(learner: Learner) -> None:
     assert len(finder.losses) == 5
 
 
+def test_a_loader_that_ends_before_the_test_is_warned_of(learner: Learner) -> None:
+    batches = list(learner.data.train_dl)
+    learner.data = DataBunch(type("Stream", (), {"__iter__": lambda self: iter(batches)})(), None)
+    before = copy.deepcopy(learner.model.state_dict())
+    finder = LRFinder(steps=8, stop_factor=math.inf)
+    with pytest.warns(RuntimeWarning, match="ended after 6 of 8 batches, before max_lr"):
+        Runner(cbs=finder).fit(2, learner)
+    assert len(finder.losses) == 6
+    assert all(torch.equal(t, before[name]) for name, t in learner.model.state_dict().items())
+
+
+def test_a_loss_that_blew_up_in_the_last_batch_needs_no_warning(learner: Learner) -> None:
+    batches = list(learner.data.train_dl)
+    learner.data = DataBunch(type("Stream", (), {"__iter__": lambda self: iter(batches)})(), None)
+    losses = iter([1.0, 1.0, 100.0])
+    learner.loss_func = lambda pred, yb: pred.sum() * 0 + next(losses)
+    finder = LRFinder(steps=8, smooth=0)
+    assert Runner(cbs=finder).fit(1, learner).outcome == "completed"
+    assert finder.losses == [1.0, 1.0, 100.0]
+
+
 def test_cancelled_batches_are_tried_again(make_learner: Make) -> None:
     finder = LRFinder(1e-3, 1.0, steps=4, stop_factor=math.inf)
     run = Runner(cbs=finder)
@@ -240,6 +261,14 @@ def test_cancelled_batches_are_tried_again(make_learner: Make) -> None:
 
 
 # No trace
+
+
+def test_gradients_of_what_the_optimizer_does_not_step_come_back(learner: Learner) -> None:
+    learner.opt = torch.optim.SGD([learner.model.weight], lr=0.1)
+    learner.model.bias.grad = torch.ones(3)
+    Runner(cbs=LRFinder(steps=2)).fit(1, learner)
+    assert torch.equal(learner.model.bias.grad, torch.ones(3))
+    assert learner.model.weight.grad is None
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "RMSprop"])
@@ -294,6 +323,16 @@ def test_a_rate_that_is_a_tensor_is_still_that_tensor(learner: Learner) -> None:
     rate = torch.tensor(0.1)
     learner.opt = torch.optim.SGD(learner.model.parameters(), lr=rate, foreach=False)
     Runner(cbs=LRFinder(steps=3)).fit(1, learner)
+    assert learner.opt.param_groups[0]["lr"] is rate
+    assert rate.item() == pytest.approx(0.1)
+
+
+def test_a_tensor_that_somebody_replaces_by_a_number_comes_back(learner: Learner) -> None:
+    rate = torch.tensor(0.1)
+    learner.opt = torch.optim.SGD(learner.model.parameters(), lr=rate, foreach=False)
+    run = Runner(cbs=LRFinder(steps=3))
+    run.on("after_step", lambda run: run.opt.param_groups[0].update(lr=0.5))
+    run.fit(1, learner)
     assert learner.opt.param_groups[0]["lr"] is rate
     assert rate.item() == pytest.approx(0.1)
 

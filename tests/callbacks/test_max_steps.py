@@ -87,6 +87,27 @@ def test_a_fit_that_was_over_takes_no_more_steps_when_resumed(make_learner, tmp_
     assert (result.steps, result.outcome) == (4, "cancelled")
 
 
+def test_a_fit_that_had_more_steps_than_n_begins_no_batch_when_resumed(
+    make_learner, tmp_path: Path
+) -> None:
+    first = Runner([MaxSteps(9), Checkpoint(tmp_path, every_steps=1)])
+    first.on("after_batch", lambda run: run.token.cancel("fit") if run.steps == 4 else None)
+    first.fit(9, make_learner())
+    begun: list[int] = []
+    second = Runner([MaxSteps(4), Checkpoint(tmp_path)])
+    second.on("begin_batch", lambda run: begun.append(run.n_iter), priority=500)
+    result = second.fit(9, make_learner(), resume="auto")
+    assert (result.steps, result.outcome, begun) == (4, "cancelled", [])
+
+
+def test_nothing_follows_the_batch_of_the_last_step(make_learner) -> None:
+    opened: list[str] = []
+    run = Runner(MaxSteps(3))
+    run.on(["begin_batch", "begin_validate"], lambda run: opened.append(run.phase), priority=2000)
+    assert run.fit(2, make_learner(train=3)).outcome == "cancelled"
+    assert opened == ["train"] * 3
+
+
 def test_validation_and_prediction_alone_are_left_alone(learner: Learner) -> None:
     run = Runner(MaxSteps(1))
     run.fit(1, learner)

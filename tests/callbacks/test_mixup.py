@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from eventtrain import AvgStatsCallback, DataBunch, Learner, Runner, accuracy
 from eventtrain.callbacks import Checkpoint, CutMix, Mixup
+from eventtrain.priorities import METRICS, MOVE_DATA
 
 Make = Callable[..., Learner]
 cross_entropy = nn.functional.cross_entropy
@@ -90,8 +91,9 @@ def test_metrics_see_the_original_targets_and_loss_function(learner: Learner) ->
     def look(run: Runner) -> None:
         seen.append(run.loss_func is cross_entropy and run.yb is run.batch[1])
 
+    run.on("after_loss", look, during="train", priority=500)
     result = run.fit(1, learner)
-    assert seen == [True] * 15
+    assert seen == [True] * 18
     assert "train_accuracy" in result.history[0]
 
 
@@ -102,6 +104,23 @@ def test_validation_and_prediction_are_untouched(make_learner: Make) -> None:
     assert run.validate(learner).history == plain
     expected = Runner().predict(learner, learner.data.valid_dl)
     assert torch.equal(run.predict(learner, learner.data.valid_dl), expected)
+
+
+def test_the_validation_in_a_fit_measures_the_loss_as_it_is(learner: Learner) -> None:
+    history = Runner(cbs=[Mixup(), AvgStatsCallback(report=None)]).fit(1, learner).history
+    alone = Runner(cbs=AvgStatsCallback(report=None)).validate(learner).history
+    assert history[0]["valid_loss"] == alone[0]["valid_loss"]
+
+
+def test_a_batch_draws_one_whole_number(learner: Learner) -> None:
+    generator, by_hand = (torch.Generator().manual_seed(3) for _ in range(2))
+    Runner(cbs=Mixup(generator=generator)).fit(2, learner)
+    torch.empty(6, dtype=torch.int64).random_(generator=by_hand)
+    assert torch.equal(generator.get_state(), by_hand.get_state())
+
+
+def test_shares_are_drawn_as_in_the_papers_by_default() -> None:
+    assert (Mixup().alpha, CutMix().alpha) == (0.4, 1.0)
 
 
 def test_the_loaders_tensors_are_left_alone(learner: Learner) -> None:
@@ -212,6 +231,12 @@ def test_the_state_of_a_generator_needs_a_generator() -> None:
         Mixup().load_state_dict(state)
     with pytest.raises(ValueError, match="make it without one"):
         Mixup(generator=torch.Generator()).load_state_dict({})
+
+
+def test_without_a_generator_of_its_own_there_is_nothing_to_take_back() -> None:
+    mixup = Mixup()
+    mixup.load_state_dict(mixup.state_dict())
+    assert mixup.state_dict() == {}
 
 
 def test_nothing_is_read_from_the_device(learner: Learner, no_sync: Any) -> None:
@@ -336,13 +361,55 @@ def test_the_order_in_which_two_were_made_makes_no_difference() -> None:
     assert torch.equal(one.model[1].weight, other.model[1].weight)
 
 
+def test_a_second_fit_has_its_own_draw_of_who_mixes_the_first_batch() -> None:
+    def mixers(run: Runner) -> list[tuple[bool, float, float]]:
+        seen: list[tuple[bool, float, float]] = []
+        mixup, cut_mix = run.mixup, run.cut_mix
+        note = lambda run: seen.append((mixup._is_mixing, mixup.lam, cut_mix.lam))  # noqa: E731
+        run.on("after_loss", note, during="train")
+        torch.manual_seed(5)
+        run.fit(1, learner)
+        return seen
+
+    x, y = torch.randn(4, 1, 4, 4), torch.randint(0, 3, (4,))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    learner = Learner(model, opt, cross_entropy, DataBunch([(x, y)] * 4))
+    run = Runner([Mixup(), CutMix()])
+    torch.manual_seed(4)
+    stop = run.on("after_pred", lambda run: run.token.cancel("fit"))
+    run.fit(1, learner)  # ends in the batch of the same number as the next fit's first
+    stop.disconnect()
+    run.mixup.lam = run.cut_mix.lam = 1.0
+    assert mixers(run) == mixers(Runner([Mixup(), CutMix()]))
+
+
+def test_it_mixes_after_moving_and_before_measuring(learner: Learner) -> None:
+    shapes: dict[int, bool] = {}
+    run = Runner(cbs=Mixup())
+    for priority in (MOVE_DATA - 1, METRICS + 1):
+        look = lambda run, p=priority: shapes.update({p: run.xb is run.batch[0]})  # noqa: E731
+        run.on("begin_batch", look, priority=priority, during="train")
+    run.fit(1, learner)
+    assert shapes == {MOVE_DATA - 1: True, METRICS + 1: False}
+
+
 # What it refuses
 
 
-@pytest.mark.parametrize("part", ["inputs", "targets"])
-def test_batches_of_other_parts_are_told(part: str, learner: Learner) -> None:
-    x, y = torch.randn(4, 5), torch.zeros(4).long()
-    batch: Any = ({"x": x}, y) if part == "inputs" else (x, {"y": y})
+X, Y = torch.zeros(4, 5), torch.zeros(4).long()
+
+
+@pytest.mark.parametrize(
+    ("part", "batch"),
+    [
+        ("inputs", ({"x": X}, Y)),
+        ("targets", (X, {"y": Y})),
+        ("inputs", (X[0, 0], Y)),
+        ("targets", (X, Y[0])),
+    ],
+)
+def test_batches_of_other_parts_are_told(part: str, batch: Any, learner: Learner) -> None:
     learner.data = DataBunch([batch], None)
     with pytest.raises(TypeError, match=f"Mixup needs {part} that are one tensor"):
         Runner(cbs=Mixup()).fit(1, learner)

@@ -22,6 +22,7 @@ from eventtrain.callbacks import (
     sched_lin,
     sched_none,
 )
+from eventtrain.priorities import POLICY
 
 Make = Callable[..., Learner]
 
@@ -55,6 +56,11 @@ def two_groups(learner: Learner, **options: Any) -> Learner:
 def test_a_straight_line_has_its_ends_and_its_middle() -> None:
     schedule = sched_lin(2.0, 4.0)
     assert [schedule(p) for p in (0.0, 0.5, 1.0)] == [2.0, 3.0, 4.0]
+
+
+def test_ends_may_be_tensors() -> None:
+    schedule = sched_lin(torch.tensor(1.0), torch.tensor(3.0))  # type: ignore[arg-type]
+    assert schedule(0.5) == 2.0
 
 
 @pytest.mark.parametrize("position", [0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
@@ -122,6 +128,11 @@ def test_shares_that_do_not_add_up_are_refused(pcts: list[float]) -> None:
         combine_scheds(pcts, [sched_none(1), sched_none(2)])
 
 
+def test_shares_that_were_rounded_are_taken() -> None:
+    schedule = combine_scheds([0.3333334] * 3, [sched_none(value) for value in (1, 2, 3)])
+    assert [schedule(position) for position in (0, 0.5, 1)] == [1, 2, 3]
+
+
 def test_as_many_shares_as_schedules_are_needed() -> None:
     with pytest.raises(ValueError, match="2 pcts for 1 scheds"):
         combine_scheds([0.5, 0.5], [sched_none(1)])
@@ -150,6 +161,16 @@ def test_the_value_is_set_before_every_training_batch(learner: Learner) -> None:
     seen = watch(run)
     run.fit(2, learner)
     assert seen == [[pytest.approx(i / 6)] for i in range(6)]
+
+
+def test_code_of_ones_own_comes_before_it_and_reports_after(learner: Learner) -> None:
+    rates: dict[int, float] = {}
+    run = Runner(cbs=ParamScheduler("lr", sched_none(0.25)))
+    for priority in (POLICY + 1, POLICY - 1):
+        look = lambda run, p=priority: rates.update({p: run.opt.param_groups[0]["lr"]})  # noqa: E731
+        run.on("begin_batch", look, priority=priority, once=True)
+    run.fit(1, learner)
+    assert rates == {POLICY + 1: 0.1, POLICY - 1: 0.25}
 
 
 def test_the_last_value_stays_after_the_fit(learner: Learner) -> None:
@@ -215,6 +236,14 @@ def test_a_rate_that_is_a_tensor_stays_that_tensor(learner: Learner, no_sync: An
     assert rate.item() == pytest.approx(0.2)
 
 
+def test_a_rate_that_is_a_tensor_takes_one_of_another_shape(learner: Learner) -> None:
+    rate = torch.tensor(0.1)
+    learner.opt = torch.optim.SGD(learner.model.parameters(), lr=rate, foreach=False)
+    Runner(cbs=ParamScheduler("lr", sched_none(torch.tensor([0.5])))).fit(1, learner)
+    assert learner.opt.param_groups[0]["lr"] is rate
+    assert rate.item() == 0.5
+
+
 def test_a_beta_that_is_a_tensor_stays_that_tensor(learner: Learner) -> None:
     betas = (torch.tensor(0.9), torch.tensor(0.99))
     learner.opt = torch.optim.Adam(learner.model.parameters(), betas=betas, foreach=False)
@@ -228,6 +257,15 @@ def test_an_unknown_field_is_told_with_those_that_there_are(learner: Learner) ->
     run = Runner(cbs=ParamScheduler("learning_rate", sched_none(1)))
     with pytest.raises(ValueError, match=r"no such field \(there are: lr, momentum"):
         run.fit(1, learner)
+
+
+@pytest.mark.parametrize(("optimizer", "field"), [("Adam", "alpha"), ("Adagrad", "momentum")])
+def test_momentum_alone_may_be_a_beta_and_only_where_there_are_some(
+    optimizer: str, field: str, learner: Learner
+) -> None:
+    learner.opt = getattr(torch.optim, optimizer)(learner.model.parameters())
+    with pytest.raises(ValueError, match=f"sets '{field}', but group 0 of {optimizer} has no such"):
+        Runner(cbs=ParamScheduler(field, sched_none(0.5))).fit(1, learner)
 
 
 def test_an_optimizer_without_groups_is_told(learner: Learner) -> None:

@@ -16,7 +16,7 @@ from eventtrain.callbacks import Checkpoint, ReduceLROnPlateau
 class WriteLosses(Callback):
     """Writes a made-up loss into each epoch's row."""
 
-    def __init__(self, values: list[float]) -> None:
+    def __init__(self, values: list[Any]) -> None:
         self.values = values
 
     def after_epoch(self, run: Runner) -> None:
@@ -42,6 +42,12 @@ def test_a_plateau_reduces_the_rate_as_torch_does(make_learner: Make) -> None:
     expected = plateau_by_hand(make_learner().opt, VALUES, patience=1, factor=0.5)
     assert seen[::BATCHES] == expected
     assert len(set(expected)) == 3
+
+
+def test_a_text_in_place_of_the_number_is_told_with_its_key(learner: Learner) -> None:
+    run = Runner(cbs=[ReduceLROnPlateau("made_up"), WriteLosses([1.0, "abc"])])
+    with pytest.raises(TypeError, match=r"Plateau monitors 'made_up'.* epoch 1 holds 'abc'"):
+        run.fit(2, learner)
 
 
 def test_an_epoch_without_a_step_does_not_tell_the_plateau(learner: Learner) -> None:

@@ -131,8 +131,9 @@ def test_bad_arguments_are_refused(seed: Any, error: type[Exception]) -> None:
         Seed(seed)
 
 
-def test_the_largest_seed_is_taken_by_all(learner: Learner) -> None:
-    assert Runner(cbs=Seed(2**32 - 1)).fit(1, learner).outcome == "completed"
+@pytest.mark.parametrize("seed", [0, 2**32 - 1])
+def test_the_smallest_and_the_largest_seed_are_taken_by_all(learner: Learner, seed: int) -> None:
+    assert Runner(cbs=Seed(seed)).fit(1, learner).outcome == "completed"
 
 
 def test_nothing_is_read_from_the_device(learner: Learner, no_sync: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from eventtrain import Learner, Runner
 from eventtrain.callbacks import StopFile
+from eventtrain.priorities import POLICY
 
 
 def writing(run: Runner, path: Path, iteration: int) -> None:
@@ -44,6 +46,26 @@ def test_a_file_that_is_there_already_ends_the_fit_after_one_batch(learner, tmp_
     path = tmp_path / "stop"
     path.touch()
     assert Runner(StopFile(path)).fit(2, learner).steps == 1
+
+
+def test_a_second_fit_looks_at_the_first_opportunity(learner: Learner, tmp_path: Path) -> None:
+    path = tmp_path / "stop"
+    run = Runner(StopFile(path, every_seconds=3600))
+    run.fit(1, learner)
+    path.touch()
+    assert run.fit(1, learner).steps == 1
+
+
+def test_reports_know_of_the_file_and_code_of_ones_own_comes_before(learner, tmp_path) -> None:
+    path = tmp_path / "stop"
+    path.touch()
+    knows: dict[int, bool] = {}
+    run = Runner(StopFile(path))
+    for priority in (POLICY + 1, POLICY - 1):
+        tell = lambda run, p=priority: knows.update({p: run.token.pending is not None})  # noqa: E731
+        run.on("after_batch", tell, priority=priority, once=True)
+    run.fit(1, learner)
+    assert knows == {POLICY + 1: False, POLICY - 1: True}
 
 
 def test_the_file_stays_unless_it_is_to_be_removed(learner: Learner, tmp_path: Path) -> None:
@@ -101,7 +123,9 @@ def test_a_relative_path_is_taken_from_where_the_object_was_made(
     assert Runner(stop).fit(1, learner).outcome == "cancelled"
 
 
-@pytest.mark.parametrize("arguments", [{"every_seconds": -1}, {"scope": "batch"}])
+@pytest.mark.parametrize(
+    "arguments", [{"every_seconds": -1}, {"every_seconds": math.inf}, {"scope": "batch"}]
+)
 def test_bad_arguments_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         StopFile("stop", **arguments)

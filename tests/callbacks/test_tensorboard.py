@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from rates import WithoutRate
 
 from eventtrain import AvgStatsCallback, Learner, Runner
 from eventtrain.callbacks import TensorBoard
+from eventtrain.priorities import CHECKPOINTS, METRICS, REPORTS
 
 Make = Callable[..., Learner]
 
@@ -83,6 +85,42 @@ def test_an_epochs_metrics_stand_at_its_last_batch(learner: Learner, tmp_path: P
     assert [value for _, value in written] == pytest.approx([r["valid_loss"] for r in history])
 
 
+def test_what_others_write_to_the_row_before_the_reports_is_drawn(
+    learner: Learner, tmp_path: Path
+) -> None:
+    run = Runner(TensorBoard(tmp_path))
+    write = lambda run: run.history[-1].update(own=0.5)  # noqa: E731
+    run.on("after_epoch", write, priority=REPORTS + 1)
+    run.fit(1, learner)
+    assert scalars(tmp_path, "epoch/own") == [(2, 0.5)]
+
+
+def test_a_checkpoint_of_a_whole_epoch_has_nothing_left_to_write(
+    learner: Learner, tmp_path: Path
+) -> None:
+    board = TensorBoard(tmp_path, every=1)
+    run = Runner(board)
+    waiting: list[int] = []
+    look = lambda run: waiting.append(len(board.state_dict()["new"]))  # noqa: E731
+    run.on(["after_train", "after_epoch"], look, priority=CHECKPOINTS + 1)
+    run.fit(1, learner)
+    assert waiting == [3, 0]
+
+
+def test_the_loss_that_is_written_is_that_which_others_measure(
+    learner: Learner, tmp_path: Path
+) -> None:
+    run = Runner(TensorBoard(tmp_path, every=1))
+    for priority, factor in ((METRICS + 1, 2), (METRICS - 1, 1000)):
+        weigh = lambda run, by=factor: setattr(run, "loss", run.loss * by)  # noqa: E731
+        run.on("after_loss", weigh, during="train", priority=priority)
+    loss = torch.nn.functional.cross_entropy
+    x, y = next(iter(learner.data.train_dl))
+    expected = 2 * loss(learner.model(x), y).item()
+    run.fit(1, learner)
+    assert scalars(tmp_path, "batch/loss")[0] == (0, pytest.approx(expected))
+
+
 def test_every_group_has_its_rate(learner: Learner, tmp_path: Path) -> None:
     weight, bias = learner.model.parameters()
     groups: list[dict[str, Any]] = [{"params": [weight], "lr": 0.1}, {"params": [bias], "lr": 0.2}]
@@ -131,6 +169,8 @@ def test_the_writer_is_closed_whatever_happens(how: str, learner: Learner, tmp_p
     board = TensorBoard(tmp_path, every=1)
     run = Runner(board)
     losses = losses_of(run)
+    writers: list[Any] = []
+    run.on("begin_train", lambda run: writers.append(board.writer))
 
     @run.on("after_step", when=lambda run: run.batch_index == 1)
     def end(run: Runner) -> None:
@@ -144,7 +184,50 @@ def test_the_writer_is_closed_whatever_happens(how: str, learner: Learner, tmp_p
     else:
         run.fit(1, learner)
     assert board.writer is None
+    assert writers[0].all_writers is None  # torch's way to say that it is closed
     assert [v for _, v in scalars(tmp_path, "batch/loss")] == pytest.approx(losses)
+
+
+def test_an_epoch_is_on_disk_when_it_ends(learner: Learner, tmp_path: Path) -> None:
+    run = Runner([AvgStatsCallback(report=None), TensorBoard(tmp_path)])
+    found: list[int] = []
+    look = lambda run: found.append(len(scalars(tmp_path, "epoch/valid_loss")))  # noqa: E731
+    run.on("after_epoch", look, priority=CHECKPOINTS)
+    run.fit(2, learner)
+    assert found == [1, 2]
+
+
+def test_an_epoch_of_one_batch_stands_at_that_batch(make_learner: Make, tmp_path: Path) -> None:
+    Runner([AvgStatsCallback(report=None), TensorBoard(tmp_path)]).fit(1, make_learner(train=1))
+    assert [step for step, _ in scalars(tmp_path, "epoch/train_loss")] == [0]
+
+
+def test_without_hyperparameters_none_are_written(learner: Learner, tmp_path: Path) -> None:
+    Runner(TensorBoard(tmp_path)).fit(1, learner)
+    assert "_hparams_/session_start_info" not in read(tmp_path).summary_metadata
+
+
+def test_hyperparameters_of_a_fit_of_no_epochs_are_written(
+    learner: Learner, tmp_path: Path
+) -> None:
+    Runner(TensorBoard(tmp_path, hparams={"lr": 0.1})).fit(0, learner)
+    assert "_hparams_/session_start_info" in read(tmp_path).summary_metadata
+
+
+def test_an_optimizer_without_rates_has_losses_alone(learner: Learner, tmp_path: Path) -> None:
+    learner.opt = WithoutRate(learner.model.parameters())
+    Runner(TensorBoard(tmp_path, every=1)).fit(1, learner)
+    assert read(tmp_path).Tags()["scalars"] == ["batch/loss"]
+
+
+def test_a_fit_that_fails_before_the_writer_is_open_fails_of_that_alone(
+    learner: Learner, tmp_path: Path
+) -> None:
+    run = Runner(TensorBoard(tmp_path, hparams={"lr": 0.1}))
+    run.on("begin_fit", lambda run: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as caught:
+        run.fit(1, learner)
+    assert len(caught.value.__notes__) == 1
 
 
 def test_handlers_may_write_with_it(learner: Learner, tmp_path: Path) -> None:
@@ -187,6 +270,40 @@ def test_a_resumed_run_stands_in_the_folder_once(
     written = scalars(tmp_path, "batch/loss")
     assert [step for step, _ in written] == [0, 1, 2, 3, 4, 5]
     assert [value for _, value in written] == pytest.approx(losses)
+
+
+def test_what_waited_in_a_run_that_was_killed_is_written_by_the_next(
+    make_learner: Make, tmp_path: Path
+) -> None:
+    first, second = TensorBoard(tmp_path / "a", every=1), TensorBoard(tmp_path / "b", every=1)
+    states: list[dict[str, Any]] = []
+    run = Runner(first)
+    losses = losses_of(run)
+    run.on("after_batch", lambda run: states.append(first.state_dict()), priority=CHECKPOINTS)
+    run.fit(1, make_learner())
+    run = Runner(second)
+    run.on("begin_train", lambda run: second.load_state_dict(states[1]), priority=-2000)
+    run.fit(1, make_learner())
+    written = scalars(tmp_path / "b", "batch/loss")
+    assert [step for step, _ in written] == [0, 1, 2, 3, 4]
+    assert [value for _, value in written] == pytest.approx(losses[:2] + losses)
+
+
+def test_a_checkpoint_with_nothing_to_write_goes_on_at_its_step_with_one_writer(
+    learner: Learner, tmp_path: Path
+) -> None:
+    board = TensorBoard(tmp_path, every=1)
+    run = Runner(board)
+    writers: list[Any] = []
+
+    @run.on("begin_fit", priority=CHECKPOINTS)
+    def go_on(run: Runner) -> None:
+        writers.append(board.writer)
+        board.load_state_dict({"step": 6, "new": []})
+
+    run.fit(1, learner)
+    assert [step for step, _ in scalars(tmp_path, "batch/loss")] == [6, 7, 8]
+    assert writers[0].all_writers is None
 
 
 def test_a_folder_that_cannot_be_made_is_told_before_training(

@@ -12,6 +12,7 @@ import torch
 
 from eventtrain import Learner, Runner
 from eventtrain.callbacks import Checkpoint, TerminateOnNaN
+from eventtrain.priorities import METRICS
 
 
 def spoiling(run: Runner, batch: int, value: float = float("nan"), phase: str = "train") -> None:
@@ -107,6 +108,56 @@ def test_a_resumed_fit_looks_where_the_whole_one_would(make_learner, tmp_path: P
     second = Runner([TerminateOnNaN(every=4), Checkpoint(tmp_path)])
     result = second.fit(1, make_learner(train=10), resume="auto")
     assert result.reason == "the loss was not finite in one of the batches 0 to 3 of epoch 0"
+
+
+@pytest.mark.parametrize(("lost", "steps"), [(math.inf, 4), (1.0, 6)])
+def test_what_was_noted_before_a_resumed_fit_counts_in_it(
+    make_learner, tmp_path: Path, lost: float, steps: int
+) -> None:
+    """The weights stay finite, so that only the note can tell."""
+
+    def fit(losses: list[float], *, stop_at: int) -> Runner:
+        run = Runner([TerminateOnNaN(every=5), Checkpoint(tmp_path, every_steps=1)])
+        run.on("after_batch", lambda run: run.token.cancel("fit") if run.n_iter == stop_at else 0)
+        learner, left = make_learner(train=6), iter(losses)
+        learner.loss_func = lambda pred, yb: pred.mean() * 0 + next(left)
+        learner.data.valid_dl = None
+        run.fit(1, learner, resume="auto")
+        return run
+
+    fit([1.0, lost], stop_at=2)
+    result = fit([1.0] * 4, stop_at=99).result
+    assert result is not None
+    assert (result.steps, result.outcome) == (steps, "cancelled" if steps < 6 else "completed")
+
+
+def test_a_failure_is_no_time_to_look(learner: Learner) -> None:
+    run = Runner(TerminateOnNaN(every=100))
+    spoiling(run, 0)
+    run.on("begin_batch", lambda run: 1 / 0 if run.batch_index == 1 else None)
+    with pytest.raises(ZeroDivisionError):
+        run.fit(1, learner)
+    assert run.result is not None
+    assert (run.result.outcome, run.result.cancellations) == ("failed", ())
+
+
+def test_those_who_change_the_loss_come_before_it_and_others_after(learner: Learner) -> None:
+    seen: list[int] = []
+    run = Runner(TerminateOnNaN(every=1))
+    spoiling(run, 0)
+    for priority in (METRICS + 1, METRICS - 1):
+        run.on("after_loss", lambda run, p=priority: seen.append(p), priority=priority)
+    run.fit(1, learner)
+    assert seen == [METRICS + 1]
+
+
+def test_at_the_end_of_an_epoch_everybody_knows_that_the_fit_has_ended(learner: Learner) -> None:
+    pending: list[object] = []
+    run = Runner(TerminateOnNaN(every=100))
+    spoiling(run, 0)
+    run.on("after_train", lambda run: pending.append(run.token.pending), priority=500)
+    run.fit(1, learner)
+    assert pending != [None]
 
 
 @pytest.mark.parametrize(("every", "error"), [(0, ValueError), (2.5, TypeError), (True, TypeError)])

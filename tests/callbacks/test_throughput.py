@@ -11,6 +11,7 @@ import torch
 
 from eventtrain import DataBunch, Learner, Runner
 from eventtrain.callbacks import Throughput
+from eventtrain.priorities import METRICS
 
 Make = Callable[..., Learner]
 
@@ -46,6 +47,26 @@ def test_rates_and_the_share_of_waiting_are_written(slowed: Learner) -> None:
         "valid_batches_per_second": 2 / 6,
         "valid_data_share": 0.0,
     }
+
+
+def test_what_others_do_in_a_batch_counts_but_is_no_wait(slowed: Learner) -> None:
+    run = Runner(Throughput())
+    clock = slowed.model  # three seconds a call
+    run.on("begin_train", lambda run: clock(torch.zeros(1, 5)), priority=-500)
+    run.on("begin_batch", lambda run: clock(torch.zeros(1, 5)), priority=500, during="train")
+    run.on("after_batch", lambda run: clock(torch.zeros(1, 5)), priority=-500, during="train")
+    (row,) = run.fit(1, slowed).history
+    assert row["train_batches_per_second"] == 3 / 30
+    assert row["train_data_share"] == 3 / 30
+
+
+def test_code_of_ones_own_finds_the_rates_when_the_phase_ends(slowed: Learner) -> None:
+    seen: list[bool] = []
+    run = Runner(Throughput())
+    look = lambda run: seen.append("train_data_share" in run.history[-1])  # noqa: E731
+    run.on("after_train", look, priority=METRICS - 1)
+    run.fit(1, slowed)
+    assert seen == [True]
 
 
 def test_the_first_batches_of_a_phase_may_be_left_out(slowed: Learner) -> None:
@@ -101,6 +122,15 @@ def test_a_batch_without_tensors_leaves_the_samples_out(slowed: Learner) -> None
     assert row["train_batches_per_second"] == 3 / 9
 
 
+def test_one_batch_without_tensors_among_others_leaves_the_samples_out(slowed: Learner) -> None:
+    run = Runner(Throughput())
+    forget = lambda run: setattr(run, "batch", "text")  # noqa: E731
+    run.on("begin_batch", forget, during="train", priority=2000, once=True)
+    (row,) = run.fit(1, slowed).history
+    assert "train_samples_per_second" not in row
+    assert row["train_batches_per_second"] == 3 / 12
+
+
 def test_a_cancelled_phase_counts_the_batches_it_had(slowed: Learner) -> None:
     run = Runner(Throughput())
     run.on("after_batch", lambda run: run.token.cancel("fit"), when=lambda run: run.n_iter == 2)
@@ -126,6 +156,16 @@ def test_a_phase_cancelled_before_it_began_writes_nothing(slowed: Learner) -> No
     (row,) = run.fit(1, slowed).history
     assert "train_batches_per_second" not in row
     assert "valid_batches_per_second" in row
+
+
+def test_a_validation_cancelled_before_it_began_has_not_the_rates_of_the_training(
+    slowed: Learner,
+) -> None:
+    run = Runner(Throughput())
+    run.on("begin_validate", lambda run: run.token.cancel("validate"))
+    (row,) = run.fit(1, slowed).history
+    assert "train_batches_per_second" in row
+    assert "valid_batches_per_second" not in row
 
 
 def test_a_validation_alone_has_rates_and_a_prediction_none(slowed: Learner) -> None:

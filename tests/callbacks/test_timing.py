@@ -72,6 +72,51 @@ def test_every_part_gets_its_own_seconds(slowed: tuple[Learner, Clock]) -> None:
     assert (validate["epoch"], validate["phase"], validate["batches"]) == (0, "validate", 2)
 
 
+def test_what_others_do_in_a_batch_is_in_no_part(slowed: tuple[Learner, Clock]) -> None:
+    learner, clock = slowed
+    timing = Timing()
+    run = Runner(timing)
+    batch = ["begin_batch", "after_pred", "after_loss", "after_backward", "begin_step"]
+    for priority in (500, -500):
+        run.on(
+            [*batch, "after_step", "after_batch"],
+            clock.after(32, lambda run: None),
+            during="train",
+            priority=priority,
+        )
+    run.fit(1, learner)
+    row = timing.rows[0]
+    assert [row[part] for part in PARTS] == [3, 6, 12, 24, 48]
+    assert row["rest"] == 3 * 14 * 32
+
+
+def test_what_others_do_around_a_phase_does_not_count(slowed: tuple[Learner, Clock]) -> None:
+    learner, clock = slowed
+    timing = Timing()
+    run = Runner(timing)
+    run.on("begin_train", clock.after(1000, lambda run: None), priority=-500)
+    run.on("after_train", clock.after(1000, lambda run: None), priority=500)
+    run.fit(1, learner)
+    row = timing.rows[0]
+    assert (row["data"], row["rest"], row["total"]) == (3, 0, 93)
+
+
+def test_an_event_whose_part_has_not_begun_counts_nothing(slowed: tuple[Learner, Clock]) -> None:
+    timing = Timing()
+    run = Runner(timing)
+    run.on("begin_batch", lambda run: run.bus.emit("after_backward", run), during="train")
+    run.fit(1, slowed[0])
+    assert [timing.rows[0][part] for part in PARTS] == [3, 6, 12, 24, 48]
+
+
+def test_a_phase_cancelled_before_it_began_has_no_row(slowed: tuple[Learner, Clock]) -> None:
+    timing = Timing()
+    run = Runner(timing)
+    run.on("begin_train", lambda run: run.token.cancel("train"))
+    run.fit(1, slowed[0])
+    assert [row["phase"] for row in timing.rows] == ["validate"]
+
+
 def test_what_a_cancelled_batch_did_not_reach_counts_nothing(
     slowed: tuple[Learner, Clock],
 ) -> None:
@@ -118,6 +163,15 @@ def test_the_table_sums_over_epochs(slowed: tuple[Learner, Clock]) -> None:
     lines = [line.split() for line in timing.table().splitlines()]
     assert ["train", "step", "96.000", "16000.000", "51.6%"] in lines
     assert ["validate", "total", "24.000", "6000.000", "100.0%"] in lines
+
+
+def test_a_phase_that_took_no_time_has_a_table(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Clock(monkeypatch)
+    timing = Timing()
+    Runner(timing).fit(1, learner)
+    assert timing.table().splitlines()[1].split() == ["train", "data", "0.000", "0.000", "0.0%"]
 
 
 def test_a_second_fit_starts_over_and_no_epochs_have_no_rows(learner: Learner) -> None:
