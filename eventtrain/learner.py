@@ -73,6 +73,7 @@ def accuracy(out: Tensor, yb: Tensor) -> Tensor:
 
     Raises:
         TypeError: One of the two is no tensor.
+        ValueError: There is not one label for each row.
     """
     for value, name in ((out, "logits"), (yb, "labels")):
         if not isinstance(value, Tensor):
@@ -80,4 +81,10 @@ def accuracy(out: Tensor, yb: Tensor) -> Tensor:
                 f"accuracy needs {name} that are one tensor, got {type(value).__name__}: "
                 "for other batches pass a metric of yours, fn(pred, yb)"
             )
-    return (out.argmax(dim=1) == yb).float().mean()
+    found = out.argmax(dim=1)
+    if found.shape != yb.shape:  # they would be compared each with each
+        raise ValueError(
+            f"accuracy got logits of shape {list(out.shape)}, which take labels of shape "
+            f"{list(found.shape)}, and labels of shape {list(yb.shape)}"
+        )
+    return (found == yb).float().mean()

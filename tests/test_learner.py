@@ -69,3 +69,13 @@ def test_accuracy_is_the_share_of_right_rows() -> None:
 def test_accuracy_says_what_it_needs_and_got(out: object, yb: object, message: str) -> None:
     with pytest.raises(TypeError, match=f"accuracy needs {message}"):
         accuracy(out, yb)  # type: ignore[arg-type]
+
+
+def test_accuracy_refuses_labels_that_are_not_one_for_each_row() -> None:
+    with pytest.raises(ValueError, match=r"labels of shape \[4\], and labels of shape \[4, 1\]"):
+        accuracy(torch.zeros(4, 3), torch.zeros(4, 1))
+
+
+def test_accuracy_of_pixels_counts_every_one() -> None:
+    out = torch.stack([torch.zeros(2, 5, 5), torch.ones(2, 5, 5)], dim=1)
+    assert accuracy(out, torch.ones(2, 5, 5)).item() == 1

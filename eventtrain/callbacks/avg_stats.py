@@ -17,7 +17,7 @@ from ..receivers import name_of
 from ..runner import Runner
 
 Metric = Any
-"""``metric(pred, yb)`` returning a number or a scalar tensor, or a torchmetrics metric."""
+"""``metric(pred, yb)`` returning one number, or a torchmetrics metric or collection."""
 
 
 class AvgStats:
@@ -28,12 +28,18 @@ class AvgStats:
 
     Args:
         metrics: One metric or several. A function's mean over a batch is
-            averaged; a torchmetrics metric is updated and computed.
+            averaged; a torchmetrics metric is updated and computed, a collection's
+            members each under the collection's name for it.
         in_train: Whether these are the training batches' averages.
+
+    Attributes:
+        names: ``"loss"`` and the metrics' names, in the order of ``avg_stats``.
     """
 
     def __init__(self, metrics: Metric | Iterable[Metric] | None, in_train: bool) -> None:
-        self.metrics: list[Metric] = [metrics] if _keeps_state(metrics) else listify(metrics)
+        named = [pair for metric in _listed(metrics) for pair in _members(metric)]
+        self.metrics: list[Metric] = [metric for _, metric in named]
+        self.names = _told_apart(["loss", *(name for name, _ in named)])
         self.in_train = in_train
         self.reset()
 
@@ -46,29 +52,23 @@ class AvgStats:
                 metric.reset()
 
     @property
-    def names(self) -> list[str]:
-        """``"loss"`` and the metrics' names, in the order of ``avg_stats``."""
-        names: list[str] = []
-        for metric in ["loss", *self.metrics]:
-            name = metric if isinstance(metric, str) else _metric_name(metric)
-            numbered = (f"{name}_{number}" for number in count(2))
-            names.append(next(each for each in chain([name], numbered) if each not in names))
-        return names
-
-    @property
     def all_stats(self) -> list[float]:
         """The sums, loss first, as plain floats; 0.0 for a torchmetrics metric."""
         return _to_floats(self._sums)
 
     @property
     def avg_stats(self) -> list[float]:
-        """The averages, loss first, as plain floats; empty before the first batch."""
+        """The averages, loss first, as plain floats; empty before the first batch.
+
+        Raises:
+            TypeError: A torchmetrics metric computes something else than one number.
+        """
         if not self.count:
             return []
         values = [total / self.count for total in self.all_stats]
         for index, metric in enumerate(self.metrics, 1):
             if _keeps_state(metric):
-                values[index] = float(metric.compute())
+                values[index] = _one_number(metric.compute(), self.names[index])
         return values
 
     def accumulate(self, run: Runner) -> None:
@@ -143,8 +143,9 @@ class AvgStatsCallback(Callback):
         metrics: Metric | Iterable[Metric] | None = None,
         report: Callable[[str], object] | None = print,
     ) -> None:
+        metrics = _listed(metrics)
         self.train_stats = AvgStats(metrics, in_train=True)
-        self.valid_stats = AvgStats(copy.deepcopy(self.train_stats.metrics), in_train=False)
+        self.valid_stats = AvgStats(copy.deepcopy(metrics), in_train=False)
         self._report = report
         self._titles: list[str] = []
         self._start = 0.0
@@ -210,8 +211,38 @@ def _keeps_state(metric: Any) -> bool:
     return all(callable(getattr(metric, name, None)) for name in ("update", "compute", "reset"))
 
 
-def _metric_name(metric: Any) -> str:
-    return camel2snake(type(metric).__name__) if _keeps_state(metric) else name_of(metric)
+def _listed(metrics: Metric | Iterable[Metric] | None) -> list[Metric]:
+    # A collection could be iterated over, for its names.
+    return [metrics] if _keeps_state(metrics) else listify(metrics)
+
+
+def _members(metric: Metric) -> list[tuple[str, Metric]]:
+    """Return a metric under its name, or those of a torchmetrics collection under theirs."""
+    if not _keeps_state(metric):
+        return [(name_of(metric), metric)]
+    if hasattr(metric, "items"):
+        return list(metric.items())
+    return [(camel2snake(type(metric).__name__), metric)]
+
+
+def _told_apart(names: Iterable[str]) -> list[str]:
+    """Number the names that are there already."""
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name}_{number}" for number in count(2))
+        found.append(next(each for each in chain([name], numbered) if each not in found))
+    return found
+
+
+def _one_number(value: Any, name: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        shape = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise TypeError(
+            f"metric {name!r} computes no single number but {shape}: have it averaged, or "
+            "subscribe a handler of yours that reads it"
+        ) from error
 
 
 def _to_floats(values: list[Any]) -> list[float]:

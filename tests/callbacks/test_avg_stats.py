@@ -154,6 +154,41 @@ def test_a_torchmetric_goes_by_its_class() -> None:
     assert AvgStats(metric, in_train=True).names == ["loss", "multiclass_accuracy"]
 
 
+def collection() -> Any:
+    members = {
+        "top1": torchmetrics.classification.MulticlassAccuracy(num_classes=3, average="micro"),
+        "recall": torchmetrics.classification.MulticlassRecall(num_classes=3),
+    }
+    return torchmetrics.MetricCollection(members, prefix="my_")
+
+
+def test_the_members_of_a_torchmetrics_collection_have_a_column_each(learner: Learner) -> None:
+    stats = AvgStatsCallback([accuracy, collection()], report=None)
+    run = Runner(cbs=stats)
+    run.fit(2, uneven(learner))
+    assert stats.train_stats.names == ["loss", "accuracy", "my_recall", "my_top1"]
+    for phase, rows in (("train", 9), ("valid", 6)):
+        batches = [(xb, yb) for xb, yb in learner.data.train_dl]
+        x, y = (torch.cat(parts)[:rows] for parts in zip(*batches, strict=True))
+        expected = collection()(learner.model(x), y)
+        row = run.result.history[-1]
+        assert row[f"{phase}_my_top1"] == pytest.approx(row[f"{phase}_accuracy"])
+        for name, value in expected.items():
+            assert row[f"{phase}_{name}"] == pytest.approx(value.item())
+
+
+def test_a_collection_alone_is_taken_too(learner: Learner) -> None:
+    stats = AvgStatsCallback(collection(), report=None)
+    Runner(cbs=stats).fit(1, learner)
+    assert len(stats.valid_stats.avg_stats) == 3
+
+
+def test_a_metric_that_computes_several_numbers_is_told_by_name(learner: Learner) -> None:
+    metric = torchmetrics.classification.MulticlassAccuracy(num_classes=3, average=None)
+    with pytest.raises(TypeError, match=r"'multiclass_accuracy' computes no single .*\[3\]"):
+        Runner(cbs=AvgStatsCallback(metric, report=None)).fit(1, learner)
+
+
 def test_metrics_of_one_name_are_told_apart() -> None:
     names = AvgStats([accuracy, accuracy, accuracy], in_train=True).names
     assert names == ["loss", "accuracy", "accuracy_2", "accuracy_3"]
