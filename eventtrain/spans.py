@@ -32,7 +32,8 @@ class Spans:
         self._began = began
         self._labels: list[tuple[str, str, Mapping[str, str]]] = []
         self._scope_labels = {name: self.label(name, name, {}) for name in SCOPES}
-        self._threads: dict[int, tuple[int, str]] = {}
+        # By object: the number of a thread that has ended is given to another.
+        self._threads: dict[threading.Thread, int] = {}
         self._spans = array("q")
         self._open: dict[Scope, int | None] = {}
 
@@ -75,12 +76,7 @@ class Spans:
         file.write("\n]}\n")
 
     def _thread(self) -> int:
-        ident = threading.get_ident()
-        known = self._threads.get(ident)
-        if known is None:
-            known = (len(self._threads), threading.current_thread().name)
-            self._threads[ident] = known
-        return known[0]
+        return self._threads.setdefault(threading.current_thread(), len(self._threads))
 
     def _events(self) -> Iterator[dict[str, Any]]:
         pid, lanes = os.getpid(), self._lanes()
@@ -94,7 +90,7 @@ class Spans:
 
     def _lanes(self) -> dict[int, tuple[str, list[tuple[int, int, int]]]]:
         """Sort the spans into lanes, by the number of each: ``(start, -end, label)``."""
-        names = [name for _, name in sorted(self._threads.values())]
+        names = [thread.name for thread in self._threads]
         lanes: dict[int, tuple[str, list[tuple[int, int, int]]]] = {}
         now = perf_counter_ns() - self._began
         still_open = {index for index in self._open.values() if index is not None}

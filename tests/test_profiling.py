@@ -546,6 +546,20 @@ def test_runs_in_two_threads_have_lanes_of_their_own(
     assert sum(e["name"] == "batch" for name in lanes for e in lanes[name]) == 2 * 2 * 25
 
 
+def test_threads_that_come_one_after_the_other_have_lanes_of_their_own(tmp_path: Path) -> None:
+    bus = EventBus()
+    bus.on("after_fit", nothing)
+    with bus.profile() as profile:
+        bus.emit("after_fit", None)
+        for name in ("first", "second"):
+            thread = threading.Thread(target=bus.emit, args=("after_fit", None), name=name)
+            thread.start()
+            thread.join()  # the next one is given its number
+    profile.to_chrome_trace(tmp_path / "trace.json")
+    lanes = lanes_of(read_trace(tmp_path / "trace.json"))
+    assert set(lanes) == {"fit", "fit (first)", "fit (second)"}
+
+
 def test_beyond_the_cap_calls_are_counted_but_not_drawn(learner: Learner, tmp_path: Path) -> None:
     run, counted = counting_run()
     with run.bus.profile(max_spans=10) as profile:
