@@ -41,13 +41,11 @@ def run(options: Options) -> Suite:
         cases = CASES[device.type]
         for case in cases[:1] if options.quick else cases:
             found = _plain(case, device, options)
-            _add(suite, device, case.name, found)
+            _add(suite, device, found)
             if not isinstance(found, Skip):
                 suite.targets += _targets(case, found["wall"], device)
-        case = cases[min(1, len(cases) - 1)]
-        for variation, name in ((_compiled, "torch.compile"), (_captured, "CUDA graph")):
-            found = variation(case, device, options)
-            _add(suite, device, f"{case.name}, {name}", found)
+        for variation in (_compiled, _captured):
+            _add(suite, device, variation(cases[min(1, len(cases) - 1)], device, options))
         reads = _syncs(cases[0], device, options)
         if isinstance(reads, Skip):
             suite.notes.append(f"{device}: {reads}")
@@ -56,12 +54,12 @@ def run(options: Options) -> Suite:
     return suite
 
 
-def _add(suite: Suite, device: torch.device, name: str, found: Found | Skip) -> None:
+def _add(suite: Suite, device: torch.device, found: Found | Skip) -> None:
     if isinstance(found, Skip):
         suite.notes.append(f"{device}: {found}")
     else:
         suite.groups += found.values()
-        suite.notes += _hidden(name, found)
+        suite.notes += _hidden(found)
 
 
 def ways(
@@ -160,7 +158,7 @@ def _targets(case: Case, group: Group, device: torch.device) -> list[Target]:
     ]  # fmt: skip
 
 
-def _hidden(name: str, groups: Found) -> list[str]:
+def _hidden(groups: Found) -> list[str]:
     """Say how much of what the Runner costs the host did not make the step any longer."""
     if "host" not in groups:
         return []
@@ -175,7 +173,9 @@ def _hidden(name: str, groups: Found) -> list[str]:
         else:
             share = "below the noise"  # the host took no longer: nothing is there to be hidden
         parts.append(f"{runner(count)}: {share}")
-    return [f"{name}, share of dispatch hidden behind the kernels: {'; '.join(parts)}"]
+    return [
+        f"{groups['wall'].title}: share of dispatch hidden behind the kernels: {'; '.join(parts)}"
+    ]
 
 
 def _plain(case: Case, device: torch.device, options: Options) -> Found | Skip:

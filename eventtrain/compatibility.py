@@ -72,16 +72,15 @@ def _check_optimizer(content: Mapping[str, Any], opt: Any, origin: str) -> None:
         )
     if not isinstance(opt, torch.optim.Optimizer):
         return
-    saved, own = _sizes_of_groups(content["opt"]), _sizes_of_groups(opt.state_dict())
+    saved, own = (
+        [len(group["params"]) for group in groups]
+        for groups in (content["opt"]["param_groups"], opt.param_groups)
+    )
     if saved != own:
         raise CheckpointError(
             f"{origin} is of another optimizer: {name} with groups of {saved} parameters, and this "
             f"run's has {own}"
         )
-
-
-def _sizes_of_groups(state: Mapping[str, Any]) -> list[int]:
-    return [len(group["params"]) for group in state["param_groups"]]
 
 
 def _difference(key: str, own: Any, saved: Any) -> str:

@@ -199,15 +199,15 @@ def test_the_hidden_share_is_what_the_host_spends_and_the_step_does_not() -> Non
     names = [gpu.HAND, *map(gpu.runner, gpu.COUNTS)]
     wall = Group("wall", "us", {name: [10e-6 + 1e-6 * (name != gpu.HAND)] for name in names})
     host = Group("host", "us", {name: [5e-6 + 4e-6 * (name != gpu.HAND)] for name in names})
-    (note,) = gpu._hidden(CASE.name, {"wall": wall, "host": host})
+    (note,) = gpu._hidden({"wall": wall, "host": host})
     assert note.count("75%") == len(gpu.COUNTS)
-    assert gpu._hidden(CASE.name, {"wall": wall}) == []
+    assert gpu._hidden({"wall": wall}) == []
 
 
 def test_dispatch_that_the_noise_hides_is_not_called_hidden_by_kernels() -> None:
     names = [gpu.HAND, *map(gpu.runner, gpu.COUNTS)]
     same = Group("a", "us", {name: [10e-6] for name in names})
-    (note,) = gpu._hidden(CASE.name, {"wall": same, "host": same})
+    (note,) = gpu._hidden({"wall": same, "host": same})
     assert note.count("below the noise") == len(gpu.COUNTS)
     assert "%" not in note
 
@@ -223,7 +223,7 @@ def test_targets_are_set_for_launch_bound_and_compute_bound_steps_alone() -> Non
 def test_the_hidden_share_is_told_of_those_that_were_measured() -> None:
     names = [gpu.HAND, gpu.runner(10)]
     clocks = {clock: Group(clock, "us", {name: [1.0] for name in names}) for clock in gpu.CLOCKS}
-    (note,) = gpu._hidden("a step", clocks)
+    (note,) = gpu._hidden(clocks)
     assert "10 handlers" in note
     assert "100 handlers" not in note
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..arguments import whole_number
+from ..arguments import absolute_path, whole_number
 from ..callback import Callback
 from ..events import Event
 from ..handlers import Handler, Options
@@ -59,6 +59,7 @@ class EventLog(Callback):
         records: The lines as dictionaries, where ``path`` is ``None``.
 
     Raises:
+        TypeError: ``path`` is no path, or ``flush_every`` no whole number.
         ValueError: ``flush_every`` is less than 1.
         OSError: When a run begins: the file cannot be written.
     """
@@ -66,8 +67,7 @@ class EventLog(Callback):
     priority = 1_000_000  # far above the bands, below what keeps the run itself right
 
     def __init__(self, path: str | os.PathLike[str] | None = None, flush_every: int = 100) -> None:
-        # Absolute: a handler may change the working directory.
-        self.path = None if path is None else os.path.abspath(os.fspath(path))
+        self.path = None if path is None else absolute_path("path", path)
         self.flush_every = whole_number("flush_every", flush_every, 1, "lines")
         self.records: list[dict[str, Any]] = []
         self._lines: list[str] = []

@@ -488,3 +488,8 @@ def test_the_log_shows_in_a_profile(learner: Learner) -> None:
     with run.bus.profile() as profile:
         run.fit(1, learner)
     assert "event_log" in profile.table()
+
+
+def test_what_is_no_path_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match="path must be a path, got 3"):
+        EventLog(3)  # type: ignore[arg-type]

@@ -31,6 +31,14 @@ def endless(learner: Learner) -> Learner:
     return learner
 
 
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that the clock tells, in seconds, to be changed at will."""
+    seconds = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: seconds[0])
+    return seconds
+
+
 def alive() -> int:
     """Count the timers that may still fire; the thread of one called off takes a moment to end."""
     timers = [each for each in threading.enumerate() if isinstance(each, threading.Timer)]
@@ -85,10 +93,8 @@ def test_the_elapsed_time_stands_still_after_the_fit(learner: Learner) -> None:
 
 
 def test_what_others_do_as_the_scope_opens_counts_and_as_it_closes_does_not(
-    learner: Learner, monkeypatch: pytest.MonkeyPatch
+    learner: Learner, now: list[float]
 ) -> None:
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     limit = TimeLimit(1000)
     run = Runner(limit)
     run.on("begin_fit", lambda run: now.append(now.pop() + 5), priority=500)
@@ -98,10 +104,8 @@ def test_what_others_do_as_the_scope_opens_counts_and_as_it_closes_does_not(
 
 
 def test_the_time_of_a_fit_goes_on_when_an_inner_scope_closes(
-    learner: Learner, monkeypatch: pytest.MonkeyPatch
+    learner: Learner, now: list[float]
 ) -> None:
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     limit = TimeLimit(1000)
     run = Runner(limit)
     run.on("after_epoch", lambda run: now.append(now.pop() + 5))
