@@ -5,99 +5,51 @@ from typing import TYPE_CHECKING
 from .lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from .bus import EventBus, Signal
-    from .callback import Callback, TrainEvalCallback, camel2snake, handler, listify
-    from .callbacks import AvgStats, AvgStatsCallback, EventLog
-    from .cancellation import Cancellation, CancellationToken, Scope
-    from .checkpoint_files import load_checkpoint
-    from .data import DataBunch, Dataset, TensorLoader, get_dls
-    from .datasets import get_data
-    from .errors import (
-        CallbackError,
-        CheckpointError,
-        DataError,
-        EmptyLoaderError,
-        EventTrainError,
-        OrderError,
-        PluginError,
-        ScopeNotOpenError,
-        UnknownEventError,
+    from .bus import EventBus as EventBus, Signal as Signal
+    from .bus.handlers import Subscription as Subscription
+    from .callback import (
+        Callback as Callback,
+        camel2snake as camel2snake,
+        handler as handler,
+        listify as listify,
     )
-    from .events import EVENTS, Event
-    from .handlers import Subscription
-    from .learner import Learner, accuracy, get_model
-    from .runner import Runner
-    from .state import FitResult
+    from .callbacks import (
+        AvgStats as AvgStats,
+        AvgStatsCallback as AvgStatsCallback,
+        EventLog as EventLog,
+    )
+    from .cancellation import (
+        Cancellation as Cancellation,
+        CancellationToken as CancellationToken,
+        Scope as Scope,
+    )
+    from .checkpoints.files import load_checkpoint as load_checkpoint
+    from .data import (
+        DataBunch as DataBunch,
+        Dataset as Dataset,
+        TensorLoader as TensorLoader,
+        get_data as get_data,
+        get_dls as get_dls,
+    )
+    from .errors import (
+        CallbackError as CallbackError,
+        CheckpointError as CheckpointError,
+        DataError as DataError,
+        EmptyLoaderError as EmptyLoaderError,
+        EventTrainError as EventTrainError,
+        OrderError as OrderError,
+        PluginError as PluginError,
+        ScopeNotOpenError as ScopeNotOpenError,
+        UnknownEventError as UnknownEventError,
+    )
+    from .events import EVENTS as EVENTS, Event as Event
+    from .learner import Learner as Learner, accuracy as accuracy, get_model as get_model
+    from .runner import Runner as Runner
+    from .state import FitResult as FitResult
+    from .train_eval import TrainEvalCallback as TrainEvalCallback
 
 __version__ = "0.1.0"
 
 # Type checkers would take any name for one that is there.
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = lazy_exports(
-        __name__,
-        {
-            "bus": ["EventBus", "Signal"],
-            "callback": ["Callback", "TrainEvalCallback", "camel2snake", "handler", "listify"],
-            "callbacks.avg_stats": ["AvgStats", "AvgStatsCallback"],
-            "callbacks.event_log": ["EventLog"],
-            "cancellation": ["Cancellation", "CancellationToken", "Scope"],
-            "checkpoint_files": ["load_checkpoint"],
-            "data": ["DataBunch", "Dataset", "TensorLoader", "get_dls"],
-            "datasets": ["get_data"],
-            "errors": [
-                "CallbackError",
-                "CheckpointError",
-                "DataError",
-                "EmptyLoaderError",
-                "EventTrainError",
-                "OrderError",
-                "PluginError",
-                "ScopeNotOpenError",
-                "UnknownEventError",
-            ],
-            "events": ["EVENTS", "Event"],
-            "handlers": ["Subscription"],
-            "learner": ["Learner", "accuracy", "get_model"],
-            "runner": ["Runner"],
-            "state": ["FitResult"],
-        },
-    )
-
-__all__ = [
-    "EVENTS",
-    "AvgStats",
-    "AvgStatsCallback",
-    "Callback",
-    "CallbackError",
-    "Cancellation",
-    "CancellationToken",
-    "CheckpointError",
-    "DataBunch",
-    "DataError",
-    "Dataset",
-    "EmptyLoaderError",
-    "Event",
-    "EventBus",
-    "EventLog",
-    "EventTrainError",
-    "FitResult",
-    "Learner",
-    "OrderError",
-    "PluginError",
-    "Runner",
-    "Scope",
-    "ScopeNotOpenError",
-    "Signal",
-    "Subscription",
-    "TensorLoader",
-    "TrainEvalCallback",
-    "UnknownEventError",
-    "accuracy",
-    "camel2snake",
-    "get_data",
-    "get_dls",
-    "get_model",
-    "handler",
-    "listify",
-    "load_checkpoint",
-]
+    __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .bus.handlers import Handler, Options
+from .bus.receivers import Receiver
 from .errors import CallbackError, did_you_mean
 from .events import event_names
-from .handlers import Handler, Options
-from .receivers import Receiver
 
 if TYPE_CHECKING:
-    from .runner import Runner
+    from .state import RunState
 
 F = TypeVar("F", bound=Callable[..., object])
 _EVENT_NAMES = event_names()
@@ -99,13 +99,13 @@ class Callback:
         return camel2snake(re.sub(r"Callback$", "", type(self).__name__) or "callback")
 
     @property
-    def run(self) -> Runner | None:
+    def run(self) -> RunState | None:
         """The runner this callback was given to last; ``None`` before that, or once it is gone."""
         # Weak, so that a runner on a shared bus ends with its last user.
-        reference: Callable[[], Runner | None] | None = self.__dict__.get("_run")
+        reference: Callable[[], RunState | None] | None = self.__dict__.get("_run")
         return None if reference is None else reference()
 
-    def set_runner(self, run: Runner) -> None:
+    def set_runner(self, run: RunState) -> None:
         """Attach to ``run``; the runner does this itself."""
         self.__dict__["_run"] = weakref.ref(run)
 
@@ -182,41 +182,3 @@ def _as_receiver(method: Callable[..., object]) -> Receiver:
             "or with nothing"
         ) from None
     return method
-
-
-class TrainEvalCallback(Callback):
-    """Keeps ``run.in_train``, ``run.phase`` and the model's mode right; every runner has one.
-
-    The model is in training mode from ``begin_fit`` or ``begin_epoch`` on, and
-    in evaluation mode from ``begin_validate`` or ``begin_predict`` on.
-    """
-
-    priority = float("inf")  # everyone else is to find the mode right
-
-    def begin_fit(self, run: Runner) -> None:
-        """Enter training mode."""
-        _enter(run, None, training=True)
-
-    def begin_epoch(self, run: Runner) -> None:
-        """Enter training mode."""
-        _enter(run, None, training=True)
-
-    def begin_train(self, run: Runner) -> None:
-        """Enter training mode."""
-        _enter(run, "train", training=True)
-
-    def begin_validate(self, run: Runner) -> None:
-        """Enter evaluation mode."""
-        _enter(run, "validate", training=False)
-
-    def begin_predict(self, run: Runner) -> None:
-        """Enter evaluation mode."""
-        _enter(run, "predict", training=False)
-
-
-def _enter(run: Runner, phase: str | None, *, training: bool) -> None:
-    run.phase = phase
-    run.in_train = training
-    train = getattr(run.model, "train", None)
-    if train is not None:  # a plain function has no modes
-        train(training)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .data import DataBunch
+from .data.bunch import DataBunch
 from .errors import DataError
 
 

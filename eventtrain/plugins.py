@@ -28,10 +28,10 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
-from .bus import EventBus
+from .bus.event_bus import EventBus
+from .bus.handlers import Handler, OnError
 from .callback import Callback, listify
 from .errors import PluginError, did_you_mean
-from .handlers import Handler, OnError
 
 GROUP = "eventtrain.plugins"
 API_VERSION = 1

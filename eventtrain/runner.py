@@ -1,38 +1,38 @@
-"""The loop: what is done with a batch, an epoch, a fit, and the events around it."""
+"""The runner: what a run is made of, and cleaning up after it. What it does is in ``loop``."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from .arguments import whole_number
-from .batch import batch_parts, loader_length, model_device, move_to
-from .bus import EventBus
-from .callback import Callback, TrainEvalCallback, listify
+from .bus.event_bus import EventBus
+from .bus.handlers import OnError, Subscription
+from .bus.receivers import Receiver
+from .callback import Callback, listify
 from .cancellation import CancellationToken, Scope
-from .errors import CallbackError, DataError, EmptyLoaderError
-from .handlers import OnError, Subscription
+from .data.batch import loader_length
+from .errors import CallbackError, DataError
 from .interrupts import Interrupts, OnInterrupt
 from .learner import Learner
-from .picture import picture
-from .receivers import Receiver
-from .state import FitResult, RunState
+from .loop import Loop
+from .reports.picture import picture
+from .resuming import FromTheStart, find_start
+from .state import FitResult
+from .train_eval import TrainEvalCallback
 
 if TYPE_CHECKING:
     from .plugins import Plugin, Requested
-    from .snapshot import Resumption
 
 F = TypeVar("F", bound=Receiver)
 
 
-class Runner(RunState):
+class Runner(Loop):
     """Trains learners, and tells the handlers on its bus what is going on.
 
     Args:
@@ -76,6 +76,7 @@ class Runner(RunState):
         if on_interrupt not in ("raise", "return"):
             raise ValueError(f"on_interrupt must be 'raise' or 'return', got {on_interrupt!r}")
         super().__init__()
+        self.starting_point = FromTheStart()
         self.bus = EventBus() if bus is None else bus
         self._on_interrupt = on_interrupt
         made = [make() for make in listify(cb_funcs)]
@@ -144,129 +145,8 @@ class Runner(RunState):
             RuntimeError: This runner is running already.
         """
         epochs = whole_number("epochs", epochs, 0)
-        resumption = None if resume is None else self._find(resume)
-        return self._run(learn, token, "fit", lambda: self._all_epochs(epochs, resumption))
-
-    def _all_epochs(self, epochs: int, resumption: Resumption | None) -> None:
-        scope, emit = self.scope, self.emit
-        self.epochs = epochs
-        if resumption is not None:
-            resumption.check(self)
-        with scope.fit:
-            emit.begin_fit()
-            if resumption is not None:
-                self._go_on(resumption)
-            for self.epoch in range(0 if resumption is None else resumption.epoch, epochs):
-                self._start_row()
-                try:
-                    with scope.epoch:
-                        emit.begin_epoch()
-                        if self._resumption is None or self._resumption.phase == "train":
-                            self._train()
-                        if self.data.valid_dl is not None:
-                            self._validate()
-                finally:
-                    self._resumption = None
-                    self._epochs_done += scope.epoch.outcome == "completed"
-
-    def _find(self, resume: str | os.PathLike[str]) -> Resumption | None:
-        """Read the checkpoint to go on from; ``None`` where ``"auto"`` finds none yet."""
-        from .checkpoint_files import list_checkpoints, load_checkpoint  # here: seldom needed
-        from .snapshot import Resumption
-
-        path = Path(resume)
-        if resume == "auto":
-            folders = [cb.checkpoint_folder for cb in self.cbs if cb.checkpoint_folder is not None]
-            if len(folders) != 1:
-                raise ValueError(
-                    f"resume='auto' needs one Checkpoint callback and this run has {len(folders)}: "
-                    "pass the path of a checkpoint or of a folder of them"
-                )
-            path = folders[0]
-            if not list_checkpoints(path):
-                return None
-        return Resumption(load_checkpoint(path), f"checkpoint {path}")
-
-    def _go_on(self, resumption: Resumption) -> None:
-        resumption.enter_fit(self)
-        if resumption.phase is not None:
-            self._resumption = resumption
-
-    def _train(self) -> None:
-        self.iters = self._train_iters = loader_length(self.data.train_dl)
-        with self.scope.train:
-            self.emit.begin_train()
-            self.all_batches(self.data.train_dl)
-
-    def _validate(self) -> None:
-        self.iters = loader_length(self.data.valid_dl)
-        with torch.no_grad(), self.scope.validate:
-            self.emit.begin_validate()
-            self.all_batches(self.data.valid_dl)
-
-    def all_batches(self, dl: Iterable[Any], one_batch: Callable[[], None] | None = None) -> None:
-        """Run ``one_batch``, by default the method, for every batch of ``dl``, each in its scope.
-
-        Raises:
-            EmptyLoaderError: ``dl`` gives no batch.
-            DataError: ``dl`` ends before its own length.
-        """
-        one_batch = one_batch or self.one_batch
-        scope, emit, device = self.scope.batch, self.emit, _device_to_move_to(self.model)
-        batches, done = self._rest_of(dl)
-        self.batch_index = done - 1 if done else None
-        try:
-            for self.batch_index, batch in enumerate(batches, done):
-                self.batch = batch if device is None else move_to(batch, device)
-                self.xb, self.yb = batch_parts(self.batch)
-                self.pred = self.loss = None
-                with scope:
-                    try:
-                        emit.begin_batch()
-                        one_batch()
-                    finally:
-                        if self.in_train:
-                            self.n_iter += 1
-            _check_end(dl, self)
-        finally:
-            self.batch_index = None
-
-    def _rest_of(self, dl: Iterable[Any]) -> tuple[Iterable[Any], int]:
-        """Return the batches to run and how many were done before the run was interrupted."""
-        resumption = self._resumption
-        if resumption is None or resumption.phase != self.phase:
-            return dl, 0
-        self._resumption = None
-        return resumption.batches(self, dl), resumption.batch
-
-    def one_batch(self) -> None:
-        """Do with ``self.xb`` and ``self.yb`` what the algorithm does with a batch.
-
-        Override it for another algorithm, with ``self.emit`` and ``self.scope`` as here.
-        """
-        learn, emit = self.learn, self.emit
-        assert learn is not None
-        self.pred = learn.model(self.xb)
-        emit.after_pred()
-        self.loss = learn.loss_func(self.pred, self.yb)
-        emit.after_loss()
-        if not self.in_train:
-            return
-        self.loss.backward()
-        emit.after_backward()
-        self.optimizer_step()
-
-    def optimizer_step(self) -> None:
-        """Take a step in a scope of its own, and zero the gradients unless it was cancelled."""
-        learn, emit = self.learn, self.emit
-        assert learn is not None
-        with self.scope.step as step:
-            emit.begin_step()
-            learn.opt.step()
-            self.steps += 1
-        if step.outcome == "completed":
-            emit.after_step()
-            learn.opt.zero_grad()
+        start = find_start(self, resume)
+        return self._run(learn, token, "fit", lambda: self.all_epochs(epochs), start)
 
     def validate(self, learn: Learner, token: CancellationToken | None = None) -> FitResult:
         """Run the validation phase alone: no gradients, the model in evaluation mode.
@@ -282,8 +162,8 @@ class Runner(RunState):
             raise DataError("there is no validation loader: learn.data.valid_dl is None")
 
         def loop() -> None:
-            self._start_row()
-            self._validate()
+            self.start_row()
+            self.validation_phase()
 
         return self._run_in_mode_of(learn, token, "validate", loop)
 
@@ -339,31 +219,38 @@ class Runner(RunState):
                 learn.model.train(mode)
 
     def _run(
-        self, learn: Learner, token: CancellationToken | None, root: str, loop: Callable[[], None]
+        self,
+        learn: Learner,
+        token: CancellationToken | None,
+        root: str,
+        loop: Callable[[], None],
+        start: FromTheStart | None = None,
     ) -> FitResult:
         """Run ``loop`` with state, token and signal handlers in place, and clean up after it."""
-        if self._is_running:
+        if self.is_running:
             raise RuntimeError("this runner is running already: inside a handler, use another one")
         is_own = token is None
         token = CancellationToken() if token is None else token
         # Around everything: a signal that came while state is put in place or away would
         # raise in the middle of that, or be lost in a finalizer.
         with Interrupts(token, self._on_interrupt) as interrupts:
-            self._is_running = True
+            self.is_running = True
             try:
-                self._clear_counters()
+                self.reset_counters()
                 self.learn, self.token = learn, token
+                self.starting_point = start or FromTheStart()
                 for callback in self.cbs:
                     callback.set_runner(self)
                 self.emit, self.scope = self.bus.bind(self, token)
                 return self._timed(loop, getattr(self.scope, root))
             finally:
-                self._is_running = False  # first: a second signal may raise in here
+                self.is_running = False  # first: a second signal may raise in here
                 interrupts.run_has_ended()
                 if is_own:
                     token.finish()
                 token.forget()
-                self._drop_references()
+                self.starting_point = FromTheStart()
+                self.drop_references()
 
     def _timed(self, loop: Callable[[], None], scope: Scope) -> FitResult:
         """Run ``loop``, whose outermost scope is ``scope``, and keep the result of it."""
@@ -377,16 +264,12 @@ class Runner(RunState):
             raise
         finally:
             seconds = time.perf_counter() - start
-            self.result = result = self._summary(scope, known, failure, seconds)
+            self.result = result = self.summary(scope, known, failure, seconds)
             failure = None  # its traceback refers to this frame
         return result
 
-    def _start_row(self) -> None:
-        self.history.append({"epoch": self.epoch})
-        self._first_iter = self.n_iter
-
     def __repr__(self) -> str:
-        state = "running" if self._is_running else "idle"
+        state = "running" if self.is_running else "idle"
         return f"<Runner, {state}: {', '.join(callback.name for callback in self.cbs)}>"
 
     def __str__(self) -> str:
@@ -411,34 +294,6 @@ def _by_name(callbacks: Sequence[Callback], run: Runner) -> dict[str, Callback]:
             raise CallbackError(f"callback name {name!r} is an attribute of the runner's own")
         named[name] = callback
     return named
-
-
-def _device_to_move_to(model: Any) -> torch.device | None:
-    """Return the device that batches must be moved to; ``None`` when they are to stay."""
-    device = model_device(model)
-    return None if device.type == "cpu" else device
-
-
-def _check_end(dl: Iterable[Any], run: Runner) -> None:
-    """Tell a loader that has run out from one that has nothing, or lost its end."""
-    where = f"the {run.phase} loader" + ("" if run.epoch is None else f" in epoch {run.epoch}")
-    if run.batch_index is None:
-        raise EmptyLoaderError(
-            f"{where} gave no batch ({type(dl).__name__}). A generator can be read only once: "
-            "pass something that can be iterated over in every epoch."
-        )
-    count, length = run.batch_index + 1, loader_length(dl)
-    if (
-        length is not None
-        and count < length
-        and isinstance(dl, DataLoader)
-        and not isinstance(dl.dataset, IterableDataset)
-    ):
-        # DataLoader takes a StopIteration out of a dataset for its own end.
-        raise DataError(
-            f"{where} ended after {count} of {length} batches. "
-            "Look for a StopIteration raised in its dataset, sampler or collate function."
-        )
 
 
 def _joined(batches: list[Tensor]) -> Tensor:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .binding import Emitter, Scopes
+from .bus.binding import Emitter, Scopes
+from .bus.event_bus import EventBus
 from .cancellation import Cancellation, CancellationToken, Outcome, Scope
-from .data import DataBunch
+from .data.bunch import DataBunch
 from .learner import Learner
 
-if TYPE_CHECKING:
-    from .snapshot import Resumption
-
-
-_COUNTERS = ("n_iter", "steps", "_epochs_done", "_first_iter", "_train_iters")
+_COUNTERS = ("n_iter", "steps", "epochs_done", "epoch_began_at", "train_iters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +48,9 @@ class RunState:
         token: The ``CancellationToken`` of the run; an idle one between runs.
         epoch, epochs: Index of the epoch from 0, and their number; ``None`` before.
         n_iter: Training batches that have ended in this fit.
+        epochs_done: Epochs that have run to their end in this fit.
+        epoch_began_at: ``n_iter`` when the epoch began.
+        train_iters: Batches of training in an epoch, ``None`` where the loader cannot tell.
         steps: Optimizer steps taken in this fit.
         iters: Batches in the current phase, ``None`` where the loader cannot tell.
         batch_index: Index of the batch in its phase from 0, ``None`` between phases.
@@ -63,6 +63,9 @@ class RunState:
             until then.
         emit: Fires events, ``self.emit.after_loss()``; there during a run only.
         scope: Opens scopes, ``with self.scope.batch:``; there during a run only.
+        bus: The ``EventBus``.
+        cbs: The callbacks, ``TrainEvalCallback`` first.
+        is_running: Whether a run is under way.
         history: One row an epoch, ``{"epoch": 0}``, for callbacks to fill in.
         result: The ``FitResult`` of the last run, also when it raised.
     """
@@ -70,18 +73,16 @@ class RunState:
     # Slots: the interpreter reads and writes them faster than a dictionary this
     # large, and the loop does so ten times a batch.
     __slots__ = (
-        "_epochs_done",
-        "_first_iter",
-        "_is_running",
-        "_resumption",
-        "_train_iters",
         "batch",
         "batch_index",
         "emit",
         "epoch",
+        "epoch_began_at",
         "epochs",
+        "epochs_done",
         "history",
         "in_train",
+        "is_running",
         "iters",
         "learn",
         "loss",
@@ -92,19 +93,22 @@ class RunState:
         "scope",
         "steps",
         "token",
+        "train_iters",
         "xb",
         "yb",
     )
 
     emit: Emitter
     scope: Scopes
+    bus: EventBus
+    cbs: list[Any]
 
     def __init__(self) -> None:
         self.result: FitResult | None = None
         self.in_train = False
-        self._is_running = False
-        self._clear_counters()
-        self._drop_references()
+        self.is_running = False
+        self.reset_counters()
+        self.drop_references()
 
     @property
     def model(self) -> Any:
@@ -131,13 +135,13 @@ class RunState:
         """Epochs trained so far, with the fraction of the current one where its length is known."""
         if self.epoch is None:
             return 0.0
-        done = self.n_iter - self._first_iter
-        return self.epoch + (done / self._train_iters if self._train_iters else 0.0)
+        done = self.n_iter - self.epoch_began_at
+        return self.epoch + (done / self.train_iters if self.train_iters else 0.0)
 
     @property
     def outcome(self) -> Outcome | None:
         """In a closing event, how its scope ended; between runs, how the last run did."""
-        if self._is_running:
+        if self.is_running:
             return self.token.outcome
         return None if self.result is None else self.result.outcome
 
@@ -151,17 +155,22 @@ class RunState:
             raise AttributeError("model, opt, loss_func and data are there during a run only")
         return self.learn
 
-    def _clear_counters(self) -> None:
+    def reset_counters(self) -> None:
+        """Be where a run begins."""
         self.epoch: int | None = None
         self.epochs: int | None = None
         self.phase: str | None = None
         self.n_iter = 0
         self.steps = 0
         self.history: list[dict[str, Any]] = []
-        self._epochs_done = 0
-        self._first_iter = 0
-        self._train_iters: int | None = None
-        self._resumption: Resumption | None = None
+        self.epochs_done = 0
+        self.epoch_began_at = 0
+        self.train_iters: int | None = None
+
+    def start_row(self) -> None:
+        """Begin the row of an epoch in ``history``."""
+        self.history.append({"epoch": self.epoch})
+        self.epoch_began_at = self.n_iter
 
     def counters(self) -> dict[str, Any]:
         """Return what the run has counted, for a checkpoint."""
@@ -172,7 +181,7 @@ class RunState:
         for name in _COUNTERS:
             setattr(self, name, counters[name])
 
-    def _drop_references(self) -> None:
+    def drop_references(self) -> None:
         """Forget everything that would keep a model, its data or its graph alive."""
         self.learn: Learner | None = None
         self.batch: Any = None
@@ -188,7 +197,7 @@ class RunState:
         self.token = CancellationToken()
         self.token.finish()
 
-    def _summary(
+    def summary(
         self, scope: Scope, known: int, failure: BaseException | None, seconds: float
     ) -> FitResult:
         """Make the result of a run whose outermost scope was ``scope``."""
@@ -204,7 +213,7 @@ class RunState:
             outcome=outcome,
             reason=reason,
             cancellations=tuple(token.accepted_since(known)),
-            epochs=self._epochs_done,
+            epochs=self.epochs_done,
             steps=self.steps,
             seconds=seconds,
             history=self.history,

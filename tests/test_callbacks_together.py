@@ -6,8 +6,7 @@ import random
 import signal
 import tempfile
 import threading
-from collections.abc import Callable as Function
-from collections.abc import Sequence
+from collections.abc import Callable as Function, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,14 +15,22 @@ from typing import Any
 import pytest
 import torch
 from conftest import NoSync
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
-from eventtrain import EVENTS, Callback, DataBunch, Learner, Runner, TensorLoader, accuracy, handler
-from eventtrain import callbacks as kit
+from eventtrain import (
+    EVENTS,
+    Callback,
+    DataBunch,
+    Learner,
+    Runner,
+    TensorLoader,
+    accuracy,
+    callbacks as kit,
+    handler,
+)
+from eventtrain.bus.handlers import Handler, Options
 from eventtrain.events import SCOPES
-from eventtrain.handlers import Handler, Options
 from eventtrain.priorities import BEFORE_EVERYONE
 
 MAKE: dict[str, Function[[Path], Callback]] = {

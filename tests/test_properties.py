@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 from torch import nn
 
 from eventtrain import EVENTS, DataBunch, EventLog, Learner, Runner, ScopeNotOpenError

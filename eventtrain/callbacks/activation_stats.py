@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..arguments import real_number, whole_number
 from ..callback import Callback, handler
 from ..priorities import BEFORE_EVERYONE, METRICS
-from ..readings import import_extra, read, stacked
+from .shared.readings import import_extra, read, stacked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from ..batch import batch_size
+from ..bus.receivers import name_of
 from ..callback import Callback, camel2snake, listify
-from ..metric_state import metric_state, set_metric_state
-from ..receivers import name_of
+from ..data.batch import batch_size
 from ..runner import Runner
+from .shared.metric_state import metric_state, set_metric_state
 
 Metric = Any
 """``metric(pred, yb)`` returning one number, or a torchmetrics metric or collection."""

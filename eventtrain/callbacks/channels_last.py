@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..batch import convert_parts
 from ..callback import Callback
+from ..data.batch import convert_parts
 from ..priorities import TRANSFORM
 from ..submodules import tensors_of
 

@@ -18,7 +18,7 @@ import torch
 
 from ..arguments import flag, real_number, whole_number
 from ..callback import Callback, handler
-from ..checkpoint_files import (
+from ..checkpoints.files import (
     Record,
     list_checkpoints,
     next_path,
@@ -26,10 +26,10 @@ from ..checkpoint_files import (
     remove_unfinished,
     write_checkpoint,
 )
+from ..checkpoints.snapshot import take_snapshot
 from ..errors import CheckpointError
 from ..priorities import AFTER_EVERYONE, CHECKPOINTS
-from ..readings import plain
-from ..snapshot import phase_start, take_snapshot
+from .shared.readings import plain
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -167,7 +167,7 @@ class Checkpoint(Callback):
     def note_random_states(self, run: Runner) -> None:
         """Keep the random numbers with which the loader is about to be iterated."""
         if run.epoch is not None:
-            self._phase_start = phase_start(run)
+            self._phase_start = run.starting_point.phase_start(run)
 
     @handler(["after_cancel_train", "after_cancel_validate"])
     def note_missing_numbers(self, run: Runner) -> None:

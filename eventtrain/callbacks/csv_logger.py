@@ -13,7 +13,7 @@ from ..arguments import absolute_path, flag
 from ..atomic_file import replace_file
 from ..callback import Callback
 from ..priorities import REPORTS
-from ..readings import epoch_row
+from .shared.readings import epoch_row
 
 if TYPE_CHECKING:
     from ..runner import Runner

@@ -8,7 +8,7 @@ import random
 import torch
 from torch import Tensor
 
-from ..mixing import BatchMixing
+from .shared.mixing import BatchMixing
 
 
 class CutMix(BatchMixing):

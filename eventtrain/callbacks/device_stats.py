@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..arguments import flag, whole_number
-from ..batch import model_device
 from ..callback import Callback, handler
+from ..data.batch import model_device
 from ..priorities import METRICS
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..arguments import flag, real_number, whole_number
 from ..callback import Callback
 from ..priorities import POLICY
-from ..readings import monitored
 from ..submodules import tensors_of
+from .shared.readings import monitored
 
 if TYPE_CHECKING:
     from ..runner import Runner

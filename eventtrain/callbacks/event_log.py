@@ -11,13 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import absolute_path, whole_number
+from ..bus.handlers import Handler, Options
 from ..callback import Callback
 from ..events import Event
-from ..handlers import Handler, Options
 
 if TYPE_CHECKING:
-    from ..bus import Signal
-    from ..runner import Runner
+    from ..bus.event_bus import Signal
+    from ..state import RunState
 
 # json.dumps with options would make an encoder for every line.
 _encode = json.JSONEncoder(default=str).encode
@@ -76,7 +76,7 @@ class EventLog(Callback):
         self._known = 0
         self._has_told_failure = False
 
-    def set_runner(self, run: Runner) -> None:
+    def set_runner(self, run: RunState) -> None:
         """Attach to ``run`` and subscribe to what its bus declares; the runner does this itself."""
         super().set_runner(run)
         new = []
@@ -88,7 +88,7 @@ class EventLog(Callback):
         if run.learn is not None:  # a run is about to begin
             self._begin(run)
 
-    def _begin(self, run: Runner) -> None:
+    def _begin(self, run: RunState) -> None:
         self._start = time.perf_counter()
         self._known = run.token.accepted
         self._has_told_failure = False
@@ -97,7 +97,7 @@ class EventLog(Callback):
             with open(self.path, "wb" if self._is_new else "ab"):
                 self._is_new = False
 
-    def write(self, event: Event, handlers: list[str], run: Runner) -> None:
+    def write(self, event: Event, handlers: list[str], run: RunState) -> None:
         """Add the line for ``event``, which is just firing."""
         token = run.token
         record: dict[str, Any] = {
@@ -121,7 +121,7 @@ class EventLog(Callback):
         if len(self._lines) >= self.flush_every or token.scope is None:
             self._flush()
 
-    def _new_cancellations(self, run: Runner) -> list[dict[str, Any]]:
+    def _new_cancellations(self, run: RunState) -> list[dict[str, Any]]:
         # Another thread may add to the history at any moment.
         new = run.token.accepted_since(self._known)
         self._known += len(new)
@@ -141,7 +141,7 @@ class _Entry(Handler):
 
     __slots__ = ("_log", "_run", "_signal")
 
-    def __init__(self, log: EventLog, signal: Signal, run: Runner) -> None:
+    def __init__(self, log: EventLog, signal: Signal, run: RunState) -> None:
         options = Options(priority=log.priority, name=log.name)
         super().__init__(signal.name, self._receive, options, origin=log.write)
         self._log = log
@@ -149,7 +149,7 @@ class _Entry(Handler):
         # Weak: on a shared bus, a runner ends with its last user.
         self._run = weakref.ref(run)
 
-    def is_of(self, log: EventLog, run: Runner) -> bool:
+    def is_of(self, log: EventLog, run: RunState) -> bool:
         return self._log is log and self._run() is run
 
     def _wrapped(self, call: Callable[[Any], object]) -> Callable[[Any], object]:

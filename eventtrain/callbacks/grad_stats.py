@@ -10,7 +10,7 @@ from torch import Tensor
 from ..arguments import flag, whole_number
 from ..callback import Callback
 from ..priorities import METRICS
-from ..readings import read, stacked
+from .shared.readings import read, stacked
 
 if TYPE_CHECKING:
     from ..runner import Runner

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..arguments import whole_number
-from ..batch import batch_size
 from ..callback import Callback, handler
+from ..data.batch import batch_size
 from ..param_groups import gradients
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, MOVE_DATA
 

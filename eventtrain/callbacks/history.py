@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..arguments import flag
 from ..callback import Callback, handler
 from ..priorities import METRICS, REPORTS
-from ..readings import epoch_row, hyperparameters, import_extra, kept, plain, read
+from .shared.readings import epoch_row, hyperparameters, import_extra, kept, plain, read
 
 if TYPE_CHECKING:
     from ..runner import Runner

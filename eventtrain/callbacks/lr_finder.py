@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import real_number, whole_number
-from ..batch import loader_length
 from ..callback import Callback, handler
+from ..checkpoints.restore_point import RestorePoint
+from ..data.batch import loader_length
 from ..param_groups import groups_with, set_field
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS, POLICY
-from ..restore_point import RestorePoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch.optim import lr_scheduler as torch_schedulers
 
-from ..scheduler_callback import SchedulerCallback
+from .shared.schedulers import SchedulerCallback
 
 if TYPE_CHECKING:
     from ..runner import Runner

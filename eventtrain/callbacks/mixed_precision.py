@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.amp import GradScaler
 
-from ..batch import model_device
 from ..callback import Callback, handler
+from ..data.batch import model_device
 from ..param_groups import gradients, trained_parameters
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, TRANSFORM
 

@@ -7,7 +7,7 @@ import random
 import torch
 from torch import Tensor
 
-from ..mixing import BatchMixing
+from .shared.mixing import BatchMixing
 
 
 class Mixup(BatchMixing):

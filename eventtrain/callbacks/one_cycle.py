@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from torch.optim.lr_scheduler import OneCycleLR
 
 from ..arguments import real_number, whole_number
-from ..batch import loader_length
-from ..scheduler_callback import SchedulerCallback, stand_in
+from ..data.batch import loader_length
+from .shared.schedulers import SchedulerCallback, stand_in
 
 if TYPE_CHECKING:
     from ..runner import Runner

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..arguments import whole_number
 from ..callback import Callback, handler, listify
 from ..priorities import METRICS, REPORTS
-from ..readings import hyperparameters, import_extra, kept, plain, read
+from .shared.readings import hyperparameters, import_extra, kept, plain, read
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,8 @@ from torch.optim import lr_scheduler as torch_schedulers
 
 from ..arguments import real_number, whole_number
 from ..callback import handler
-from ..readings import monitored
-from ..scheduler_callback import SchedulerCallback, stand_in
+from .shared.readings import monitored
+from .shared.schedulers import SchedulerCallback, stand_in
 
 if TYPE_CHECKING:
     from ..runner import Runner

@@ -19,7 +19,7 @@ from ..priorities import POLICY
 from ..submodules import tensors_of
 
 if TYPE_CHECKING:
-    from ..runner import Runner
+    from ..state import RunState
 
 _RATES = ("lr", "initial_lr", "swa_lr")
 
@@ -90,17 +90,17 @@ class SWA(Callback):
         self._added: list[str] = []
         self._still: list[str] = []
 
-    def begin_fit(self, run: Runner) -> None:
+    def begin_fit(self, run: RunState) -> None:
         """Start over."""
         self._start_over()
 
-    def begin_epoch(self, run: Runner) -> None:
+    def begin_epoch(self, run: RunState) -> None:
         """Take the learning rate over in the first epoch that counts."""
         self._steps_before = run.steps
         if (run.epoch or 0) >= self._first(run) and self._scheduler is None:
             self._take_over(run)
 
-    def _take_over(self, run: Runner) -> None:
+    def _take_over(self, run: RunState) -> None:
         if self.lr is None:
             return
         known = set(vars(run.opt))
@@ -117,7 +117,7 @@ class SWA(Callback):
         # A scheduler wraps opt.step, to see whether it is called.
         self._added = [name for name in vars(run.opt) if name not in known]
 
-    def begin_train(self, run: Runner) -> None:
+    def begin_train(self, run: RunState) -> None:
         """Remember which batch normalization trains without new statistics."""
         self._still = [
             name
@@ -125,7 +125,7 @@ class SWA(Callback):
             if isinstance(module, _BatchNorm) and not module.training
         ]
 
-    def after_epoch(self, run: Runner) -> None:
+    def after_epoch(self, run: RunState) -> None:
         """Take the epoch's weights into the average."""
         has_stepped = run.steps > self._steps_before
         is_early = (run.epoch or 0) < self._first(run)
@@ -144,7 +144,7 @@ class SWA(Callback):
 
     # After EarlyStopping has put its best weights back: the average has the last word.
     @handler(priority=POLICY - 1)
-    def after_fit(self, run: Runner) -> None:
+    def after_fit(self, run: RunState) -> None:
         """Put the learning rates back, and give the model the average."""
         self._release(run)
         if self.averaged_model is None or not self.load or run.outcome != "completed":
@@ -153,7 +153,7 @@ class SWA(Callback):
         if self.update_bn:
             self._measure(run)
 
-    def _measure(self, run: Runner) -> None:
+    def _measure(self, run: RunState) -> None:
         first = next(run.model.parameters(), None)
         still = [run.model.get_submodule(name) for name in self._still]
         modes = [norm.training for norm in still]
@@ -162,12 +162,12 @@ class SWA(Callback):
         for norm, mode in zip(still, modes, strict=True):
             norm.train(mode)
 
-    def _first(self, run: Runner) -> int:
+    def _first(self, run: RunState) -> int:
         if isinstance(self.start, int):
             return self.start
         return math.ceil(self.start * (run.epochs or 0))
 
-    def _release(self, run: Runner) -> None:
+    def _release(self, run: RunState) -> None:
         if self._scheduler is None:
             return
         for group, before in zip(run.opt.param_groups, self._before, strict=True):

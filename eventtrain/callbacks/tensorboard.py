@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..arguments import absolute_path, flag, whole_number
 from ..callback import Callback, handler
 from ..priorities import METRICS, REPORTS
-from ..readings import hyperparameters, import_extra, kept, plain, read
+from .shared.readings import hyperparameters, import_extra, kept, plain, read
 
 if TYPE_CHECKING:
     from ..runner import Runner

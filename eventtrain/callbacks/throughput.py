@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..arguments import whole_number
-from ..batch import batch_size, model_device
 from ..callback import Callback, handler
+from ..data.batch import batch_size, model_device
 from ..errors import DataError
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS
 

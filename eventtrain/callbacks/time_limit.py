@@ -12,7 +12,7 @@ from ..callback import Callback, handler
 from ..priorities import BEFORE_EVERYONE
 
 if TYPE_CHECKING:
-    from ..runner import Runner
+    from ..state import RunState
 
 _SCOPES = ("fit", "epoch", "train", "validate", "predict")
 
@@ -60,20 +60,20 @@ class TimeLimit(Callback):
         return self._before + running
 
     @handler(event=[f"begin_{scope}" for scope in _SCOPES])
-    def start(self, run: Runner) -> None:
+    def start(self, run: RunState) -> None:
         """Start the timer where the scope opens."""
         # An opening event has its own scope innermost.
         if run.token.scope == self.scope:
             self._start_timer(run, 0.0)
 
     @handler(event=[f"after_{scope}" for scope in _SCOPES])
-    def stop(self, run: Runner) -> None:
+    def stop(self, run: RunState) -> None:
         """Call the timer off where the scope has closed."""
         if self._timer is not None and self.scope not in run.token.open_scopes:
             self._timer.cancel()
             self._timer, self._before, self._start = None, self.elapsed, None
 
-    def _start_timer(self, run: Runner, before: float) -> None:
+    def _start_timer(self, run: RunState, before: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._before, self._start = before, time.monotonic()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..arguments import flag
-from ..batch import model_device
 from ..callback import Callback, handler
+from ..data.batch import model_device
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..arguments import whole_number
-from ..batch import convert_parts, loader_length, model_device, move_to
 from ..callback import Callback, handler
+from ..data.batch import convert_parts, loader_length, model_device, move_to
 from ..errors import DataError
 from ..priorities import BEFORE_EVERYONE, MOVE_DATA
 

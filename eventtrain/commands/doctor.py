@@ -132,7 +132,7 @@ def _folder(source: str, folder: Path, present: bool) -> dict[str, Any]:
 
 
 def _holds_mnist(folder: Path) -> bool:
-    from ..mnist import IMAGES, LABELS
+    from ..data.mnist import IMAGES, LABELS
 
     return all(
         (folder / name).is_file() or (folder / f"{name}.gz").is_file()

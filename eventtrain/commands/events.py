@@ -26,8 +26,8 @@ def make() -> click.Command:
         if as_json:
             click.echo(json.dumps([asdict(event) for event in EVENTS], indent=2))
         else:
-            from ..bus import EventBus
-            from ..picture import picture
+            from ..bus.event_bus import EventBus
+            from ..reports.picture import picture
 
             click.echo("\n".join([picture(EventBus()), "", *_table()]))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import click
 
-    from ..plugin_reports import PluginReport
+    from ..reports.plugin_reports import PluginReport
 
 _NONE = """no plugins are installed
 A package brings one through an entry point in the group eventtrain.plugins; pip install it here."""
@@ -29,7 +29,7 @@ def make() -> click.Command:
         Nothing that is installed takes part in a run unasked: `eventtrain train
         --plugin NAME`, `Runner(plugins=["NAME"])` or EVENTTRAIN_PLUGINS=NAME ask for it.
         """
-        from ..plugin_reports import report_plugins
+        from ..reports.plugin_reports import report_plugins
 
         reports = report_plugins()
         if as_json:

@@ -24,7 +24,7 @@ def make() -> click.Command:
         with their number. Outcomes and cancellations stand beside the events.
         `eventtrain train --log` writes such a file.
         """
-        from ..replay import replay as draw
+        from ..reports.replay import replay as draw
 
         click.echo(draw(file))
 

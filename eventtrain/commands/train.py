@@ -177,8 +177,7 @@ def _learner(data: str, *, lr: float | None, batch_size: int | None, seed: int) 
 def _built_in(name: str, lr: float, batch_size: int) -> Learner:
     from torch.nn.functional import cross_entropy
 
-    from ..data import DataBunch, Dataset, get_dls
-    from ..datasets import get_data
+    from ..data import DataBunch, Dataset, get_data, get_dls
     from ..learner import Learner, get_model
 
     x_train, y_train, x_valid, y_valid = get_data(name)

@@ -21,8 +21,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -38,7 +37,7 @@ from eventtrain import (
     load_checkpoint,
 )
 from eventtrain.callbacks import Checkpoint, EarlyStopping, EventLog, ReduceLROnPlateau
-from eventtrain.checkpoint_files import Record, list_checkpoints, write_checkpoint
+from eventtrain.checkpoints.files import Record, list_checkpoints, write_checkpoint
 
 EPOCHS = 3
 BATCHES = 4  # of training; one of validation
@@ -133,7 +132,7 @@ class Kill(Callback):
         self.event, self.left = event, n
 
     def handlers(self, plugin: str | None = None) -> list[Any]:
-        from eventtrain.handlers import Handler, Options
+        from eventtrain.bus.handlers import Handler, Options
 
         return [Handler(self.event, self.count, Options(priority=-2000))]
 
@@ -218,7 +217,7 @@ class CancelAt(Callback):
         self.places = places
 
     def handlers(self, plugin: str | None = None) -> list[Any]:
-        from eventtrain.handlers import Handler, Options
+        from eventtrain.bus.handlers import Handler, Options
 
         return [Handler(event, partial(self.cancel, event), Options()) for event in CANCELLING]
 

@@ -32,7 +32,7 @@ from eventtrain import (
     accuracy,
     handler,
 )
-from eventtrain.replay import replay
+from eventtrain.reports.replay import replay
 
 ROOT = Path(__file__).resolve().parents[1]
 Make = Callable[..., Learner]

@@ -14,8 +14,15 @@ import pytest
 import torch
 from torch import nn
 
-from eventtrain import Callback, DataBunch, Learner, Runner, TensorLoader, accuracy
-from eventtrain import callbacks as stock
+from eventtrain import (
+    Callback,
+    DataBunch,
+    Learner,
+    Runner,
+    TensorLoader,
+    accuracy,
+    callbacks as stock,
+)
 from eventtrain.callbacks import Checkpoint, Seed
 from eventtrain.priorities import BEFORE_EVERYONE
 

@@ -1,0 +1,337 @@
+"""The event bus: the declared events, and subscribing to them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from ..cancellation import CancellationToken, Scope
+from ..errors import UnknownEventError, did_you_mean
+from ..events import EVENTS, PHASES, SCOPES, Event
+from .binding import Emitter, Scopes, origin_of
+from .handlers import Handler, OnError, Options, Subscription, Tally, names
+from .ordering import in_order, require_names
+from .receivers import Receiver, check_receiver, name_of
+from .signals import ANY, Namespace, Signal
+
+if TYPE_CHECKING:
+    from .explain import Explanation, Row
+    from .profiling import Profile
+
+__all__ = ["EventBus", "Signal"]
+
+F = TypeVar("F", bound=Receiver)
+
+
+class EventBus(Namespace):
+    """The declared events, each an ordered ``Signal``, in the order of the table.
+
+    A ``blinker.Namespace`` of its own: ``bus["after_loss"]`` is the signal,
+    iteration gives the names in table order.
+
+    Args:
+        events: The vocabulary; rows of ``EVENTS`` by default.
+    """
+
+    def __init__(self, events: Iterable[Event] = EVENTS) -> None:
+        super().__init__()
+        self._emitters: weakref.WeakSet[Emitter] = weakref.WeakSet()
+        self._profile: Profile | None = None
+        for event in events:
+            self._add(event)
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+    def __repr__(self) -> str:
+        count = sum(len(signal.receivers) for signal in self.values())
+        return f"<EventBus: {len(self)} events, {count} handlers>"
+
+    def __missing__(self, name: object) -> Signal:
+        raise UnknownEventError(
+            f"the bus declares no event {name!r}.{did_you_mean(str(name), self)} "
+            "An event of your own is added with bus.declare(name)."
+        )
+
+    def signal(self, name: str, doc: str | None = None) -> Signal:
+        """Return the signal of a declared event.
+
+        Raises:
+            UnknownEventError: The bus declares no such event.
+        """
+        signal = self[name]
+        assert isinstance(signal, Signal)
+        return signal
+
+    def declare(self, name: str, doc: str = "") -> Signal:
+        """Add an event of your own, which anyone may then emit and subscribe to.
+
+        Args:
+            name: An identifier that no event has yet and that does not start with ``_``.
+            doc: What it means, in a line.
+
+        Returns:
+            Its signal.
+
+        Raises:
+            ValueError: The name is taken or is no identifier.
+        """
+        if not (isinstance(name, str) and name.isidentifier() and not name.startswith("_")):
+            raise ValueError(f"an event name must be an identifier without leading _, got {name!r}")
+        if name in self:
+            raise ValueError(f"the bus declares event {name!r} already")
+        return self._add(Event(name, "", "point", (), doc))
+
+    def _add(self, event: Event) -> Signal:
+        signal = Signal(event.meaning, name=event.name)
+        signal.event = event
+        signal._emitters = self._emitters
+        self[event.name] = signal
+        self._wrap_calls(signal)
+        return signal
+
+    def emit(self, name: str, sender: Any, token: CancellationToken | None = None) -> None:
+        """Emit the event called ``name``; see ``Signal.emit``.
+
+        Raises:
+            UnknownEventError: The bus declares no such event.
+        """
+        self.signal(name).emit(sender, token)
+
+    def bind(self, sender: Any, token: CancellationToken) -> tuple[Emitter, Scopes]:
+        """Bind this bus and ``token`` to a sender: what a loop is written with.
+
+        Args:
+            sender: Passed to every handler. Where it has attributes ``epoch`` and
+                ``batch_index``, messages and cancellations name them.
+            token: The token that the scopes obey.
+
+        Returns:
+            ``(emit, scope)``: ``emit.after_loss()`` fires an event and is a
+            checkpoint; ``with scope.batch:`` opens a scope.
+        """
+        scopes = Scopes(token)
+        emitter = Emitter(sender, token, scopes)
+        token.origin = origin_of(sender)
+        for name in self:
+            signal = self.signal(name)
+            emitter._refresh(signal, signal.event)
+        self._emitters.add(emitter)
+        if self._profile is not None:
+            self._profile.follow(_each(scopes))
+        return emitter, scopes
+
+    @overload
+    def on(self, event: str | Iterable[str], fn: Receiver, **options: Any) -> Subscription: ...
+
+    @overload
+    def on(
+        self, event: str | Iterable[str], fn: None = None, **options: Any
+    ) -> Callable[[F], F]: ...
+
+    def on(  # type: ignore[misc]  # the overloads leave the options to this signature
+        self,
+        event: str | Iterable[str],
+        fn: Receiver | None = None,
+        *,
+        priority: float = 0,
+        before: str | Iterable[str] = (),
+        after: str | Iterable[str] = (),
+        name: str | None = None,
+        every: int = 1,
+        once: bool = False,
+        when: Callable[[Any], object] | None = None,
+        during: str | None = None,
+        sender: Any = ANY,
+        weak: bool = False,
+        on_error: OnError = "raise",
+    ) -> Any:
+        """Subscribe a handler to an event or to several. A call or a decorator.
+
+        Args:
+            event: Name of a declared event, or several names.
+            fn: ``fn(run)``. Left out, ``on`` returns a decorator.
+            priority: Higher runs earlier; ties run in order of subscription.
+            before: Names of handlers of that event to run before, above priority.
+            after: Names of handlers of that event to run after, above priority.
+            name: What others call this handler; the function's name by default.
+            every: Run on every N-th call that the other filters let through.
+            once: Run on the first call that the other filters let through, then leave.
+                Like ``every``, it counts the calls of all the events together.
+            when: Run when ``when(run)`` is true.
+            during: Run in this phase: ``"train"``, ``"validate"`` or ``"predict"``.
+            sender: Run for this sender only.
+            weak: Hold the function weakly, so that it leaves when nobody else holds it.
+            on_error: ``"raise"``; ``"disable"`` logs the traceback, disconnects the
+                handler and goes on; ``"warn"`` warns each time and goes on.
+
+        Returns:
+            A ``Subscription``; as a decorator, the function unchanged.
+
+        Raises:
+            UnknownEventError: The bus does not declare the event.
+            TypeError: ``fn`` cannot be called with one argument, or an option has
+                the wrong type.
+            ValueError: An option is out of range.
+            OrderError: A constraint names nobody, or constraints form a cycle.
+        """
+        events = (event,) if isinstance(event, str) else tuple(event)
+
+        def subscribe(function: Receiver) -> Subscription:
+            for each in events:
+                check_receiver(function, each)
+            try:
+                options = Options(
+                    priority=priority, before=names(before), after=names(after), name=name,
+                    every=every, once=once, when=when, during=during, weak=weak, on_error=on_error,
+                )  # fmt: skip
+            except (TypeError, ValueError) as error:
+                who = name or name_of(function)
+                where = ", ".join(map(repr, events))
+                raise type(error)(f"handler {who!r} for event {where}: {error}") from None
+            tally = Tally(every)
+            subscription = Subscription(
+                [Handler(each, function, options, tally=tally) for each in events]
+            )
+            self.attach(subscription.handlers, sender)
+            return subscription
+
+        if fn is not None:
+            return subscribe(fn)
+        for each in events:
+            self.signal(each)
+
+        def decorate(function: F) -> F:
+            subscribe(function)
+            return function
+
+        return decorate
+
+    def attach(self, handlers: Sequence[Handler], sender: Any = ANY) -> None:
+        """Subscribe prepared handlers together: all of them, or none when one is in error.
+
+        Raises:
+            UnknownEventError, ValueError, OrderError: See ``on``.
+        """
+        by_event: dict[str, list[Handler]] = {}
+        for handler in handlers:
+            by_event.setdefault(handler.event, []).append(handler)
+        for name, new in by_event.items():
+            try:
+                signal = self.signal(name)
+            except UnknownEventError as error:
+                raise UnknownEventError(f"handler {new[0].name!r}: {error}") from None
+            for handler in new:
+                _check_phase(signal.event, handler)
+            together = [*signal.handlers, *new]
+            require_names(new, together, name)
+            in_order(together, name)
+        try:
+            for handler in handlers:
+                self.signal(handler.event).attach(handler, sender)
+        except BaseException:  # from whoever listens to receiver_connected
+            for handler in handlers:
+                handler.detach()
+            raise
+
+    @contextmanager
+    def transaction(self) -> Generator[None, None, None]:
+        """Undo every subscription and declaration made in the block if the block raises."""
+        declared = set(self)
+        restores = [self.signal(name).snapshot() for name in self]
+        try:
+            yield
+        except BaseException:
+            for name in set(self) - declared:
+                self.signal(name)._clear_state()
+                del self[name]
+            for restore in restores:
+                restore()
+            raise
+
+    def explain(self, event: str | None = None) -> Explanation:
+        """Return the handlers of one event, or of all, in the order in which they run.
+
+        Inside a ``profile()`` block it has the calls and the host time of every
+        handler since the block began; outside of it, the calls of those with a filter.
+
+        Raises:
+            UnknownEventError: The bus does not declare the event.
+        """
+        from .explain import Explanation, row_of  # here: most runs are never explained
+
+        rows: list[Row] = []
+        for name in self if event is None else (event,):
+            signal = self.signal(name)
+            for position, handler in enumerate(signal.handlers, 1):
+                row = row_of(handler, position, signal.senders_of(handler))
+                if self._profile is not None:
+                    calls, total_ms = self._profile.of(handler)
+                    row = replace(row, calls=calls, total_ms=total_ms)
+                rows.append(row)
+        return Explanation(rows)
+
+    @contextmanager
+    def profile(self, max_spans: int = 1_000_000) -> Generator[Profile, None, None]:
+        """Time every handler, and the scopes, while the block runs; outside of it nothing.
+
+        Handlers that are subscribed and runs that begin inside of the block are
+        included. Nothing waits for a CUDA device until the block ends.
+
+        Args:
+            max_spans: How many calls and scopes the trace may have.
+
+        Yields:
+            The ``Profile``: ``table()``, ``to_json()``, ``to_chrome_trace(path)``. It can
+            be read in the block and after it.
+
+        Raises:
+            RuntimeError: This bus is being profiled already.
+        """
+        if self._profile is not None:
+            raise RuntimeError(
+                "this bus is being profiled already: use the profile of the outer block"
+            )
+        from .profiling import Profile  # here: most runs are never profiled
+
+        self._profile = profile = Profile(max_spans)
+        try:
+            profile.start()
+            for name in self:
+                self._wrap_calls(self.signal(name))
+            for emitter in list(self._emitters):
+                profile.follow(_each(emitter._scopes))
+            yield profile
+        finally:
+            self._profile = None
+            for name in self:
+                self._wrap_calls(self.signal(name))
+            for emitter in list(self._emitters):
+                profile.unfollow(_each(emitter._scopes))
+            profile.stop()
+
+    def _wrap_calls(self, signal: Signal) -> None:
+        profile = self._profile
+        around = None if profile is None else partial(profile.wrap, signal.event.scope)
+        signal.wrap_calls(around)
+
+
+def _each(scopes: Scopes) -> list[Scope]:
+    return [getattr(scopes, name) for name in SCOPES]
+
+
+def _check_phase(event: Event, handler: Handler) -> None:
+    if handler.options.during is not None and event.scope in ("fit", "epoch"):
+        raise ValueError(
+            f"{handler.describe()} has during={handler.options.during!r}, but that event fires "
+            f"outside of the phases {', '.join(PHASES)}"
+        )

@@ -1,0 +1,156 @@
+"""What observers share: reading the device in one go, rows, packages that may be missing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ...state import RunState
+
+
+def kept(value: Any) -> Any:
+    """Return what to keep of a number for later, without waiting for its device.
+
+    Args:
+        value: A tensor of any shape, or anything else.
+
+    Returns:
+        For a tensor, its mean: a scalar of its own on the same device, cut from
+        the graph. Anything else as it is.
+    """
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach()
+    # A copy: whoever owns the tensor may change it in place before it is read.
+    return value.mean() if value.ndim else value.clone()
+
+
+def read(values: Any) -> Any:
+    """Read all tensors in nested lists, tuples and dicts, in one transfer a device and dtype.
+
+    Args:
+        values: Tensors of any shape among anything else.
+
+    Returns:
+        The same nest with floats (or ints, or bools) in place of scalars, and
+        nested lists in place of other tensors.
+    """
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    _collect(values, groups)
+    found: dict[int, Any] = {}
+    for tensors in groups.values():
+        flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).cpu()
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            found[id(tensor)] = part.view(tensor.shape).tolist()
+    return _replaced(values, found) if found else values
+
+
+def stacked(tensors: list[Tensor]) -> Tensor | list[Tensor]:
+    """Stack tensors of one shape into one, unless they lie on several devices."""
+    places = {(tensor.device, tensor.dtype) for tensor in tensors}
+    return torch.stack(tensors) if len(places) == 1 else tensors
+
+
+def _collect(values: Any, groups: dict[tuple[torch.device, torch.dtype], list[Tensor]]) -> None:
+    if isinstance(values, Tensor):
+        groups.setdefault((values.device, values.dtype), []).append(values)
+    elif isinstance(values, dict):
+        for value in values.values():
+            _collect(value, groups)
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            _collect(value, groups)
+
+
+def _replaced(values: Any, found: dict[int, Any]) -> Any:
+    if isinstance(values, Tensor):
+        return found[id(values)]
+    if isinstance(values, dict):
+        return {key: _replaced(value, found) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return type(values)([_replaced(value, found) for value in values])
+    return values
+
+
+def plain(value: Any) -> bool | int | float | str | None:
+    """Return ``value`` as something that every file format takes.
+
+    A tensor or NumPy value of one element becomes a number, which waits for its
+    device; what is no number becomes its ``str``.
+    """
+    size = value.numel() if isinstance(value, Tensor) else getattr(value, "size", None)
+    if size == 1 and callable(getattr(value, "item", None)):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)
+
+
+def monitored(run: RunState, key: str, user: str) -> float:
+    """Return the number at ``key`` in the row of the epoch that is closing.
+
+    Args:
+        run: In ``after_epoch``, with ``key`` in ``run.history[-1]``.
+        key: What is monitored.
+        user: Who does, for the message.
+
+    Raises:
+        TypeError: It is no number.
+    """
+    value = run.history[-1][key]
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{user} monitors {key!r}, which must be a number, and the history of epoch "
+            f"{run.epoch} holds {value!r} there. Write a number, or monitor another key."
+        ) from error
+
+
+def epoch_row(run: RunState, seconds: float | None) -> dict[str, Any]:
+    """Return the row of the epoch that is closing: ``run.history[-1]`` and how it went.
+
+    Args:
+        run: In ``after_epoch``.
+        seconds: Wall time of the epoch; ``None`` where it is not known.
+
+    Returns:
+        ``epoch``, what callbacks measured, ``seconds`` and ``outcome``.
+    """
+    row = {name: plain(value) for name, value in run.history[-1].items()}
+    return {**row, "seconds": seconds, "outcome": run.outcome}
+
+
+def hyperparameters(opt: Any, name: str) -> list[Any]:
+    """Return one field of every parameter group, without waiting for a device.
+
+    Args:
+        opt: An optimizer; one without ``param_groups`` has no fields.
+        name: For example ``"lr"``. A group that lacks it gives ``None``.
+    """
+    values = [group.get(name) for group in getattr(opt, "param_groups", ())]
+    return [tuple(map(kept, v)) if isinstance(v, (tuple, list)) else kept(v) for v in values]
+
+
+def import_extra(module: str, *, user: str, extra: str = "watch") -> Any:
+    """Import a module of an optional package.
+
+    Args:
+        module: Its full name.
+        user: Who needs it, for the message.
+        extra: The extra of eventtrain that brings it.
+
+    Raises:
+        ModuleNotFoundError: It is missing; the message says how to install it.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        package = str(error.name or module).partition(".")[0]
+        message = f'{user} needs {package}: pip install "eventtrain[{extra}]"'
+        raise ModuleNotFoundError(message, name=package) from error

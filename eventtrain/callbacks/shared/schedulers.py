@@ -1,0 +1,129 @@
+"""What the callbacks that step torch's learning-rate schedulers have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...callback import Callback, handler
+from ...param_groups import groups_with, set_field
+from ...priorities import AFTER_EVERYONE, BEFORE_EVERYONE, POLICY
+
+if TYPE_CHECKING:
+    from ...runner import Runner
+
+
+class SchedulerCallback(Callback, ABC):
+    """Makes one of torch's schedulers when a fit begins; the class that extends it steps it.
+
+    Each fit makes a new scheduler. Where the rates are still those that this callback's last
+    fit left, it begins with those that the last fit began with, else with those that it finds.
+
+    Attributes:
+        scheduler: torch's scheduler, of the current or the last fit; ``None`` before.
+    """
+
+    priority = POLICY
+
+    def __init__(self) -> None:
+        self.scheduler: Any = None
+        self._began: list[float] = []
+        self._left: list[float] = []
+        self._steps = 0
+
+    @handler("begin_fit", priority=BEFORE_EVERYONE)  # before any scheduler has been made
+    def start_over(self, run: Runner) -> None:
+        """Go back to the rates that the last fit began with, and let them be the base."""
+        groups = groups_with(run.opt, "lr", type(self).__name__)
+        is_mine = self.scheduler is not None and self.scheduler.optimizer is run.opt
+        if is_mine and self._left == _rates(run.opt):
+            # A group that joined in the middle of that fit has no rate that it began with.
+            for group, rate in zip(groups, self._began, strict=False):
+                set_field(group, "lr", rate)
+        self._began = _rates(run.opt)
+        for group in groups:
+            # A scheduler before left it. torch would take it for the base, whatever "lr" is now.
+            group.pop("initial_lr", None)
+
+    def begin_fit(self, run: Runner) -> None:
+        """Make the scheduler."""
+        self.scheduler = self.make_for(run)
+        self._steps = run.steps
+
+    @abstractmethod
+    def make_for(self, run: Runner) -> Any:
+        """Return a scheduler for the fit that begins; ``None`` where there is nothing to do."""
+
+    def begin_epoch(self, run: Runner) -> None:
+        """Remember how many steps there have been."""
+        self._steps = run.steps
+
+    def epoch_counts(self, run: Runner) -> bool:
+        """Whether the epoch had a step and is over, and will not be resumed in the middle."""
+        if run.steps <= self._steps:
+            return False
+        if run.outcome == "completed":
+            return True
+        return run.outcome == "cancelled" and run.token.pending is None
+
+    @handler("after_fit", priority=AFTER_EVERYONE)  # others may put rates back
+    def remember_rates(self, run: Runner) -> None:
+        """Remember the rates that this fit leaves."""
+        self._left = _rates(run.opt)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the scheduler's state and the rates that the fit began with."""
+        if self.scheduler is None:
+            return {}
+        state = {"scheduler": _plain(self.scheduler.state_dict()), "steps": self._steps}
+        return {**state, "began": list(self._began)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` returned.
+
+        Raises:
+            ValueError: There is no scheduler yet: it is made in ``begin_fit``.
+        """
+        if not state:
+            return
+        if self.scheduler is None:
+            raise ValueError(
+                f"{type(self).__name__} makes its scheduler in begin_fit: load its state after that"
+            )
+        self.scheduler.load_state_dict(_revived(state["scheduler"], self.scheduler))
+        self._began, self._steps = list(state["began"]), state["steps"]
+
+
+def _rates(opt: Any) -> list[float]:
+    # The optimizer may be one without rates, which has been refused as the fit began.
+    groups = getattr(opt, "param_groups", ())
+    return [float(group["lr"]) for group in groups if "lr" in group]
+
+
+def stand_in(*options: Any) -> torch.optim.Optimizer:
+    """Return an optimizer to try a scheduler's options on: a group for each value of a list."""
+    groups = max([1, *(len(value) for value in options if isinstance(value, (list, tuple)))])
+    params = [{"params": [torch.zeros(())]} for _ in range(groups)]
+    return torch.optim.SGD(params, lr=0.1, momentum=0.9)
+
+
+def _plain(value: Any) -> Any:
+    """Turn what a scheduler keeps into what ``torch.load(weights_only=True)`` takes."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def _revived(state: dict[str, Any], scheduler: Any) -> dict[str, Any]:
+    """Undo ``_plain`` where ``scheduler`` depends on it."""
+    revived = dict(state)
+    for key, value in state.items():
+        if isinstance(getattr(scheduler, key, None), Counter):  # the milestones of MultiStepLR
+            revived[key] = Counter(value)
+        elif key == "_schedulers":  # of SequentialLR and ChainedScheduler
+            pairs = zip(value, scheduler._schedulers, strict=True)
+            revived[key] = [_revived(each, inner) for each, inner in pairs]
+    return revived

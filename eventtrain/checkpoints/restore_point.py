@@ -1,0 +1,97 @@
+"""A learner as it was at one moment, to go back to as if nothing had happened since."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..state import RunState
+from .snapshot import random_states, set_random_states
+
+
+class RestorePoint:
+    """Copies what a fit changes, and puts it back bit for bit, into the same tensors.
+
+    Kept are the parameters and buffers of model and loss function (those that a state
+    dictionary leaves out too), other parameters of the optimizer, gradients, the
+    optimizer's state and the fields of its groups, and the random number generators: Python's,
+    NumPy's, torch's on all devices, and those that the loaders own. The
+    copies lie on the devices of their originals.
+
+    Args:
+        run: A run that is under way.
+
+    Raises:
+        TypeError: The model has parameters that are yet to be initialized.
+    """
+
+    def __init__(self, run: RunState) -> None:
+        opt = run.opt
+        # First: a copy could in theory draw random numbers, a restoration must be last.
+        self._random = random_states(run)
+        self._slots = [(slots, dict(slots)) for slots in _slots(run.model, run.loss_func)]
+        held = {id(t): t for _, kept in self._slots for t in kept.values() if t is not None}
+        parameters = {id(p): p for group in opt.param_groups for p in group["params"]}
+        parameters.update((key, t) for key, t in held.items() if isinstance(t, nn.Parameter))
+        self._values = [(t, t.detach().clone()) for t in (held | parameters).values()]
+        self._gradients = [
+            (p, p.grad, None if p.grad is None else p.grad.detach().clone())
+            for p in parameters.values()
+        ]
+        self._state = {p: copy.deepcopy(state) for p, state in opt.state.items()}
+        self._groups = [
+            (group, {key: (value, copy.deepcopy(value)) for key, value in _fields(group)})
+            for group in opt.param_groups
+        ]
+
+    def restore(self, run: RunState) -> None:
+        """Put everything back; to be called once."""
+        with torch.no_grad():
+            for tensor, value in self._values:
+                tensor.copy_(value)
+            for slots, kept in self._slots:
+                slots.clear()
+                slots.update(kept)
+            for parameter, gradient, saved in self._gradients:
+                if gradient is not None and saved is not None:
+                    gradient.copy_(saved)
+                parameter.grad = gradient
+            self._restore_groups()
+        run.opt.state.clear()
+        run.opt.state.update(self._state)
+        run.opt.param_groups[:] = [group for group, _ in self._groups]
+        set_random_states(run, self._random)
+
+    def _restore_groups(self) -> None:
+        for group, fields in self._groups:
+            for key in [key for key, _ in _fields(group) if key not in fields]:
+                del group[key]
+            for key, (original, value) in fields.items():
+                if isinstance(original, Tensor):
+                    # The same tensor: compiled and captured steps read it there.
+                    original.copy_(value)
+                    group[key] = original
+                else:
+                    group[key] = value
+
+
+def _slots(*parts: Any) -> Iterator[dict[str, Any]]:
+    """Yield where the modules among ``parts`` hold their tensors; ``None`` stands for none yet."""
+    for part in parts:
+        for module in part.modules() if isinstance(part, nn.Module) else ():
+            for slots in (module._parameters, module._buffers):
+                for key, tensor in slots.items():
+                    if tensor is not None and nn.parameter.is_lazy(tensor):
+                        raise TypeError(
+                            f"{type(module).__name__}.{key} is yet to be initialized: "
+                            "run a batch through the model first"
+                        )
+                yield slots
+
+
+def _fields(group: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(key, value) for key, value in group.items() if key != "params"]

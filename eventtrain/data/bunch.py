@@ -1,0 +1,95 @@
+"""A training and a validation loader together, and making both from data sets."""
+
+from __future__ import annotations
+
+from types import NoneType
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from ..arguments import whole_number
+from .loaders import Dataset, TensorLoader
+
+
+class DataBunch:
+    """A training loader, a validation loader and the number of classes.
+
+    Args:
+        train_dl: Any iterable of batches.
+        valid_dl: Any iterable of batches; ``None`` (default) means no validation.
+        c: The number of classes, or of model outputs. Default ``None``.
+    """
+
+    def __init__(self, train_dl: Any, valid_dl: Any = None, c: int | None = None) -> None:
+        self.train_dl = train_dl
+        self.valid_dl = valid_dl
+        self.c = c
+
+    @property
+    def train_ds(self) -> Any:
+        """``train_dl.dataset``; AttributeError where the loader has none."""
+        return _dataset_of(self.train_dl, "train")
+
+    @property
+    def valid_ds(self) -> Any:
+        """``valid_dl.dataset``, or ``None`` where there is no validation loader."""
+        return None if self.valid_dl is None else _dataset_of(self.valid_dl, "valid")
+
+
+def get_dls(train_ds: Any, valid_ds: Any, bs: int = 64, **kwargs: Any) -> tuple[Any, Any]:
+    """Make a shuffled training loader and a validation loader of twice the batch size.
+
+    A :class:`Dataset` of tensors or a ``TensorDataset`` of two (no subclass: it
+    may transform its items) gets a :class:`TensorLoader`, as long as ``kwargs``
+    holds nothing but ``generator`` and ``drop_last``. All else gets a
+    ``torch.utils.data.DataLoader`` with ``kwargs`` passed on.
+
+    Args:
+        train_ds: The training data. An ``IterableDataset`` keeps its own order.
+        valid_ds: The validation data; ``None`` gives no validation loader.
+        bs: Rows per training batch, 64 by default; validation uses ``2 * bs``,
+            as it needs no room for gradients.
+        **kwargs: Options of ``DataLoader`` for both loaders, except
+            ``generator`` and ``drop_last``, which go to the training loader only.
+
+    Returns:
+        ``(train_dl, valid_dl)``.
+
+    Raises:
+        TypeError: ``kwargs`` sets the order or batch size, which is done here.
+        DataError: As for :class:`TensorLoader`, where one is made.
+    """
+    taken = {"shuffle", "sampler", "batch_sampler", "batch_size"} & kwargs.keys()
+    if taken:
+        raise TypeError(
+            f"get_dls decides order and batch size; for {', '.join(sorted(taken))} "
+            "make the loaders yourself and hand them to DataBunch"
+        )
+    own: dict[str, Any] = {
+        key: kwargs.pop(key) for key in ("generator", "drop_last") if key in kwargs
+    }
+    bs = whole_number("the batch size", bs, 1)
+    train_dl = _loader(train_ds, bs, True, own, kwargs)
+    return train_dl, None if valid_ds is None else _loader(valid_ds, 2 * bs, False, {}, kwargs)
+
+
+def _loader(ds: Any, bs: int, shuffle: bool, own: dict[str, Any], rest: dict[str, Any]) -> Any:
+    if not rest:
+        # No subclass: its __getitem__ may change the items.
+        if type(ds) is TensorDataset and len(ds.tensors) == 2:
+            ds = Dataset(*ds.tensors)
+        if type(ds) is Dataset and all(isinstance(p, (Tensor, NoneType)) for p in (ds.x, ds.y)):
+            return TensorLoader.of(ds, bs, shuffle, **own)
+    shuffle = shuffle and not isinstance(ds, IterableDataset)
+    return DataLoader(ds, batch_size=bs, shuffle=shuffle, **own, **rest)
+
+
+def _dataset_of(dl: Any, which: str) -> Any:
+    try:
+        return dl.dataset
+    except AttributeError:
+        raise AttributeError(
+            f"{which}_ds is {which}_dl.dataset, but the {which} loader "
+            f"({type(dl).__name__}) has no attribute 'dataset'"
+        ) from None

@@ -1,0 +1,147 @@
+"""The loop: what is done with a batch, a phase, an epoch, a fit, and the events around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from .data.batch import batch_parts, check_count, device_to_move_to, loader_length, move_to
+from .resuming import FromTheStart
+from .state import RunState
+
+
+class Loop(RunState):
+    """The algorithm, from the fit down to the step.
+
+    As pseudocode, events on the right::
+
+        fit:                                            begin_fit
+            for each epoch:                             begin_epoch
+                train:                                  begin_train
+                    for each batch:                     begin_batch
+                        pred = model(xb)                after_pred
+                        loss = loss_func(pred, yb)      after_loss
+                        loss.backward()                 after_backward
+                        step:                           begin_step
+                            opt.step()
+                                                        after_step
+                        opt.zero_grad()
+                                                        after_batch
+                                                        after_train
+                validate: as train, up to the loss      begin_validate ... after_validate
+                                                        after_epoch
+                                                        after_fit
+
+    Every ``with scope.X`` fires ``after_X`` when it is left, however that happens, and
+    before it ``after_cancel_X`` when it was cancelled. Every ``emit.X()`` is a place where
+    a cancellation takes effect.
+
+    Attributes:
+        starting_point: Where the run starts: at its beginning, or where it is resumed.
+    """
+
+    starting_point: FromTheStart
+
+    def all_epochs(self, epochs: int) -> None:
+        """Run a whole fit."""
+        start = self.starting_point
+        self.epochs = epochs
+        start.check(self)
+        with self.scope.fit:
+            self.emit.begin_fit()
+            start.enter_fit(self)
+            for self.epoch in range(start.epoch, epochs):
+                self.one_epoch()
+
+    def one_epoch(self) -> None:
+        """Train, and validate where there is a loader for it."""
+        self.start_row()
+        scope = self.scope.epoch
+        try:
+            with scope:
+                self.emit.begin_epoch()
+                if not self.starting_point.is_past("train", self):
+                    self.training_phase()
+                if self.data.valid_dl is not None:
+                    self.validation_phase()
+        finally:
+            self.epochs_done += scope.outcome == "completed"
+
+    def training_phase(self) -> None:
+        """Run the training batches."""
+        self.iters = self.train_iters = loader_length(self.data.train_dl)
+        with self.scope.train:
+            self.emit.begin_train()
+            self.all_batches(self.data.train_dl)
+
+    def validation_phase(self) -> None:
+        """Run the validation batches, without gradients."""
+        self.iters = loader_length(self.data.valid_dl)
+        with torch.no_grad(), self.scope.validate:
+            self.emit.begin_validate()
+            self.all_batches(self.data.valid_dl)
+
+    def all_batches(self, dl: Iterable[Any], one_batch: Callable[[], None] | None = None) -> None:
+        """Run ``one_batch``, by default the method, for every batch of ``dl``, each in its scope.
+
+        Raises:
+            EmptyLoaderError: ``dl`` gives no batch.
+            DataError: ``dl`` ends before its own length.
+        """
+        one_batch = one_batch or self.one_batch
+        scope, emit, device = self.scope.batch, self.emit, device_to_move_to(self.model)
+        batches, done = self.starting_point.rest_of(dl, self)
+        self.batch_index = done - 1 if done else None
+        try:
+            for self.batch_index, batch in enumerate(batches, done):
+                self.batch = batch if device is None else move_to(batch, device)
+                self.xb, self.yb = batch_parts(self.batch)
+                self.pred = self.loss = None
+                with scope:
+                    try:
+                        emit.begin_batch()
+                        one_batch()
+                    finally:
+                        if self.in_train:
+                            self.n_iter += 1
+            _check_end(dl, self)
+        finally:
+            self.batch_index = None
+
+    def one_batch(self) -> None:
+        """Do with ``self.xb`` and ``self.yb`` what the algorithm does with a batch.
+
+        Override it for another algorithm, with ``self.emit`` and ``self.scope`` as here.
+        """
+        learn, emit = self.learn, self.emit
+        assert learn is not None
+        self.pred = learn.model(self.xb)
+        emit.after_pred()
+        self.loss = learn.loss_func(self.pred, self.yb)
+        emit.after_loss()
+        if not self.in_train:
+            return
+        self.loss.backward()
+        emit.after_backward()
+        self.optimizer_step()
+
+    def optimizer_step(self) -> None:
+        """Take a step in a scope of its own, and zero the gradients unless it was cancelled."""
+        learn, emit = self.learn, self.emit
+        assert learn is not None
+        with self.scope.step as step:
+            emit.begin_step()
+            learn.opt.step()
+            self.steps += 1
+        if step.outcome == "completed":
+            emit.after_step()
+            learn.opt.zero_grad()
+
+
+def _check_end(dl: Iterable[Any], run: Loop) -> None:
+    """See that a loader that has run out had something, and did not lose its end."""
+    count = 0 if run.batch_index is None else run.batch_index + 1
+    epoch = "" if run.epoch is None else f" in epoch {run.epoch}"
+    check_count(dl, count, f"the {run.phase} loader{epoch}")

@@ -1,0 +1,1 @@
+"""What is told about a run: its picture, its replay, its plugins."""

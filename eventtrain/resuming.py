@@ -1,0 +1,160 @@
+"""Where a run starts: at its beginning, or where an interrupted one was saved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .checkpoints.compatibility import check_fits
+from .checkpoints.files import list_checkpoints, load_checkpoint
+from .checkpoints.snapshot import (
+    random_states,
+    restore_learner,
+    restore_rest,
+    set_random_states,
+)
+from .errors import CheckpointError
+from .state import RunState
+
+
+class FromTheStart:
+    """What the loop asks where it begins; here, at the beginning.
+
+    Attributes:
+        epoch: Where the loop over epochs starts.
+    """
+
+    epoch = 0
+
+    def check(self, run: RunState) -> None:
+        """See that the run can start here, before anything of it is changed."""
+
+    def enter_fit(self, run: RunState) -> None:
+        """Put back what belongs to the fit, once ``begin_fit`` has fired."""
+
+    def is_past(self, phase: str, run: RunState) -> bool:
+        """Whether ``phase`` of the current epoch was done before the run was interrupted."""
+        return False
+
+    def rest_of(self, loader: Iterable[Any], run: RunState) -> tuple[Iterable[Any], int]:
+        """Return the batches of the current phase that are to be run, and how many were."""
+        return loader, 0
+
+    def phase_start(self, run: RunState) -> Mapping[str, Any] | None:
+        """Return the random states from which the loader of the current phase is iterated."""
+        return random_states(run)
+
+
+class Resumption(FromTheStart):
+    """The way back to where a snapshot was taken.
+
+    A snapshot in the middle of a phase has the loader iterated anew with the random numbers
+    that it had when the phase began, and the batches that were done loaded and dropped: so any
+    loader resumes, whatever its order and its workers.
+
+    Args:
+        content: What ``take_snapshot`` returned.
+        origin: Where it comes from, for messages.
+
+    Attributes:
+        epoch, phase, batch: Where the run goes on; ``phase`` is ``None`` between epochs.
+    """
+
+    def __init__(self, content: dict[str, Any], origin: str) -> None:
+        self.epoch: int = content["position"]["epoch"]
+        self.phase: str | None = content["position"]["phase"]
+        self.batch: int = content["position"]["batch"]
+        self._phase_start: Mapping[str, Any] | None = content["phase_start"]
+        self._content = content  # empty once it has been put back
+        self._origin = origin
+
+    def check(self, run: RunState) -> None:
+        """See that the snapshot fits the run, before anything of it is changed.
+
+        Raises:
+            CheckpointError: It is another run's, or lies behind the last epoch.
+        """
+        check_fits(self._content, run, self._origin)
+
+    def enter_fit(self, run: RunState) -> None:
+        """Put everything back once ``begin_fit`` has fired.
+
+        What stands in the current epoch's row follows when the phase is entered.
+        """
+        restore_learner(run, self._content)
+        run.set_counters(self._content["counters"])
+        rows = [dict(row) for row in self._content["history"]]
+        run.history[:] = rows if self.phase is None else rows[:-1]
+        if self.phase is None:
+            self._restore_rest(run)
+
+    def is_past(self, phase: str, run: RunState) -> bool:
+        """Whether ``phase`` of the current epoch was done: training, where it validated."""
+        return self._is_to_be_resumed_in(run) and phase == "train" and self.phase != "train"
+
+    def rest_of(self, loader: Iterable[Any], run: RunState) -> tuple[Iterable[Any], int]:
+        """Return the rest of the batches of the phase, everything else being put back.
+
+        Raises:
+            CheckpointError: The loader has fewer batches than were done.
+        """
+        if not (self._is_to_be_resumed_in(run) and self.phase == run.phase):
+            return loader, 0
+        assert self._phase_start is not None
+        set_random_states(run, self._phase_start)
+        batches = iter(loader)
+        for index in range(self.batch):
+            try:
+                next(batches)
+            except StopIteration:
+                raise CheckpointError(
+                    f"{self._origin} was taken after {self.batch} batches of the {self.phase} "
+                    f"loader, which now ends after {index}: it must be the same data"
+                ) from None
+        restore_learner(run, self._content)
+        run.set_counters(self._content["counters"])
+        run.history[-1].update(self._content["history"][-1])
+        self._restore_rest(run)
+        return batches, self.batch
+
+    def phase_start(self, run: RunState) -> Mapping[str, Any] | None:
+        """Return the states of the interrupted run, in the phase that is being resumed."""
+        if self._is_to_be_resumed_in(run) and self.phase == run.phase:
+            return self._phase_start
+        return super().phase_start(run)
+
+    def _is_to_be_resumed_in(self, run: RunState) -> bool:
+        return bool(self._content) and self.phase is not None and self.epoch == run.epoch
+
+    def _restore_rest(self, run: RunState) -> None:
+        restore_rest(run, self._content)
+        self._content = {}  # as large as model and optimizer, and the fit holds on to this object
+
+
+def find_start(run: RunState, resume: str | os.PathLike[str] | None) -> FromTheStart:
+    """Return where a fit of ``run`` starts.
+
+    Args:
+        run: Whose ``Checkpoint`` callback ``"auto"`` stands for.
+        resume: As for ``Runner.fit``.
+
+    Raises:
+        ValueError: ``"auto"`` finds no ``Checkpoint``.
+        CheckpointError: The checkpoint is missing or damaged.
+    """
+    if resume is None:
+        return FromTheStart()
+    path = Path(resume)
+    if resume == "auto":
+        folders = [cb.checkpoint_folder for cb in run.cbs if cb.checkpoint_folder is not None]
+        if len(folders) != 1:
+            raise ValueError(
+                f"resume='auto' needs one Checkpoint callback and this run has {len(folders)}: "
+                "pass the path of a checkpoint or of a folder of them"
+            )
+        path = folders[0]
+        if not list_checkpoints(path):
+            return FromTheStart()
+    return Resumption(load_checkpoint(path), f"checkpoint {path}")

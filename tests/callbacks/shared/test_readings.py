@@ -1,0 +1,140 @@
+"""What observers share."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from eventtrain.callbacks.shared.readings import (
+    hyperparameters,
+    import_extra,
+    kept,
+    monitored,
+    plain,
+    read,
+    stacked,
+)
+
+
+def test_tensors_in_any_nest_are_read_and_the_rest_stays() -> None:
+    nest = {
+        "a": [torch.tensor(1.5), 2, "text", None],
+        "b": (torch.tensor([[1, 2], [3, 4]]), torch.tensor(True)),
+        "c": torch.ones((), dtype=torch.float64) / 3,
+        "empty": torch.zeros(0),
+    }
+    assert read(nest) == {
+        "a": [1.5, 2, "text", None],
+        "b": ([[1, 2], [3, 4]], True),
+        "c": 1 / 3,
+        "empty": [],
+    }
+
+
+def test_one_device_and_dtype_is_one_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    cpu = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: calls.append(self.numel()) or cpu(self))
+    losses = [torch.tensor(float(i), requires_grad=True) for i in range(5)]
+    assert read(losses) == [0, 1, 2, 3, 4]
+    assert calls == [5]
+
+
+def test_without_tensors_the_nest_itself_comes_back() -> None:
+    nest = [1, {"a": (2.0,)}]
+    assert read(nest) is nest
+
+
+def test_tensors_of_one_place_are_stacked_and_others_stay_apart() -> None:
+    one, two = torch.tensor(1.0), torch.tensor(2.0)
+    assert torch.equal(stacked([one, two]), torch.tensor([1.0, 2.0]))  # type: ignore[arg-type]
+    apart = [one, two.to("meta")]
+    assert stacked(apart) is apart
+
+
+def test_what_is_kept_is_a_copy_cut_from_the_graph() -> None:
+    loss = torch.tensor(2.0, requires_grad=True) * 1
+    value = kept(loss)
+    loss.detach().zero_()
+    assert value.item() == 2.0 and not value.requires_grad
+    assert kept(torch.tensor([1.0, 3.0])).item() == 2.0
+    assert kept(7) == 7
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (torch.tensor(2.5), 2.5),
+        (torch.tensor([3]), 3),
+        (np.float32(0.5), 0.5),
+        (np.int64(4), 4),
+        (True, True),
+        (None, None),
+        ("text", "text"),
+        ([1, 2], "[1, 2]"),
+        (np.array([1, 2]), "[1 2]"),
+        (torch.tensor([1, 2]), "tensor([1, 2])"),
+    ],
+)
+def test_values_become_plain(value: Any, expected: Any) -> None:
+    assert plain(value) == expected
+    assert type(plain(value)) is type(expected)
+
+
+def test_what_is_not_finite_stays_so() -> None:
+    assert math.isnan(plain(torch.tensor(math.nan)))  # type: ignore[arg-type]
+
+
+class OneRow:
+    """A run at the end of its first epoch."""
+
+    epoch = 0
+
+    def __init__(self, value: Any) -> None:
+        self.history = [{"key": value}]
+
+
+@pytest.mark.parametrize("value", [0.5, torch.tensor([0.5]), np.float32(0.5), Fraction(1, 2)])
+def test_any_kind_of_number_can_be_monitored(value: Any) -> None:
+    number = monitored(OneRow(value), "key", "X")  # type: ignore[arg-type]
+    assert (number, type(number)) == (0.5, float)
+
+
+@pytest.mark.parametrize("value", ["abc", None, torch.tensor([1.0, 2.0]), [1.0]])
+def test_what_is_no_number_cannot_be_monitored(value: Any) -> None:
+    with pytest.raises(TypeError, match="X monitors 'key', which must be a number") as caught:
+        monitored(OneRow(value), "key", "X")  # type: ignore[arg-type]
+    assert repr(value) in str(caught.value)
+
+
+def test_fields_of_an_optimizer_without_groups_are_none() -> None:
+    assert hyperparameters(object(), "lr") == []
+
+
+def test_fields_are_copies_in_tuples_too() -> None:
+    beta = torch.tensor(0.9)
+    opt = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    opt.param_groups[0]["betas"] = (beta, 0.99)
+    ((first, second),) = hyperparameters(opt, "betas")
+    beta.zero_()
+    assert (first.item(), second) == (pytest.approx(0.9), 0.99)
+
+
+def test_a_missing_package_is_told_with_its_extra() -> None:
+    with pytest.raises(ModuleNotFoundError, match=r'X needs nowhere: pip .*"eventtrain\[watch\]"'):
+        import_extra("nowhere.at.all", user="X")
+
+
+def test_a_package_that_the_module_misses_is_the_one_that_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "needs_another.py").write_text("import nowhere.at.all")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="X needs nowhere: pip"):
+        import_extra("needs_another", user="X")

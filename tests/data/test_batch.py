@@ -1,0 +1,157 @@
+"""What the loop asks of a batch: parts, size, place."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict, namedtuple
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.utils.data import DataLoader, IterableDataset
+
+from eventtrain import DataError, TensorLoader
+from eventtrain.data.batch import batch_parts, batch_size, loader_length, move_to
+
+Pair = namedtuple("Pair", "x y")
+META = torch.device("meta")
+
+
+class Stream(IterableDataset):
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(torch.arange(10))
+
+
+class Movable:
+    """Something with ``.to`` that is no tensor."""
+
+    def __init__(self, device: str = "cpu", non_blocking: bool = False) -> None:
+        self.device = device
+        self.non_blocking = non_blocking
+
+    def to(self, device: str, non_blocking: bool = False) -> Movable:
+        return Movable(device, non_blocking)
+
+
+@pytest.mark.parametrize("batch", [("in", "out"), ["in", "out"], Pair("in", "out")])
+def test_two_parts_are_input_and_target(batch: Any) -> None:
+    xb, yb = batch_parts(batch)
+    assert (xb, yb) == ("in", "out")
+
+
+@pytest.mark.parametrize(
+    "batch", [torch.zeros(2, 3), {"x": 1, "y": 2}, (1, 2, 3), [1], (), "ab"], ids=repr
+)
+def test_any_other_batch_is_input_and_target_as_a_whole(batch: Any) -> None:
+    xb, yb = batch_parts(batch)
+    assert xb is batch and yb is batch
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        torch.zeros(5, 2),
+        (torch.zeros(5), torch.zeros(9)),
+        [["text"], {"a": torch.zeros(5, 1)}],
+        {"id": "text", "scale": torch.tensor(1.0), "x": torch.zeros(5, 2)},
+    ],
+    ids=["tensor", "tuple", "nested", "dict"],
+)
+def test_rows_are_counted_on_the_first_tensor_that_has_some(batch: Any) -> None:
+    assert batch_size(batch) == 5
+
+
+@pytest.mark.parametrize("batch", ["text", [], {"a": 1}, torch.tensor(1.0)], ids=repr)
+def test_a_batch_without_rows_has_no_size(batch: Any) -> None:
+    with pytest.raises(DataError, match=f"a batch of type {type(batch).__name__}"):
+        batch_size(batch)
+
+
+def test_counting_rows_makes_the_host_wait_for_nothing(no_sync: Any) -> None:
+    batch = {"x": torch.zeros(5)}
+    with no_sync:
+        assert batch_size(batch) == 5
+
+
+def test_moving_reaches_nested_tensors() -> None:
+    moved = move_to({"a": (torch.zeros(1), [torch.zeros(2)]), "b": "text"}, META)
+    assert moved["a"][0].device == META and moved["a"][1][0].device == META
+    assert moved["b"] == "text"
+
+
+def test_moving_leaves_the_batch_that_was_given_alone() -> None:
+    batch = [torch.zeros(1), {"a": torch.zeros(1)}]
+    move_to(batch, META)
+    assert batch[0].device.type == "cpu" and batch[1]["a"].device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (torch.zeros(1), 1),
+        Pair(torch.zeros(1), 1),
+        [torch.zeros(1)],
+        {"a": torch.zeros(1)},
+        OrderedDict(a=torch.zeros(1)),
+        defaultdict(list, a=torch.zeros(1)),
+    ],
+    ids=lambda batch: type(batch).__name__,
+)
+def test_moving_keeps_the_type(batch: Any) -> None:
+    moved = move_to(batch, META)
+    assert type(moved) is type(batch) and moved is not batch
+
+
+def test_moving_keeps_the_factory_of_a_defaultdict() -> None:
+    assert move_to(defaultdict(list, a=torch.zeros(1)), META).default_factory is list
+
+
+@pytest.mark.parametrize(
+    "batch", ["text", 3, None, [1, ("a", {})], {"a": 1}, Tensor, torch.Size([2])], ids=repr
+)
+def test_what_holds_no_tensor_is_returned_itself(batch: Any) -> None:
+    assert move_to(batch, META) is batch
+
+
+def test_a_batch_that_is_there_already_is_returned_itself() -> None:
+    batch = (torch.zeros(1), {"a": torch.zeros(1)})
+    assert move_to(batch, "cpu") is batch
+
+
+def test_anything_with_a_to_method_is_moved_without_waiting() -> None:
+    moved = move_to([Movable()], "cuda")[0]
+    assert moved.device == "cuda" and moved.non_blocking
+
+
+def test_a_named_tuple_with_a_to_method_is_asked_to_move_itself() -> None:
+    packed = pack_padded_sequence(torch.zeros(3, 2, 1), [3, 2])
+    moved = move_to(packed, META)
+    # Its batch_sizes have to stay on the CPU, which only its own method knows.
+    assert isinstance(moved, PackedSequence)
+    assert moved.data.device == META and moved.batch_sizes.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("loader", "length"),
+    [
+        ([1, 2, 3], 3),
+        (TensorLoader(torch.zeros(10), bs=4), 3),
+        (iter([1, 2]), None),
+        (DataLoader(Stream(), batch_size=4), None),
+    ],
+    ids=["list", "TensorLoader", "iterator", "IterableDataset"],
+)
+def test_the_length_of_a_loader_is_none_where_it_cannot_tell(
+    loader: Any, length: int | None
+) -> None:
+    assert loader_length(loader) == length
+
+
+def test_a_length_that_is_not_implemented_is_unknown() -> None:
+    class Unsized:
+        def __len__(self) -> int:
+            raise NotImplementedError
+
+    assert loader_length(Unsized()) is None
