@@ -6,7 +6,7 @@ from .lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from .bus import EventBus as EventBus, Signal as Signal
-    from .bus.handlers import Subscription as Subscription
+    from .bus.subscription import Subscription as Subscription
     from .callback import (
         Callback as Callback,
         camel2snake as camel2snake,

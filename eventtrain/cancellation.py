@@ -1,8 +1,10 @@
 """Cancellation: a token that asks a scope of the loop to end, and the scopes that obey.
 
-``token.cancel("epoch", "plateau")`` only notes the request. A checkpoint (every
-emission is one) delivers it by unwinding to that scope, which absorbs it; the
-scopes on the way close as they would have closed anyway.
+``token.cancel("epoch", "plateau")`` takes three steps. The request is **asked** for: it goes
+on record, with the scope that it aims at. It is **granted**, at once where there is one process:
+it is then ``token.pending``, the one attribute that loop, scopes and generated code look at. A
+checkpoint (every emission is one) **delivers** it by unwinding to that scope, which absorbs
+it; the scopes on the way close as they would have closed anyway.
 
 Source: scopes that absorb only their own cancellation are trio's
 ``CancelScope``; tokens that are handed around and linked are .NET's
@@ -18,11 +20,11 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Literal, NoReturn
 
-from .errors import ScopeNotOpenError, combine_errors
+from .errors import ScopeNotOpenError, combine_errors, set_context
 
 Outcome = Literal["completed", "cancelled", "failed"]
 Origin = tuple[str | None, str | None, int | None, int | None]
@@ -64,6 +66,19 @@ class Cancellation:
     time: float
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for, before it is granted.
+
+    Attributes:
+        cancellation: Its record.
+        target: The open scope that it aims at; ``None`` for a fit that has not begun.
+    """
+
+    cancellation: Cancellation
+    target: Scope | None
+
+
 HISTORY = 10_000
 """How many requests a token remembers at least."""
 
@@ -72,12 +87,14 @@ class CancellationToken:
     """Steers one fit from handlers, other threads, timers and signals.
 
     Attributes:
-        pending: The request that no scope has absorbed yet, or ``None``. Reading
-            it is cheap; it never touches the device.
+        pending: The request that has been granted and that no scope has absorbed yet, or
+            ``None``. Reading it is cheap; it never touches the device.
         absorbed: The request that a scope absorbed last, or ``None``.
         history: The requests accepted so far, oldest first: at least the last 10,000,
             as a run that accumulates gradients makes one in almost every batch.
         accepted: How many requests have been accepted in all.
+        grant_by: Called with each request that is asked for, in the asking thread; calls
+            ``grant`` with it, then or later. ``None``: it is granted at once.
         outcome: How the scope whose closing event is running ended; ``None``
             outside of closing events.
         exception: The exception that is escaping, or ``None``.
@@ -89,20 +106,30 @@ class CancellationToken:
         "__weakref__",
         "_children",
         "_finished",
+        "_granted",
         "_lock",
-        "_target",
         "_timers",
         "_top",
         "absorbed",
         "accepted",
         "closing_error",
         "exception",
+        "grant_by",
         "history",
         "origin",
         "outcome",
         "pending",
     )
 
+    # What holds between any two calls, whatever the schedule (tests/test_properties.py,
+    # tests/test_cancellation.py):
+    # - pending is None exactly if _granted is None, and is _granted.cancellation otherwise.
+    # - _granted.target is an open scope of this token, or None while the outermost scope is
+    #   yet to open. A scope that closes takes a request that aims at it along (absorb).
+    # - Of the requests granted and not absorbed, the one whose target is outermost is kept.
+    # - absorbed is what the scope that closed last as "cancelled" took; a scope that only
+    #   passed a request on leaves both as they are.
+    # - _top and the parents of it are the open scopes; only the loop's thread changes them.
     def __init__(self) -> None:
         self.pending: Cancellation | None = None
         self.absorbed: Cancellation | None = None
@@ -112,8 +139,9 @@ class CancellationToken:
         self.exception: BaseException | None = None
         self.closing_error: BaseException | None = None
         self.origin: Callable[[], Origin] | None = None
+        self.grant_by: Callable[[Request], object] | None = None
+        self._granted: Request | None = None
         self._top: Scope | None = None
-        self._target: Scope | None = None
         self._finished = False
         # Re-entrant: a signal handler may cancel while cancel() is running.
         self._lock = threading.RLock()
@@ -122,16 +150,18 @@ class CancellationToken:
 
     @classmethod
     def linked(cls, *parents: CancellationToken) -> CancellationToken:
-        """Return a token whose fit is cancelled when any parent's fit is.
+        """Return a token whose run is cancelled when any parent's fit is; linked to any depth.
 
         Cancelling the child leaves its parents alone. A parent that already
         holds a pending request cancels the child at once.
         """
         child = cls()
         for parent in parents:
-            parent._children.add(child)
-            if parent.pending is not None and parent.pending.scope == "fit":
-                child._follow(parent.pending)
+            with parent._lock:
+                parent._children.add(child)
+                asked = parent.pending
+            if asked is not None and asked.scope == "fit":
+                child._follow(asked)
         return child
 
     @property
@@ -175,10 +205,9 @@ class CancellationToken:
         handler, event, epoch, batch = self.origin() if self.origin else (None,) * 4
         name = by or handler or _caller()
         record = Cancellation(str(scope), reason, name, event, epoch, batch, time.time())
-        self._accept(record)
+        self._ask(record)
         if scope == "fit":
-            for child in list(self._children):
-                child._follow(record)
+            self._lead(record)
 
     def cancel_after(
         self, seconds: float, scope: str = "fit", reason: str | None = None
@@ -245,24 +274,39 @@ class CancellationToken:
 
     def forget(self) -> None:
         """Drop what belongs to the run that has ended; ``history`` stays."""
-        self.pending = self.absorbed = self._target = None
+        self.pending = self.absorbed = self._granted = None
         self.exception = self.closing_error = self.outcome = self.origin = None
 
-    def _accept(self, record: Cancellation) -> None:
+    # Asking
+
+    def _ask(self, record: Cancellation) -> None:
+        """Put a request on record, and have it granted."""
         with self._lock:
-            target = self._find(record.scope)
+            request = Request(record, self._find(record.scope))
             self.history.append(record)
             self.accepted += 1
             if len(self.history) >= 2 * HISTORY:
                 del self.history[:HISTORY]
-            if self.pending is None or self._is_outside(target):
-                self._target = target
-                self.pending = record
+        (self.grant_by or self.grant)(request)
+
+    def _lead(self, record: Cancellation) -> None:
+        """Have the tokens that are linked to this one follow."""
+        with self._lock:
+            children = list(self._children)
+        for child in children:
+            child._follow(record)
 
     def _follow(self, record: Cancellation) -> None:
-        """Accept a parent's request, unless this token's fit has ended already."""
+        """Take a parent's request over, unless this token's run has ended already."""
+        with self._lock:
+            is_known = any(own is record for own in self.history[-8:])
+        if is_known:  # come by way of another parent
+            return
+        top = self.open_scopes[:1]
+        own = record if top in ((), ("fit",)) else replace(record, scope=top[0])
         with suppress(ScopeNotOpenError):
-            self._accept(record)
+            self._ask(own)
+        self._lead(record)
 
     def _find(self, name: str) -> Scope | None:
         """Return the innermost open scope called ``name``; ``None`` is a fit yet to begin."""
@@ -276,36 +320,48 @@ class CancellationToken:
             return None
         raise ScopeNotOpenError(name, self.open_scopes)
 
+    # Granting
+
+    def grant(self, request: Request) -> None:
+        """Have the checkpoints deliver a request, unless an outer scope is cancelled already."""
+        with self._lock:
+            if self._granted is None or self._is_outside(request.target):
+                self._granted = request
+                self.pending = request.cancellation
+
     def _is_outside(self, target: Scope | None) -> bool:
         """Whether ``target`` encloses the scope that the pending request aims at."""
-        scope = None if self._target is None else self._target.parent
+        granted = None if self._granted is None else self._granted.target
+        scope = None if granted is None else granted.parent
         while scope is not None:
             if scope is target:
                 return True
             scope = scope.parent
         return False
 
+    # Delivering
+
     def _deliver(self) -> None:
         with self._lock:
-            scope = self._top
-            if scope is None or self.pending is None:
+            scope, granted = self._top, self._granted
+            if scope is None or granted is None:
                 return
-            while scope.parent is not None and scope is not self._target:
+            while scope.parent is not None and scope is not granted.target:
                 scope = scope.parent
-            if self._target is None:  # asked for before the outermost scope was opened
-                self._target = scope
-            if scope is not self._target:
+            if granted.target is None:  # asked for before the outermost scope was opened
+                self._granted = granted = Request(granted.cancellation, scope)
+            if scope is not granted.target:
                 # Another thread asked just as that scope was closing: nothing is left to end.
-                self.pending = self._target = None
+                self.pending = self._granted = None
                 return
         raise Unwind(self)
 
     def absorb(self, scope: Scope) -> bool:
         """Take the pending request back if it aims at ``scope``, which is closing."""
-        if self.pending is None or self._target is not scope:
+        if self._granted is None or self._granted.target is not scope:
             return False
         self.absorbed = self.pending
-        self.pending = self._target = None
+        self.pending = self._granted = None
         return True
 
 
@@ -319,24 +375,39 @@ class Scope:
         name: The name that ``token.cancel`` takes.
         outcome: How it ended last: ``"completed"``, ``"cancelled"``, ``"failed"``;
             ``None`` before and while it is open.
-        closing: Called when the scope has ended (``after_X``), or ``None``.
-        cancelled: Called before ``closing`` when the scope absorbed a
+        on_closed: Called when the scope has ended (``after_X``), or ``None``.
+        on_cancelled: Called before ``on_closed`` when the scope absorbed a
             cancellation (``after_cancel_X``), or ``None``.
-        failed: Called before ``closing`` when an exception starts to escape
-            (``fit_failed``), or ``None``.
+        on_failed: Called, once, when an exception leaves this scope or the first one inside of
+            it, before that one's ``on_closed`` (``fit_failed``); or ``None``.
+        owner: Whose scope it is: a run inside of another run's scopes does not tell that one of
+            an exception, which may still be caught between the two.
     """
 
-    __slots__ = ("cancelled", "closing", "failed", "is_open", "name", "outcome", "parent", "token")
+    __slots__ = (
+        "_has_told_failure",
+        "is_open",
+        "name",
+        "on_cancelled",
+        "on_closed",
+        "on_failed",
+        "outcome",
+        "owner",
+        "parent",
+        "token",
+    )
 
-    def __init__(self, token: CancellationToken, name: str) -> None:
+    def __init__(self, token: CancellationToken, name: str, owner: object = None) -> None:
         self.token = token
         self.name = name
+        self.owner = owner
         self.parent: Scope | None = None
         self.is_open = False
         self.outcome: Outcome | None = None
-        self.closing: Callable[[], object] | None = None
-        self.cancelled: Callable[[], object] | None = None
-        self.failed: Callable[[], object] | None = None
+        self.on_closed: Callable[[], object] | None = None
+        self.on_cancelled: Callable[[], object] | None = None
+        self.on_failed: Callable[[], object] | None = None
+        self._has_told_failure = False
 
     def __enter__(self) -> Scope:
         token = self.token
@@ -362,11 +433,11 @@ class Scope:
         if error is not None or token.pending is not None:
             return self._leave(error)
         self.outcome = "completed"
-        if self.closing is not None:
+        if self.on_closed is not None:
             outer = token.outcome  # of a closing event in which this scope was opened
             token.outcome = "completed"
             try:
-                self.closing()
+                self.on_closed()
             finally:
                 token.outcome = outer
             if token.pending is not None:
@@ -385,14 +456,15 @@ class Scope:
             self.outcome = "cancelled"
         else:
             self.outcome = "failed" if failing else "completed"
-        hooks = ["closing"]
-        if absorbed:
-            hooks.insert(0, "cancelled")
-        if failing and token.exception is None:
-            token.exception = error
-            if self.name == "fit" or "fit" in token.open_scopes:
-                hooks.insert(0, "failed")
-        errors = self._run(hooks)
+        calls = [_called(self, "on_cancelled")] if absorbed else []
+        if failing:
+            if token.exception is None:
+                token.exception = error
+            teller = self._teller_of_failure()
+            if teller is not None:
+                calls.append(_called(teller, "on_failed"))
+        errors = self._run([*calls, _called(self, "on_closed")])
+        self._has_told_failure = False
         if errors:
             raised = combine_errors([error, *errors] if error and failing else errors)
             if raised is not error:
@@ -403,21 +475,44 @@ class Scope:
             token.check()
         return absorbed
 
-    def _run(self, hooks: Sequence[str]) -> list[BaseException]:
-        """Call every hook with the outcome readable, and return what they raised."""
+    def _teller_of_failure(self) -> Scope | None:
+        """Return the scope, this one or around it, that tells of a failure; once for them all."""
+        teller: Scope | None = None
+        scope: Scope | None = self
+        while scope is not None and scope.owner is self.owner:
+            if scope._has_told_failure:
+                return None
+            if teller is None and scope.on_failed is not None:
+                teller = scope
+            scope = scope.parent
+        scope = self
+        while teller is not None and scope is not None and scope.owner is self.owner:
+            scope._has_told_failure = True
+            scope = scope.parent
+        return teller
+
+    def _run(self, calls: Sequence[Callable[[], object]]) -> list[BaseException]:
+        """Call each with the outcome readable, and return what they raised."""
         errors: list[BaseException] = []
         outer = self.token.outcome
         self.token.outcome = self.outcome
-        for name in hooks:
-            # Read only now: what the hook before did may have put another here.
-            hook = getattr(self, name)
-            if hook is not None:
-                try:
-                    hook()
-                except BaseException as error:
-                    errors.append(error)
+        for call in calls:
+            try:
+                call()
+            except BaseException as error:
+                errors.append(error)
         self.token.outcome = outer
         return errors
+
+
+def _called(scope: Scope, name: str) -> Callable[[], object]:
+    """Return what calls a scope's function; read then, as one before it may have changed it."""
+
+    def call() -> object:
+        function: Callable[[], object] | None = getattr(scope, name)
+        return None if function is None else function()
+
+    return call
 
 
 def _raise_without_unwind(error: BaseException) -> NoReturn:
@@ -425,13 +520,13 @@ def _raise_without_unwind(error: BaseException) -> NoReturn:
     link = error
     while link.__context__ is not None and not isinstance(link.__context__, Unwind):
         link = link.__context__
-    link.__context__ = None
+    set_context(link, None)
     context = error.__context__
     try:
         raise error
     finally:
         # The raise has just put the exception that is being handled here.
-        error.__context__ = context
+        set_context(error, context)
 
 
 def _caller() -> str:

@@ -8,8 +8,11 @@ each also derives from the built-in exception closest in meaning.
 from __future__ import annotations
 
 import difflib
+import logging
 import traceback
 from collections.abc import Iterable, Sequence
+
+logger = logging.getLogger("eventtrain")
 
 
 class EventTrainError(Exception):
@@ -108,6 +111,31 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     return f" Did you mean {matches[0]!r}?" if matches else ""
 
 
+def describe(error: BaseException) -> str:
+    """Return ``"ValueError: why"``, whatever the exception's own ``__str__`` does."""
+    try:
+        text = str(error)
+    except Exception as failure:
+        text = f"<its __str__ raised {type(failure).__name__}>"
+    return f"{type(error).__name__}: {text}"
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to somebody's exception, or tell the log where it takes none.
+
+    A frozen dataclass refuses one, and nothing that an exception does may replace it.
+    """
+    try:
+        error.add_note(note)
+    except Exception:
+        logger.error("%s takes no note: %s", type(error).__name__, note)
+
+
+def set_context(error: BaseException, context: BaseException | None) -> None:
+    """Set ``error.__context__``, also where the exception is frozen."""
+    vars(BaseException)["__context__"].__set__(error, context)
+
+
 def combine_errors(errors: Sequence[BaseException]) -> BaseException:
     """Choose the exception to raise out of several and attach the others as notes.
 
@@ -125,6 +153,12 @@ def combine_errors(errors: Sequence[BaseException]) -> BaseException:
     chosen = next((e for e in errors if not isinstance(e, Exception)), errors[0])
     for error in errors:
         if error is not chosen:
-            text = "".join(traceback.format_exception(error)).rstrip()
-            chosen.add_note(f"Raised as well, while scopes were closing:\n{text}")
+            add_note(chosen, f"Raised as well, while scopes were closing:\n{_traced(error)}")
     return chosen
+
+
+def _traced(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error)).rstrip()
+    except Exception:  # of its own making
+        return describe(error)

@@ -1,22 +1,38 @@
-"""The vocabulary: every event of the training loop, in one ordered table.
+"""The vocabulary: every scope and every event of the training loop, in ordered tables.
 
-The loop, the checks on ``Callback`` classes, the command line and the
-documentation read this table; nothing else lists event names.
+The loop, the checks on ``Callback`` classes, the pictures, the command line and the
+documentation read these tables; nothing else lists events, or knows what lies inside what.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from .errors import did_you_mean
 
 Kind = Literal["opening", "point", "closing"]
 
-SCOPES = ("fit", "epoch", "train", "validate", "predict", "batch", "step")
-"""Names of the scopes, outermost first."""
 
-PHASES = ("train", "validate", "predict")
-"""The scopes that run through a loader; ``during=`` takes one of them."""
+@dataclass(frozen=True, slots=True)
+class ScopeSpec:
+    """A scope of the vocabulary, and where it may be.
+
+    Attributes:
+        name: What ``token.cancel`` calls it.
+        parents: The scopes that it opens in; a run may begin with one that has none.
+        is_phase: Whether it is a pass over batches, which ``during=`` may name.
+        last_point: The last event of kind ``"point"`` that its batches get to; ``None`` where
+            they get to all.
+        note: What a picture of the loop says beside its opening event.
+    """
+
+    name: str
+    parents: tuple[str, ...] = ()
+    is_phase: bool = False
+    last_point: str | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +48,8 @@ class Event:
         fields: Fields of the run that hold something meaningful at this event,
             beyond those that are valid throughout (``ALWAYS``).
         meaning: One line for people.
+        only_after: For a closing event, the one outcome that it fires after, before the event
+            that closes the scope: ``"cancelled"`` or ``"failed"``. ``None`` (default): any.
     """
 
     name: str
@@ -39,7 +57,27 @@ class Event:
     kind: Kind
     fields: tuple[str, ...]
     meaning: str
+    only_after: Literal["cancelled", "failed"] | None = None
 
+
+_NO_GRADIENTS = "no gradients, evaluation mode"
+
+SCOPE_SPECS: tuple[ScopeSpec, ...] = (
+    ScopeSpec("fit"),
+    ScopeSpec("epoch", ("fit",), note="every epoch"),
+    ScopeSpec("train", ("epoch",), is_phase=True),
+    ScopeSpec("validate", ("epoch",), True, last_point="after_loss", note=_NO_GRADIENTS),
+    ScopeSpec("predict", (), is_phase=True, last_point="after_pred", note=_NO_GRADIENTS),
+    ScopeSpec("batch", ("train", "validate", "predict"), note="every batch"),
+    ScopeSpec("step", ("batch",)),
+)
+"""The scopes of the training loop, outermost first."""
+
+SCOPES = tuple(spec.name for spec in SCOPE_SPECS)
+"""Names of the scopes, outermost first."""
+
+PHASES = tuple(spec.name for spec in SCOPE_SPECS if spec.is_phase)
+"""The scopes that run through a loader; ``during=`` takes one of them."""
 
 ALWAYS = ("learn", "model", "opt", "loss_func", "data", "token", "in_train")
 """Fields of the run that are valid at every event."""
@@ -49,6 +87,14 @@ _PHASE = (*_EPOCH, "phase", "iters")
 _BATCH = (*_PHASE, "batch_index", "batch", "xb", "yb")
 _PRED = (*_BATCH, "pred")
 _LOSS = (*_PRED, "loss")
+
+_MEANINGS = {"train": "training", "validate": "validation", "predict": "prediction"}
+
+
+def _cancelled(scope: str, fields: tuple[str, ...]) -> Event:
+    meaning = f"{_MEANINGS.get(scope, f'the {scope}')} was cancelled"
+    return Event(f"after_cancel_{scope}", scope, "closing", fields, meaning, "cancelled")
+
 
 EVENTS: tuple[Event, ...] = (
     Event("begin_fit", "fit", "opening", ("epochs",), "the fit starts"),
@@ -61,20 +107,23 @@ EVENTS: tuple[Event, ...] = (
     Event("after_loss", "batch", "point", _LOSS, "the loss has been computed"),
     Event("after_backward", "batch", "point", _LOSS, "gradients have been computed"),
     Event("begin_step", "step", "opening", _LOSS, "the optimizer is about to step"),
-    Event("after_cancel_step", "step", "closing", _LOSS, "the step was cancelled"),
+    _cancelled("step", _LOSS),
     Event("after_step", "batch", "point", _LOSS, "the optimizer has stepped"),
-    Event("after_cancel_batch", "batch", "closing", _BATCH, "the batch was cancelled"),
+    _cancelled("batch", _BATCH),
     Event("after_batch", "batch", "closing", _BATCH, "the batch has ended"),
-    Event("after_cancel_train", "train", "closing", _PHASE, "training was cancelled"),
+    _cancelled("train", _PHASE),
     Event("after_train", "train", "closing", _PHASE, "training batches have ended"),
-    Event("after_cancel_validate", "validate", "closing", _PHASE, "validation was cancelled"),
+    _cancelled("validate", _PHASE),
     Event("after_validate", "validate", "closing", _PHASE, "validation batches have ended"),
-    Event("after_cancel_predict", "predict", "closing", ("phase",), "prediction was cancelled"),
+    _cancelled("predict", ("phase",)),
     Event("after_predict", "predict", "closing", ("phase",), "prediction batches have ended"),
-    Event("after_cancel_epoch", "epoch", "closing", _EPOCH, "the epoch was cancelled"),
+    _cancelled("epoch", _EPOCH),
     Event("after_epoch", "epoch", "closing", _EPOCH, "the epoch has ended"),
-    Event("fit_failed", "fit", "closing", ("epochs", "exception"), "an exception is escaping"),
-    Event("after_cancel_fit", "fit", "closing", ("epochs", "outcome"), "the fit was cancelled"),
+    Event(
+        *("fit_failed", "fit", "closing", ("epochs", "exception"), "an exception is escaping"),
+        only_after="failed",
+    ),
+    _cancelled("fit", ("epochs", "outcome")),
     Event("after_fit", "fit", "closing", ("epochs", "outcome"), "the fit has ended"),
 )
 """The events of the training loop, in the order in which they can first fire."""
@@ -83,3 +132,61 @@ EVENTS: tuple[Event, ...] = (
 def event_names(events: Iterable[Event] = EVENTS) -> tuple[str, ...]:
     """Return the names of ``events`` in table order."""
     return tuple(event.name for event in events)
+
+
+class Vocabulary:
+    """Scopes with their nesting, to which more can be added.
+
+    Args:
+        scopes: The scopes, outermost first.
+
+    Attributes:
+        scopes: Each by its name, in that order.
+    """
+
+    def __init__(self, scopes: Iterable[ScopeSpec] = SCOPE_SPECS) -> None:
+        self.scopes = {spec.name: spec for spec in scopes}
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """Names of the scopes that ``during=`` may name."""
+        return tuple(spec.name for spec in self.scopes.values() if spec.is_phase)
+
+    def add(self, spec: ScopeSpec) -> None:
+        """Add a scope. Batches, where there are such, may be in a phase that is added.
+
+        Raises:
+            ValueError: The name is taken, or one of its parents is not there.
+        """
+        if spec.name in self.scopes:
+            raise ValueError(f"there is a scope {spec.name!r} already")
+        for parent in spec.parents:
+            if parent not in self.scopes:
+                raise ValueError(
+                    f"scope {spec.name!r} is to be inside of {parent!r}, which is none of "
+                    f"{', '.join(self.scopes)}.{did_you_mean(parent, self.scopes)}"
+                )
+        self.scopes[spec.name] = spec
+        batch = self.scopes.get("batch")
+        if spec.is_phase and batch is not None:
+            self.scopes["batch"] = replace(batch, parents=(*batch.parents, spec.name))
+
+    def children(self, scope: str) -> list[str]:
+        """Return the scopes that may open right inside of ``scope``, in order."""
+        return [spec.name for spec in self.scopes.values() if scope in spec.parents]
+
+    def around(self, scope: str) -> list[str]:
+        """Return all scopes that ``scope`` may be in, at any depth, outermost first."""
+        found = set(self._outward(scope))
+        return [name for name in self.scopes if name in found]
+
+    def is_in_phase(self, scope: str) -> bool:
+        """Whether ``scope`` is a phase, or always in one; so are events that are in no scope."""
+        return scope not in self.scopes or any(
+            self.scopes[name].is_phase for name in (scope, *self._outward(scope))
+        )
+
+    def _outward(self, scope: str) -> Iterator[str]:
+        for parent in self.scopes[scope].parents:
+            yield parent
+            yield from self._outward(parent)

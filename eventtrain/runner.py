@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .arguments import whole_number
 from .bus.event_bus import EventBus
-from .bus.handlers import OnError, Subscription
+from .bus.handlers import OnError
 from .bus.receivers import Receiver
+from .bus.subscription import Subscription
 from .callback import Callback, listify
 from .cancellation import CancellationToken, Scope
 from .data.batch import loader_length

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import blinker
 import pytest
 
 import eventtrain
 import eventtrain.callbacks
 import eventtrain.data
+from eventtrain.bus.signals import PRIVATE_NAMES
 from eventtrain.events import EVENTS, SCOPES
 
 PACKAGE = Path(eventtrain.__file__).parent
@@ -23,8 +26,8 @@ ROOT = PACKAGE.parent
 HOUSE = """
     lazy_exports  arguments  atomic_file  errors  events  priorities
     cancellation  interrupts
-    bus.receivers  bus.ordering  bus.handlers  bus.dispatch  bus.binding  bus.explain  bus.signals
-    bus.spans  bus.profiling  bus.event_bus  bus  profiling
+    bus.receivers  bus.ordering  bus.filters  bus.handlers  bus.subscription  bus.dispatch
+    bus.binding  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus  bus  profiling
     data.batch  data.loaders  data.bunch  data.mnist  data.datasets  data
     submodules  discriminative  learner  state  param_groups  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.files  checkpoint_files  checkpoints.random_state
@@ -95,6 +98,39 @@ def test_imports_run_downward(path: Path) -> None:
         if rank_of(name) > rank_of(module) or (floor_of(name) == own and not may_meet)
     ]
     assert above == []
+
+
+FOREIGN = {
+    *("_buffers", "_parameters", "_metadata", "_version", "_schedulers"),  # torch's
+    *("_foreach_mul_", "_profiler_enabled"),  # torch's
+    *("_computed", "_update_count"),  # torchmetrics'
+    *("_getframe", "_make"),  # Python's
+    *PRIVATE_NAMES["blinker.Signal"],
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_no_file_reads_a_private_name_of_another(path: Path) -> None:
+    def is_private(name: str) -> bool:
+        return name.startswith("_") and not name.endswith("__")
+
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
+    own = {node.attr for node in attributes if isinstance(node.ctx, ast.Store)}
+    own |= {n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    own |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    read = {node.attr for node in attributes if is_private(node.attr)}
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level]
+    imported = {a.name for node in imports for a in node.names if is_private(a.name)}
+    assert (read - own - FOREIGN) | imported == set()
+
+
+def test_blinker_has_the_private_names_that_are_used() -> None:
+    owners = {"blinker.Signal": blinker.Signal}
+    for owner, names in PRIVATE_NAMES.items():
+        holder = owners.get(owner) or importlib.import_module(owner)
+        instance = holder() if isinstance(holder, type) else holder
+        assert [name for name in names if not hasattr(instance, name)] == []
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

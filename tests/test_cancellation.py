@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from eventtrain import CancellationToken, EventBus, Scope, ScopeNotOpenError
-from eventtrain.cancellation import Unwind
+from eventtrain.cancellation import Cancellation, Request, Unwind
 
 
 def nest(token: CancellationToken, *names: str) -> list[Scope]:
@@ -54,10 +54,10 @@ def test_scopes_inside_the_cancelled_one_are_left_without_absorbing() -> None:
     token = CancellationToken()
     outer, inner = nest(token, "epoch", "batch")
     fired: list[str] = []
-    inner.cancelled = lambda: fired.append("inner cancelled")
-    inner.closing = lambda: fired.append("inner closing")
-    outer.cancelled = lambda: fired.append("outer cancelled")
-    outer.closing = lambda: fired.append("outer closing")
+    inner.on_cancelled = lambda: fired.append("inner cancelled")
+    inner.on_closed = lambda: fired.append("inner closing")
+    outer.on_cancelled = lambda: fired.append("outer cancelled")
+    outer.on_closed = lambda: fired.append("outer closing")
     with outer, inner:
         token.cancel("epoch")
         token.check()
@@ -101,7 +101,7 @@ def test_leaving_a_scope_is_its_last_checkpoint() -> None:
 def test_a_request_made_while_a_scope_closes_takes_effect_outside_of_it() -> None:
     token = CancellationToken()
     outer, inner = nest(token, "train", "batch")
-    inner.closing = lambda: token.cancel("train")
+    inner.on_closed = lambda: token.cancel("train")
     with outer:
         with inner:
             pass
@@ -112,7 +112,7 @@ def test_a_request_made_while_a_scope_closes_takes_effect_outside_of_it() -> Non
 def test_a_scope_that_is_closing_cannot_be_cancelled() -> None:
     token = CancellationToken()
     outer, inner = nest(token, "fit", "batch")
-    inner.closing = lambda: token.cancel("batch")
+    inner.on_closed = lambda: token.cancel("batch")
     with pytest.raises(ScopeNotOpenError), outer, inner:
         pass
 
@@ -219,7 +219,7 @@ def test_the_outcome_can_be_read_while_a_scope_closes_and_not_afterwards() -> No
     token = CancellationToken()
     seen = []
     scope = Scope(token, "fit")
-    scope.closing = lambda: seen.append((token.outcome, token.scope))
+    scope.on_closed = lambda: seen.append((token.outcome, token.scope))
     with scope:
         assert (token.outcome, token.scope) == (None, "fit")
     assert seen == [("completed", None)]
@@ -240,8 +240,8 @@ def test_a_scope_opened_while_another_closes_leaves_that_ones_outcome_readable(
                 token.cancel("step")
         seen.append(token.outcome)
 
-    train.closing = flush
-    step.closing = lambda: seen.append(token.outcome)
+    train.on_closed = flush
+    step.on_closed = lambda: seen.append(token.outcome)
     with fit, train:
         pass
     assert seen == [inner_ends, "completed"]
@@ -253,8 +253,8 @@ def test_failed_fires_once_in_the_first_scope_left() -> None:
     fit, epoch = nest(token, "fit", "epoch")
     fired = []
     for scope in (fit, epoch):
-        scope.failed = lambda name=scope.name: fired.append(f"failed at {name}")
-        scope.closing = lambda name=scope.name: fired.append(f"{name} closed")
+        scope.on_failed = lambda name=scope.name: fired.append(f"failed at {name}")
+        scope.on_closed = lambda name=scope.name: fired.append(f"{name} closed")
     with pytest.raises(ValueError), fit, epoch:
         raise ValueError
     assert fired == ["failed at epoch", "epoch closed", "fit closed"]
@@ -268,8 +268,8 @@ def test_an_error_while_closing_is_announced_by_the_next_scope_out() -> None:
     def fail() -> None:
         raise ValueError("while closing")
 
-    epoch.closing = fail
-    fit.failed = lambda: fired.append(str(token.exception))
+    epoch.on_closed = fail
+    fit.on_failed = lambda: fired.append(str(token.exception))
     with pytest.raises(ValueError), fit, epoch:
         pass
     assert fired == ["while closing"]
@@ -282,7 +282,7 @@ def test_the_original_failure_stays_the_main_one_and_the_other_is_its_note() -> 
     def fail() -> None:
         raise KeyError("in the closing event")
 
-    scope.closing = fail
+    scope.on_closed = fail
     with pytest.raises(ValueError, match="original") as caught, scope:
         raise ValueError("original")
     assert any("in the closing event" in note for note in caught.value.__notes__)
@@ -295,7 +295,7 @@ def test_a_keyboard_interrupt_while_closing_is_never_swallowed() -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    scope.closing = interrupt
+    scope.on_closed = interrupt
     with pytest.raises(KeyboardInterrupt) as caught, scope:
         raise ValueError("original")
     assert any("original" in note for note in caught.value.__notes__)
@@ -308,7 +308,7 @@ def test_an_error_while_a_cancellation_unwinds_outranks_it() -> None:
     def fail() -> None:
         raise ValueError("while closing")
 
-    epoch.closing = fail
+    epoch.on_closed = fail
     with pytest.raises(ValueError) as caught, fit, epoch:
         token.cancel("fit")
         token.check()
@@ -374,10 +374,10 @@ def test_a_request_that_comes_just_as_its_scope_closes_lapses() -> None:
     fit, batch = nest(token, "fit", "batch")
     with fit:
         with batch:
-            target = token._top
+            pass
         # What another thread leaves behind when it loses that race.
-        token.cancel("fit")
-        token._target = target
+        record = Cancellation("batch", "", "another thread", None, None, None, 0.0)
+        token.grant(Request(record, batch))
         token.check()
         went_on = True
     assert went_on

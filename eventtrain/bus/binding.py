@@ -7,7 +7,7 @@ once for a fit, so that a batch looks nothing up.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..cancellation import CancellationToken, Origin, Scope
@@ -16,12 +16,14 @@ from .dispatch import Style, running_handler
 
 
 class Source(Protocol):
-    """The signal that an emitter fires."""
+    """The signal that a binding fires."""
 
     name: str
+    event: Event
+    lock: Any
     receivers: Any
 
-    def compile(
+    def emission(
         self, style: Style, sender: object, token: CancellationToken
     ) -> Callable[[], None] | None:
         """Return the function that calls the handlers for ``sender``; ``None`` without any."""
@@ -29,68 +31,97 @@ class Source(Protocol):
 
 
 class Scopes:
-    """The scopes of one run, outermost first; each is a context manager."""
+    """The scopes of one run: an attribute each, which is a context manager; iterable."""
 
-    __slots__ = ("batch", "epoch", "fit", "predict", "step", "train", "validate")
+    if TYPE_CHECKING:
 
-    def __init__(self, token: CancellationToken) -> None:
-        self.fit = Scope(token, "fit")
-        self.epoch = Scope(token, "epoch")
-        self.train = Scope(token, "train")
-        self.validate = Scope(token, "validate")
-        self.predict = Scope(token, "predict")
-        self.batch = Scope(token, "batch")
-        self.step = Scope(token, "step")
+        def __getattr__(self, name: str) -> Scope: ...
 
-    def hook(self, event: Event, call: Callable[[], object] | None) -> None:
-        """Have the scopes call ``call`` where ``event``, a closing one, belongs."""
-        if event.name == "fit_failed":
-            for name in self.__slots__:
-                getattr(self, name).failed = call
-        elif event.name.startswith("after_cancel_"):
-            getattr(self, event.scope).cancelled = call
-        else:
-            getattr(self, event.scope).closing = call
+    def __iter__(self) -> Iterator[Scope]:
+        return iter(vars(self).values())
 
 
 class Emitter:
     """Fires events for one sender: one attribute an event, called without arguments.
 
     An event of kind opening or point is a checkpoint: after it, and after each
-    of its handlers, a cancellation that was asked for takes effect. Closing
-    events are fired by the scopes. Its own names start with an underscore,
-    which no event's name does.
+    of its handlers, a cancellation that was granted takes effect. Closing
+    events are fired by the scopes. Read the attribute where you emit: it is another
+    function after every change of subscriptions.
     """
 
-    def __init__(self, sender: Any, token: CancellationToken, scopes: Scopes) -> None:
-        self._sender = sender
-        self._token = token
-        self._scopes = scopes
+    def __init__(self, binding: Binding) -> None:
+        self._binding = binding  # the bus knows it weakly; it lives as long as this does
 
     if TYPE_CHECKING:
         # For the type checker alone: a class with a __getattr__ is slow to read from.
         def __getattr__(self, name: str) -> Callable[[], None]: ...
 
-    def _refresh(self, source: Source, event: Event) -> None:
-        """Take up a changed list of handlers, from the next emission on."""
-        if not source.receivers:
-            self._install(event, None)
-            return
-        style: Style = "closing" if event.kind == "closing" else "checkpoint"
 
-        def compile_and_emit() -> None:
-            emission = source.compile(style, self._sender, self._token)
-            self._install(event, emission)
-            if emission is not None:
+class Binding:
+    """Keeps emitter and scopes of one sender up to date with the subscriptions.
+
+    Args:
+        sender: What the handlers are given.
+        token: What the scopes obey.
+        scopes: Names of the scopes.
+
+    Attributes:
+        emit, scopes: What the loop is written with.
+    """
+
+    def __init__(self, sender: Any, token: CancellationToken, scopes: Iterable[str]) -> None:
+        self._sender = sender
+        self._token = token
+        self.emit = Emitter(self)
+        self.scopes = Scopes()
+        for name in scopes:
+            self.add_scope(name)
+        token.origin = origin_of(sender)
+
+    def add_scope(self, name: str) -> Scope:
+        """Add a scope, which nothing closes with an event yet."""
+        scope = Scope(self._token, name, owner=self._sender)
+        setattr(self.scopes, name, scope)
+        return scope
+
+    def refresh(self, signal: Source) -> None:
+        """Take up a changed list of handlers, from the next emission on.
+
+        Called with the signal's lock held, so that of two changes the later one counts.
+        """
+        if not signal.receivers:
+            self._install(signal.event, None)
+        elif signal.event.kind == "closing":
+            # Now: an interrupt that came while it was compiled would come between an
+            # event that has fired and the one that closes it.
+            self._install(signal.event, signal.emission("closing", self._sender, self._token))
+        else:
+            self._install(signal.event, self._first_emission_of(signal))
+
+    def _first_emission_of(self, signal: Source) -> Callable[[], None]:
+        def first_emission() -> None:
+            with signal.lock:
+                emission = signal.emission("checkpoint", self._sender, self._token)
+                self._install(signal.event, emission)
+            if emission is None:
+                self._token.check()
+            else:
                 emission()
 
-        self._install(event, compile_and_emit)
+        return first_emission
 
     def _install(self, event: Event, emission: Callable[[], None] | None) -> None:
-        if event.kind == "closing":
-            self._scopes.hook(event, emission)
+        if event.kind == "closing" and event.scope in vars(self.scopes):
+            scope: Scope = getattr(self.scopes, event.scope)
+            if event.only_after == "failed":
+                scope.on_failed = emission
+            elif event.only_after == "cancelled":
+                scope.on_cancelled = emission
+            else:
+                scope.on_closed = emission
         # Without handlers an event is still a checkpoint.
-        self.__dict__[event.name] = emission or self._token.check
+        setattr(self.emit, event.name, emission or self._token.check)
 
 
 def origin_of(sender: Any) -> Callable[[], Origin]:

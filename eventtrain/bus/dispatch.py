@@ -19,6 +19,10 @@ for two handlers (``print(source("checkpoint", 2))``), a function reads::
 
 The handler that is running, or that raised, is known from the line number: the
 calls need not keep track of it.
+
+``LiveEmission`` is a function that stays the same one while the handlers change: somebody
+may have kept it. Its code is exchanged, and handlers bear other names in each code, so that an
+emission under way, which goes on in the code that it began with, still finds its own.
 """
 
 from __future__ import annotations
@@ -26,14 +30,16 @@ from __future__ import annotations
 import builtins
 import linecache
 import sys
-from collections.abc import Callable, Sequence
-from functools import cache
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
+from itertools import count
 from types import CodeType, FrameType, FunctionType
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from ..cancellation import CancellationToken, Unwind
-from ..errors import combine_errors
-from .handlers import Handler, position
+from ..errors import add_note, combine_errors
+from .handlers import Handler, place_of
 from .receivers import reject_flag
 
 Style = Literal["send", "checkpoint", "closing"]
@@ -78,25 +84,27 @@ def annotate(error: BaseException, entries: Sequence[Handler], sender: object) -
     """Add one note to ``error`` that says in which handler, of what event, it was raised."""
     if isinstance(error, Unwind) or error.__traceback__ is None:
         return
-    if any(note.startswith("eventtrain: ") for note in getattr(error, "__notes__", ())):
+    if any(str(note).startswith("eventtrain: ") for note in getattr(error, "__notes__", ())):
         return
     frame, line = error.__traceback__.tb_frame, error.__traceback__.tb_lineno
     handler = _running(frame, line, entries)
     if handler is not None:
-        error.add_note(f"eventtrain: raised in {handler.describe()}{position(sender)}")
+        add_note(error, f"eventtrain: raised in {handler.describe()}{place_of(sender)}")
 
 
 def running_handler() -> Handler | None:
     """Return the handler that the calling code runs in, or ``None`` outside of handlers."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_filename.startswith(_PREFIX) and "entries" in frame.f_globals:
-            return _running(frame, frame.f_lineno, frame.f_globals["entries"])
+        code = frame.f_code
+        if code.co_filename.startswith(_PREFIX):
+            entries = next(name for name in code.co_names if name.partition("#")[0] == "entries")
+            return _running(frame, frame.f_lineno, frame.f_globals[entries])
         frame = frame.f_back
     return None
 
 
-def compile_emission(
+def make_emission(
     style: Style,
     entries: Sequence[Handler],
     sender: object = None,
@@ -113,16 +121,73 @@ def compile_emission(
     Returns:
         ``emit(sender, token=None)`` for style ``send``, else ``emit()``.
     """
-    calls = [entry.compile() for entry in entries]
-    n = len(calls) if len(calls) <= _UNROLLED else -1
-    # Handlers are the function's globals: read in place, where closure cells or
-    # arguments would be copied and counted handler by handler in every emission.
-    names = {**_NAMES, "entries": tuple(entries), "calls": calls}
-    names.update((f"h{i}", call) for i, call in enumerate(calls))
+    code, names = _written_for(style, entries)
     defaults = (None,) if style == "send" else (sender, token)
+    return FunctionType(code, {**_NAMES, **names}, "emit", defaults)
+
+
+def _written_for(
+    style: Style, entries: Sequence[Handler], mark: str = ""
+) -> tuple[CodeType, dict[str, object]]:
+    """Return code that calls ``entries``, and what its own names stand for; they end in ``mark``.
+
+    Handlers are global names: read in place, where closure cells or arguments would be copied and
+    counted handler by handler in every emission.
+    """
+    calls = [entry.callee() for entry in entries]
+    n = len(calls) if len(calls) <= _UNROLLED else -1
+    own: dict[str, object] = {"entries": tuple(entries), "calls": calls}
+    own.update((f"h{i}", call) for i, call in enumerate(calls))
     # The interpreter keeps what it learned about a call site in the code object:
     # every emission gets code of its own, or they would unlearn each other's.
-    return FunctionType(_code(style, n).replace(), names, "emit", defaults)
+    code = _code(style, n)
+    marked = (name + mark if name in own else name for name in code.co_names)
+    return code.replace(co_names=tuple(marked)), {name + mark: v for name, v in own.items()}
+
+
+class LiveEmission:
+    """``emit(sender, token=None)``, one function for good, whatever its handlers become.
+
+    Args:
+        prepare: Called with ``(sender, token)`` when the function is called for the first time
+            after ``reset``; calls ``serve`` or ``serve_by_sender`` and emits.
+
+    Attributes:
+        emit: The function.
+    """
+
+    def __init__(self, prepare: Callable[[Any, CancellationToken | None], None]) -> None:
+        self._names: dict[str, Any] = {**_NAMES, "prepare": prepare}
+        self._marks = count(1)
+        self._in_use: set[weakref.ref[CodeType]] = set()
+        self._emit = FunctionType(_PREPARING, self._names, "emit", (None,))
+        self.emit = cast("Callable[..., None]", self._emit)
+
+    def reset(self) -> None:
+        """Have ``prepare`` called at the next call."""
+        self._emit.__code__ = _PREPARING
+
+    def serve(self, entries: Sequence[Handler]) -> None:
+        """Call these handlers from the next call on."""
+        code, names = _written_for("send", entries, f"#{next(self._marks)}")
+        self._names.update(names)
+        # An emission under way holds the code that it runs in, and needs its names until then.
+        self._in_use.add(weakref.ref(code, partial(self._forget, tuple(names))))
+        self._emit.__code__ = code
+
+    def serve_by_sender(
+        self,
+        known: dict[int, tuple[object, Callable[..., None]]],
+        remember: Callable[[Any], tuple[object, Callable[..., None]]],
+    ) -> None:
+        """Call what ``known`` has for the sender's ``id``, or else what ``remember`` returns."""
+        self._names.update(known=known, remember=remember)
+        self._emit.__code__ = _BY_SENDER
+
+    def _forget(self, names: Iterable[str], code: weakref.ref[CodeType]) -> None:
+        self._in_use.discard(code)
+        for name in names:
+            self._names.pop(name, None)
 
 
 def rebind(
@@ -185,12 +250,28 @@ _TAIL: dict[Style, list[str]] = {
 
 @cache
 def _code(style: Style, n: int) -> CodeType:
-    text = source(style, n)
-    filename = _FILENAME.format(n=n if n >= 0 else f"over {_UNROLLED}", style=style)
+    number = n if n >= 0 else f"over {_UNROLLED}"
+    return _translated(source(style, n), _FILENAME.format(n=number, style=style))
+
+
+def _translated(text: str, filename: str) -> CodeType:
+    """Return the code of the one function in ``text``."""
     # Registered, so that tracebacks and debuggers can show the lines.
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     module = compile(text, filename, "exec")
     return next(c for c in module.co_consts if isinstance(c, CodeType))
+
+
+_PREPARING = _translated(
+    "def emit(sender, token):\n return prepare(sender, token)\n", "<eventtrain: before an emission>"
+)
+_BY_SENDER = _translated(
+    "def emit(sender, token):\n"
+    " found = known.get(id(sender))\n"
+    " if found is None: found = remember(sender)\n"
+    " found[1](sender, token)\n",
+    "<eventtrain: emission by sender>",
+)
 
 
 def _running(frame: FrameType, line: int, entries: Sequence[Handler]) -> Handler | None:

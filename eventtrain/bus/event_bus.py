@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -11,12 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ..cancellation import CancellationToken, Scope
 from ..errors import UnknownEventError, did_you_mean
-from ..events import EVENTS, PHASES, SCOPES, Event
-from .binding import Emitter, Scopes, origin_of
-from .handlers import Handler, OnError, Options, Subscription, Tally, names
+from ..events import EVENTS, SCOPE_SPECS, Event, ScopeSpec, Vocabulary
+from .binding import Binding, Emitter, Scopes
+from .filters import Tally
+from .handlers import Handler, OnError, Options, names
 from .ordering import in_order, require_names
 from .receivers import Receiver, check_receiver, name_of
 from .signals import ANY, Namespace, Signal
+from .subscription import Subscription
 
 if TYPE_CHECKING:
     from .explain import Explanation, Row
@@ -34,12 +38,20 @@ class EventBus(Namespace):
     iteration gives the names in table order.
 
     Args:
-        events: The vocabulary; rows of ``EVENTS`` by default.
+        events: The events; rows of ``EVENTS`` by default.
+        scopes: The scopes; rows of ``SCOPE_SPECS`` by default.
+
+    Attributes:
+        vocabulary: The scopes, and what lies inside what.
     """
 
-    def __init__(self, events: Iterable[Event] = EVENTS) -> None:
+    def __init__(
+        self, events: Iterable[Event] = EVENTS, scopes: Iterable[ScopeSpec] = SCOPE_SPECS
+    ) -> None:
         super().__init__()
-        self._emitters: weakref.WeakSet[Emitter] = weakref.WeakSet()
+        self.vocabulary = Vocabulary(scopes)
+        self._lock = threading.RLock()  # one for all signals: a change may concern several
+        self._bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
         self._profile: Profile | None = None
         for event in events:
             self._add(event)
@@ -85,16 +97,63 @@ class EventBus(Namespace):
         Raises:
             ValueError: The name is taken or is no identifier.
         """
+        self._check_new(name)
+        return self._add(Event(name, "", "point", (), doc))
+
+    def declare_scope(
+        self,
+        name: str,
+        inside: str | Iterable[str] = (),
+        *,
+        points: Iterable[str] = (),
+        is_phase: bool = False,
+        doc: str = "",
+    ) -> ScopeSpec:
+        """Add a scope of your own with its events: ``begin_X``, ``after_cancel_X``, ``after_X``.
+
+        A loop opens it with ``with scope.X:``, also one that is bound already, and fires
+        ``emit.begin_X()`` inside. Pictures, ``explain`` and event logs know it then.
+
+        Args:
+            name: An identifier that no scope has yet.
+            inside: The scope or scopes that it opens in; none for one that a run begins with.
+            points: Names of further events, which fire inside of it.
+            is_phase: Whether it is a pass over batches: ``during=`` takes it then, and
+                ``run.phase`` has its name while it is open.
+            doc: What it means, in a line.
+
+        Raises:
+            ValueError: A name is taken or is no identifier, or a scope around it is unknown.
+        """
+        parents = (inside,) if isinstance(inside, str) else tuple(inside)
+        opening, cancelled, closing = f"begin_{name}", f"after_cancel_{name}", f"after_{name}"
+        points = tuple(points)
+        with self._lock:
+            for each in (name, opening, *points, cancelled, closing):
+                self._check_new(each)
+            spec = ScopeSpec(name, parents, is_phase, note=doc)
+            self.vocabulary.add(spec)
+            for binding in list(self._bindings):
+                self._follow([binding.add_scope(name)])
+            self._add(Event(opening, name, "opening", (), doc or f"the {name} begins"))
+            for point in points:
+                self._add(Event(point, name, "point", (), ""))
+            text = f"the {name} was cancelled"
+            self._add(Event(cancelled, name, "closing", (), text, only_after="cancelled"))
+            self._add(Event(closing, name, "closing", (), f"the {name} has ended"))
+        if is_phase:
+            _keep_phase(self, opening, closing, name)
+        return spec
+
+    def _check_new(self, name: object) -> None:
         if not (isinstance(name, str) and name.isidentifier() and not name.startswith("_")):
             raise ValueError(f"an event name must be an identifier without leading _, got {name!r}")
         if name in self:
             raise ValueError(f"the bus declares event {name!r} already")
-        return self._add(Event(name, "", "point", (), doc))
 
     def _add(self, event: Event) -> Signal:
         signal = Signal(event.meaning, name=event.name)
-        signal.event = event
-        signal._emitters = self._emitters
+        signal.event, signal.lock, signal.bindings = event, self._lock, self._bindings
         self[event.name] = signal
         self._wrap_calls(signal)
         return signal
@@ -119,16 +178,17 @@ class EventBus(Namespace):
             ``(emit, scope)``: ``emit.after_loss()`` fires an event and is a
             checkpoint; ``with scope.batch:`` opens a scope.
         """
-        scopes = Scopes(token)
-        emitter = Emitter(sender, token, scopes)
-        token.origin = origin_of(sender)
-        for name in self:
-            signal = self.signal(name)
-            emitter._refresh(signal, signal.event)
-        self._emitters.add(emitter)
+        with self._lock:
+            binding = Binding(sender, token, self.vocabulary.scopes)
+            for name in self:
+                binding.refresh(self.signal(name))
+            self._bindings.add(binding)
+        self._follow(binding.scopes)
+        return binding.emit, binding.scopes
+
+    def _follow(self, scopes: Iterable[Scope]) -> None:
         if self._profile is not None:
-            self._profile.follow(_each(scopes))
-        return emitter, scopes
+            self._profile.follow(scopes)
 
     @overload
     def on(self, event: str | Iterable[str], fn: Receiver, **options: Any) -> Subscription: ...
@@ -222,26 +282,27 @@ class EventBus(Namespace):
         Raises:
             UnknownEventError, ValueError, OrderError: See ``on``.
         """
-        by_event: dict[str, list[Handler]] = {}
-        for handler in handlers:
-            by_event.setdefault(handler.event, []).append(handler)
-        for name, new in by_event.items():
+        with self._lock:
+            by_event: dict[str, list[Handler]] = {}
+            for handler in handlers:
+                by_event.setdefault(handler.event, []).append(handler)
+            for name, new in by_event.items():
+                try:
+                    signal = self.signal(name)
+                except UnknownEventError as error:
+                    raise UnknownEventError(f"handler {new[0].name!r}: {error}") from None
+                for handler in new:
+                    _check_phase(self.vocabulary, signal.event, handler)
+                together = [*signal.handlers, *new]
+                require_names(new, together, name)
+                in_order(together, name)
             try:
-                signal = self.signal(name)
-            except UnknownEventError as error:
-                raise UnknownEventError(f"handler {new[0].name!r}: {error}") from None
-            for handler in new:
-                _check_phase(signal.event, handler)
-            together = [*signal.handlers, *new]
-            require_names(new, together, name)
-            in_order(together, name)
-        try:
-            for handler in handlers:
-                self.signal(handler.event).attach(handler, sender)
-        except BaseException:  # from whoever listens to receiver_connected
-            for handler in handlers:
-                handler.detach()
-            raise
+                for handler in handlers:
+                    self.signal(handler.event).attach(handler, sender)
+            except BaseException:  # from whoever listens to receiver_connected
+                for handler in handlers:
+                    handler.detach()
+                raise
 
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
@@ -308,15 +369,15 @@ class EventBus(Namespace):
             profile.start()
             for name in self:
                 self._wrap_calls(self.signal(name))
-            for emitter in list(self._emitters):
-                profile.follow(_each(emitter._scopes))
+            for binding in list(self._bindings):
+                profile.follow(binding.scopes)
             yield profile
         finally:
             self._profile = None
             for name in self:
                 self._wrap_calls(self.signal(name))
-            for emitter in list(self._emitters):
-                profile.unfollow(_each(emitter._scopes))
+            for binding in list(self._bindings):
+                profile.unfollow(binding.scopes)
             profile.stop()
 
     def _wrap_calls(self, signal: Signal) -> None:
@@ -325,13 +386,29 @@ class EventBus(Namespace):
         signal.wrap_calls(around)
 
 
-def _each(scopes: Scopes) -> list[Scope]:
-    return [getattr(scopes, name) for name in SCOPES]
-
-
-def _check_phase(event: Event, handler: Handler) -> None:
-    if handler.options.during is not None and event.scope in ("fit", "epoch"):
+def _check_phase(vocabulary: Vocabulary, event: Event, handler: Handler) -> None:
+    during, phases = handler.options.during, ", ".join(vocabulary.phases)
+    if during is None:
+        return
+    if during not in vocabulary.phases:
+        raise ValueError(f"{handler.describe()}: during must be one of {phases}, got {during!r}")
+    if not vocabulary.is_in_phase(event.scope):
         raise ValueError(
-            f"{handler.describe()} has during={handler.options.during!r}, but that event fires "
-            f"outside of the phases {', '.join(PHASES)}"
+            f"{handler.describe()} has during={during!r}, but that event fires "
+            f"outside of the phases {phases}"
         )
+
+
+def _keep_phase(bus: EventBus, opening: str, closing: str, phase: str) -> None:
+    """Have ``phase`` of a sender right while it is in that scope."""
+    outer: dict[int, str | None] = {}
+
+    def enter_phase(run: Any) -> None:
+        outer[id(run)] = getattr(run, "phase", None)
+        run.phase = phase
+
+    def leave_phase(run: Any) -> None:
+        run.phase = outer.pop(id(run), None)
+
+    bus.on(opening, enter_phase, priority=math.inf)
+    bus.on(closing, leave_phase, priority=-math.inf)

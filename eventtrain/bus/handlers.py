@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from ..arguments import flag, real_number, whole_number
-from ..events import PHASES
+from . import filters
+from .filters import Tally
 from .receivers import Receiver, is_async, name_of, reference_to, reject_flag, source_of
 
 OnError = Literal["raise", "warn", "disable"]
 Around = Callable[["Handler", Callable[[Any], object]], Callable[[Any], object]]
-"""Wraps the compiled call of a handler."""
+"""Wraps what an emission calls for a handler."""
 logger = logging.getLogger("eventtrain")
 
 
@@ -46,8 +47,8 @@ class Options:
         flag("weak", self.weak)
         if self.when is not None and not callable(self.when):
             raise TypeError(f"when must be a function of the run, got {self.when!r}")
-        if self.during is not None and self.during not in PHASES:
-            raise ValueError(f"during must be one of {', '.join(PHASES)}, got {self.during!r}")
+        if self.during is not None and not isinstance(self.during, str):
+            raise TypeError(f"during must be the name of a phase, got {self.during!r}")
         if self.on_error not in ("raise", "warn", "disable"):
             raise ValueError(f"on_error must be raise, warn or disable, got {self.on_error!r}")
         object.__setattr__(self, "before", names(self.before))
@@ -57,29 +58,6 @@ class Options:
 def names(value: str | Iterable[str]) -> tuple[str, ...]:
     """Return one name or several as a tuple."""
     return (value,) if isinstance(value, str) else tuple(value)
-
-
-class Tally:
-    """What the handlers of one subscription count together.
-
-    Attributes:
-        handlers: Those of them that are subscribed.
-        left: How many calls that ``during`` and ``when`` let through remain until
-            ``every`` lets one through; it counts down.
-        is_spent: Whether ``once`` has had its call.
-    """
-
-    __slots__ = ("handlers", "is_spent", "left")
-
-    def __init__(self, every: int = 1) -> None:
-        self.handlers: list[Handler] = []
-        self.left = every
-        self.is_spent = False
-
-    def detach(self) -> None:
-        """Take all of them off their signals."""
-        for handler in list(self.handlers):
-            handler.detach()
 
 
 class Handler:
@@ -98,7 +76,7 @@ class Handler:
             subscribed in the same call.
         key: What its signal knows it by; ``None`` while it is on none.
         detach: Takes it off its signal; does nothing the second time.
-        around: What ``compile`` wraps its call in, or ``None``; its signal sets it.
+        around: What ``callee`` wraps its function in, or ``None``; its signal sets it.
     """
 
     __slots__ = (
@@ -176,7 +154,7 @@ class Handler:
             return receiver(sender, **arguments)
         if arguments:
             receiver = functools.partial(receiver, **arguments)
-        return self._wrapped(receiver)(sender)
+        return self.filtered(receiver)(sender)
 
     def __repr__(self) -> str:
         return f"<{self.describe()}>"
@@ -203,15 +181,19 @@ class Handler:
             parts.append(f"when={name_of(options.when)}")
         return " ".join(parts)
 
-    def compile(self) -> Callable[[Any], object]:
+    def callee(self) -> Callable[[Any], object]:
         """Return what an emission calls: the bare function when nothing stands between."""
-        receiver = self.receiver
-        if is_async(receiver):
+        if is_async(self.receiver):
             return self._refuse_to_await
-        call = self._wrapped(self._dereferencing() if self.options.weak else self._receiver)
+        call = self.filtered(self.unfiltered())
         return call if self.around is None else self.around(self, call)
 
-    def _wrapped(self, call: Callable[[Any], object]) -> Callable[[Any], object]:
+    def unfiltered(self) -> Callable[[Any], object]:
+        """Return what stands behind the filters; made anew after every change of the order."""
+        return self._dereferencing() if self.options.weak else cast(Receiver, self._receiver)
+
+    def filtered(self, call: Callable[[Any], object]) -> Callable[[Any], object]:
+        """Return ``call`` with the handler's filters and its ``on_error`` around it."""
         if self._is_filtered:
             call = self._filtering(call)
         if self.options.on_error != "raise":
@@ -238,13 +220,13 @@ class Handler:
         options = self.options
         call = self._counting(call)
         if options.once:
-            call = _once(call, self.tally)
+            call = filters.once(call, self.tally)
         if options.every > 1:
-            call = _every(call, options.every, self.tally)
+            call = filters.every(call, options.every, self.tally)
         if options.when is not None:
-            call = _when(call, options.when)
+            call = filters.when(call, options.when)
         if options.during is not None:
-            call = _during(call, options.during)
+            call = filters.during(call, options.during)
         return call
 
     def _counting(self, receiver: Callable[[Any], object]) -> Callable[[Any], object]:
@@ -263,7 +245,7 @@ class Handler:
                 reject_flag(result)
                 return result
             except Exception as error:
-                where = self.describe() + position(sender)
+                where = self.describe() + place_of(sender)
                 if disable:
                     self.detach()
                     logger.exception("%s failed and has been disconnected", where)
@@ -292,85 +274,12 @@ def _nothing() -> None:
     return None
 
 
-# One small function a filter: a call that is filtered out costs little more than the call.
-
-
-def _during(call: Callable[[Any], object], phase: str) -> Callable[[Any], object]:
-    def filtered(sender: Any) -> object:
-        return call(sender) if sender.phase == phase else None
-
-    return filtered
-
-
-def _when(
-    call: Callable[[Any], object], predicate: Callable[[Any], object]
-) -> Callable[[Any], object]:
-    def filtered(sender: object) -> object:
-        return call(sender) if predicate(sender) else None
-
-    return filtered
-
-
-def _every(call: Callable[[Any], object], n: int, tally: Tally) -> Callable[[Any], object]:
-    def filtered(sender: object) -> object:
-        tally.left = left = tally.left - 1
-        if left:
-            return None
-        tally.left = n
-        return call(sender)
-
-    return filtered
-
-
-def _once(call: Callable[[Any], object], tally: Tally) -> Callable[[Any], object]:
-    def filtered(sender: object) -> object:
-        if tally.is_spent:  # an emission that began before it left
-            return None
-        tally.is_spent = True
-        tally.detach()
-        return call(sender)
-
-    return filtered
-
-
-class Subscription:
-    """What ``on`` returns: a handle on handlers subscribed together.
-
-    As a context manager it disconnects them when the block is left.
-    """
-
-    __slots__ = ("handlers",)
-
-    def __init__(self, handlers: Sequence[Handler]) -> None:
-        self.handlers = tuple(handlers)
-
-    @property
-    def connected(self) -> bool:
-        """Whether any of the handlers is still subscribed."""
-        return any(handler.key is not None for handler in self.handlers)
-
-    def disconnect(self) -> None:
-        """End the subscription; does nothing the second time."""
-        for handler in self.handlers:
-            handler.detach()
-
-    def __enter__(self) -> Subscription:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.disconnect()
-
-    def __repr__(self) -> str:
-        state = "" if self.connected else "disconnected: "
-        return f"<Subscription: {state}{'; '.join(h.describe() for h in self.handlers)}>"
-
-
 def number(value: float) -> str:
     """Return a priority as people would write it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def position(sender: object) -> str:
+def place_of(sender: object) -> str:
     """Return ``", epoch 1, batch 17"`` as far as the sender knows them."""
     text = ""
     for label, field in (("epoch", "epoch"), ("batch", "batch_index")):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import blinker
 from blinker import Namespace
@@ -14,8 +15,8 @@ from blinker.base import ANY, ANY_ID
 
 from ..cancellation import CancellationToken
 from ..events import Event
-from .binding import Emitter
-from .dispatch import Style, compile_emission, rebind
+from .binding import Binding
+from .dispatch import LiveEmission, Style, make_emission, rebind
 from .handlers import Around, Handler, Options
 from .ordering import in_order
 from .receivers import Receiver, is_same
@@ -23,6 +24,18 @@ from .receivers import Receiver, is_same
 __all__ = ["ANY", "Namespace", "Signal"]
 
 F = TypeVar("F", bound=Receiver)
+
+CHECKED_AGAINST = "1.9.0"
+"""The version of blinker in which the names below are what this module takes them for."""
+PRIVATE_NAMES = {
+    "blinker._utilities": ["make_id"],
+    "blinker.base": ["ANY_ID"],
+    "blinker.Signal": [
+        *("_by_receiver", "_by_sender", "_weak_senders"),
+        *("_clear_state", "_disconnect", "_make_cleanup_sender"),
+    ],
+}
+"""What of blinker is used here that it does not document."""
 
 
 class Signal(blinker.NamedSignal):
@@ -41,22 +54,32 @@ class Signal(blinker.NamedSignal):
 
     def __init__(self, doc: str | None = None, *, name: str = "") -> None:
         self.event = Event(name, "", "point", (), doc or "")
+        # Held by whoever changes subscriptions, or compiles what follows from them: of two
+        # threads, the one that changes last is the one whose change counts.
+        self.lock = threading.RLock()
+        self.bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
         self._handlers: dict[Any, Handler] = {}
         self._in_order: list[Handler] | None = None
         self._around: Around | None = None
         self._is_muted = False
         self._mute_depth = 0
-        self._emitters: weakref.WeakSet[Emitter] = weakref.WeakSet()
-        self._by_id: dict[int, tuple[weakref.ref[Any], Callable[..., None]]] = {}
+        self._by_id: dict[int, tuple[object, Callable[..., None]]] = {}
         self._compiled: dict[tuple[object, ...], Callable[..., None]] = {}
+        self._live = LiveEmission(self._prepare)
         super().__init__(name, doc)
+        if not TYPE_CHECKING:
+            self.emit = self._live.emit  # in front of the method, which documents it
 
     # Order
 
     @property
     def handlers(self) -> list[Handler]:
         """Every handler on this signal, for whatever sender, in order of dispatch."""
-        if self._in_order is None:
+        in_order = self._in_order
+        return list(self._put_in_order() if in_order is None else in_order)
+
+    def _put_in_order(self) -> list[Handler]:
+        with self.lock:
             # blinker keeps a receiver of its own that has no sender left.
             standing = [
                 self._handlers[key] for key in list(self.receivers) if self._by_receiver.get(key)
@@ -64,7 +87,7 @@ class Signal(blinker.NamedSignal):
             for handler in standing:
                 handler.around = self._around
             self._in_order = in_order(standing, self.name)
-        return list(self._in_order)
+            return self._in_order
 
     def handlers_for(self, sender: object) -> list[Handler]:
         """Return the handlers that an emission by ``sender`` runs, in order."""
@@ -79,12 +102,13 @@ class Signal(blinker.NamedSignal):
 
     def changed(self) -> None:
         """Drop what was compiled: the next emission sees the new state."""
-        self._in_order = None
-        self.__dict__.pop("emit", None)
-        self._by_id.clear()
-        self._compiled.clear()
-        for emitter in list(self._emitters):
-            emitter._refresh(self, self.event)
+        with self.lock:
+            self._in_order = None
+            self._live.reset()
+            self._by_id.clear()
+            self._compiled.clear()
+            for binding in list(self.bindings):
+                binding.refresh(self)
 
     def wrap_calls(self, around: Around | None) -> None:
         """Have ``around`` wrap every handler's call from the next emission on; ``None`` ends it."""
@@ -96,8 +120,8 @@ class Signal(blinker.NamedSignal):
     def emit(self, sender: Any, token: CancellationToken | None = None) -> None:
         """Call every handler for ``sender``, in order, with the sender as only argument.
 
-        Write ``signal.emit(sender)`` where you emit: the attribute is another function
-        after every change of subscriptions, and one that was kept calls the handlers of then.
+        The function is one for good: one that was kept calls the handlers of now. An emission
+        that has begun runs the list that stood then.
 
         Args:
             sender: The run, or whatever the handlers should be given.
@@ -106,20 +130,30 @@ class Signal(blinker.NamedSignal):
         Raises:
             TypeError: A handler returned ``True`` or ``False``.
         """
-        # The first emission after a change compiles; the result then stands in
-        # the instance, in front of this method.
-        if "emit" not in self.__dict__:  # it is there where somebody has kept this method
-            depends_on_sender = any(
-                key != ANY_ID and bucket for key, bucket in list(self._by_sender.items())
-            )
-            self.__dict__["emit"] = (
-                self._emit_by_sender
-                if depends_on_sender
-                else compile_emission("send", self.handlers_for(ANY))
-            )
+        raise NotImplementedError("every instance has this function of its own")
+
+    def _prepare(self, sender: Any, token: CancellationToken | None) -> None:
+        """Compile what ``emit`` does, and do it."""
+        with self.lock:
+            if any(key != ANY_ID and bucket for key, bucket in list(self._by_sender.items())):
+                self._live.serve_by_sender(self._by_id, self._emission_by)
+            else:
+                self._live.serve(self.handlers_for(ANY))
         self.emit(sender, token)
 
-    def compile(
+    def _emission_by(self, sender: Any) -> tuple[object, Callable[..., None]]:
+        """Return what emits for ``sender``; kept by its ``id`` for as long as it lives."""
+        key = id(sender)
+        with self.lock:
+            emission = make_emission("send", self.handlers_for(sender))
+            try:
+                found = (weakref.ref(sender, lambda _: self._by_id.pop(key, None)), emission)
+            except TypeError:
+                return None, emission  # a string or a number: told apart by value, not by id
+            self._by_id[key] = found
+            return found
+
+    def emission(
         self, style: Style, sender: object, token: CancellationToken
     ) -> Callable[[], None] | None:
         """Return the function that calls the handlers for ``sender``; ``None`` without any.
@@ -127,47 +161,36 @@ class Signal(blinker.NamedSignal):
         It is compiled once between two changes of subscriptions: a second fit begins
         with code that has run before.
         """
-        handlers = self.handlers_for(sender)
-        if not handlers:
-            return None
-        key = (style, *handlers)
-        if key not in self._compiled:
-            self._compiled[key] = compile_emission(style, handlers)
-        return rebind(self._compiled[key], sender, token)
-
-    def _emit_by_sender(self, sender: Any, token: CancellationToken | None = None) -> None:
-        key = id(sender)
-        known = self._by_id.get(key)
-        if known is None:
-            emission = compile_emission("send", self.handlers_for(sender))
-            try:
-                reference = weakref.ref(sender, lambda _: self._by_id.pop(key, None))
-            except TypeError:
-                pass  # a string or a number: told apart by value, so its id means nothing
-            else:
-                self._by_id[key] = (reference, emission)
-        else:
-            emission = known[1]
-        emission(sender, token)
+        with self.lock:
+            handlers = self.handlers_for(sender)
+            if not handlers:
+                return None
+            key = (style, *handlers)
+            if key not in self._compiled:
+                self._compiled[key] = make_emission(style, handlers)
+            return rebind(self._compiled[key], sender, token)
 
     # Subscription
 
     def attach(self, handler: Handler, sender: Any = ANY) -> None:
         """Put a handler on this signal for ``sender``, or for any; see ``EventBus.attach``."""
-        handler.key = make_id(handler)
-        handler.detach = lambda: self._disconnect(make_id(handler), ANY_ID)
-        self._handlers[handler.key] = handler
-        super().connect(handler, sender, weak=False)
-        self.changed()
+        with self.lock:
+            handler.key = make_id(handler)
+            handler.detach = lambda: self._disconnect(make_id(handler), ANY_ID)
+            self._handlers[handler.key] = handler
+            super().connect(handler, sender, weak=False)
+            self.changed()
 
     def confine(self, handler: Handler, sender: Any) -> None:
         """Have a handler that serves any sender serve ``sender`` alone, in the place it has."""
-        receiver = handler if self.receivers.get(handler.key) is handler else handler.receiver
-        if receiver is not None and ANY_ID in self._by_receiver.get(handler.key, ()):
-            self._by_sender[ANY_ID].discard(handler.key)
-            self._by_receiver[handler.key].discard(ANY_ID)
-            super().connect(receiver, sender, weak=receiver is not handler and handler.options.weak)
-        self.changed()
+        with self.lock:
+            receiver = handler if self.receivers.get(handler.key) is handler else handler.receiver
+            if receiver is not None and ANY_ID in self._by_receiver.get(handler.key, ()):
+                self._by_sender[ANY_ID].discard(handler.key)
+                self._by_receiver[handler.key].discard(ANY_ID)
+                weak = receiver is not handler and handler.options.weak
+                super().connect(receiver, sender, weak=weak)
+            self.changed()
 
     def snapshot(self) -> Callable[[], None]:
         """Return a function that puts all receivers back as they stand now."""
@@ -203,15 +226,16 @@ class Signal(blinker.NamedSignal):
         """Connect as ``blinker`` does: weakly by default, at priority 0."""
         key = make_id(receiver)
         handler = Handler(self.name, receiver, Options(weak=weak))
-        others = [known for known in self.handlers if known.key != key]
-        in_order([*others, handler], self.name)  # its name may close a cycle of constraints
-        handler.key = key
-        handler.detach = lambda: self._disconnect(key, ANY_ID)
-        self._handlers[key] = handler
-        try:
-            return super().connect(receiver, sender, weak)
-        finally:
-            self.changed()
+        with self.lock:
+            others = [known for known in self.handlers if known.key != key]
+            in_order([*others, handler], self.name)  # its name may close a cycle of constraints
+            handler.key = key
+            handler.detach = lambda: self._disconnect(key, ANY_ID)
+            self._handlers[key] = handler
+            try:
+                return super().connect(receiver, sender, weak)
+            finally:
+                self.changed()
 
     @contextmanager
     def connected_to(self, receiver: Receiver, sender: Any = ANY) -> Generator[None, None, None]:
@@ -237,19 +261,21 @@ class Signal(blinker.NamedSignal):
     def disconnect(self, receiver: Receiver, sender: Any = ANY) -> None:
         """Disconnect a receiver, however it was connected, from one sender or from all."""
         sender_id = ANY_ID if sender is ANY else make_id(sender)
-        for handler in list(self._handlers.values()):
-            if is_same(handler.receiver, receiver):
-                self._disconnect(handler.key, sender_id)
-                self._drop_if_orphaned(handler.key)
-        super().disconnect(receiver, sender)
+        with self.lock:
+            for handler in list(self._handlers.values()):
+                if is_same(handler.receiver, receiver):
+                    self._disconnect(handler.key, sender_id)
+                    self._drop_if_orphaned(handler.key)
+            super().disconnect(receiver, sender)
 
     def _disconnect(self, receiver_id: Any, sender_id: Any) -> None:
-        super()._disconnect(receiver_id, sender_id)
-        if receiver_id not in self.receivers:
-            handler = self._handlers.pop(receiver_id, None)
-            if handler is not None:
-                handler.leave()
-        self.changed()
+        with self.lock:
+            super()._disconnect(receiver_id, sender_id)
+            if receiver_id not in self.receivers:
+                handler = self._handlers.pop(receiver_id, None)
+                if handler is not None:
+                    handler.leave()
+            self.changed()
 
     def _drop_if_orphaned(self, key: Any) -> None:
         """Forget a handler from ``attach`` once no sender is left that it could serve."""
@@ -260,11 +286,12 @@ class Signal(blinker.NamedSignal):
         cleanup = super()._make_cleanup_sender(sender_id)
 
         def forget(reference: weakref.ref[Any]) -> None:
-            keys = list(self._by_sender.get(sender_id, ()))
-            cleanup(reference)
-            for key in keys:
-                self._drop_if_orphaned(key)
-            self.changed()
+            with self.lock:
+                keys = list(self._by_sender.get(sender_id, ()))
+                cleanup(reference)
+                for key in keys:
+                    self._drop_if_orphaned(key)
+                self.changed()
 
         return forget
 
@@ -320,11 +347,12 @@ class Signal(blinker.NamedSignal):
         return ", ".join(type(s).__name__ for s in alive if s is not None) or "by value"
 
     def _clear_state(self) -> None:
-        super()._clear_state()
-        for handler in self._handlers.values():
-            handler.leave()
-        self._handlers.clear()
-        self.changed()
+        with self.lock:
+            super()._clear_state()
+            for handler in self._handlers.values():
+                handler.leave()
+            self._handlers.clear()
+            self.changed()
 
 
 def _with_functions(results: list[tuple[Receiver, Any]]) -> list[tuple[Receiver, Any]]:

@@ -15,7 +15,8 @@ from ..cancellation import Scope
 from ..events import SCOPES
 
 _WIDTH = 4  # of a span: label, thread, start, end
-_LANES = (*SCOPES, "")
+_OWN_EVENTS = ""
+"""The lane of events that are in no scope; the last one."""
 
 
 class Spans:
@@ -31,7 +32,7 @@ class Spans:
         self._limit = limit
         self._began = began
         self._labels: list[tuple[str, str, Mapping[str, str]]] = []
-        self._scope_labels = {name: self.label(name, name, {}) for name in SCOPES}
+        self._scope_labels: dict[str, int] = {}
         # By object: the number of a thread that has ended is given to another.
         self._threads: dict[threading.Thread, int] = {}
         self._spans = array("q")
@@ -54,7 +55,10 @@ class Spans:
     def open(self, scope: Scope) -> None:
         """Note that a scope begins; it takes its place now, while there is room."""
         now = perf_counter_ns()
-        self._open[scope] = self.add(self._scope_labels[scope.name], now, now)
+        name = scope.name
+        if name not in self._scope_labels:
+            self._scope_labels[name] = self.label(name, name, {})
+        self._open[scope] = self.add(self._scope_labels[name], now, now)
 
     def close(self, scope: Scope, now: int) -> None:
         """Note that a scope has ended; does nothing for one that was not open."""
@@ -91,13 +95,15 @@ class Spans:
     def _lanes(self) -> dict[int, tuple[str, list[tuple[int, int, int]]]]:
         """Sort the spans into lanes, by the number of each: ``(start, -end, label)``."""
         names = [thread.name for thread in self._threads]
+        own = [lane for lane, *_ in self._labels if lane not in SCOPES and lane != _OWN_EVENTS]
+        order = [*SCOPES, *dict.fromkeys(own), _OWN_EVENTS]
         lanes: dict[int, tuple[str, list[tuple[int, int, int]]]] = {}
         now = perf_counter_ns() - self._began
         still_open = {index for index in self._open.values() if index is not None}
         for i in range(0, len(self._spans), _WIDTH):
             label, thread, start, end = self._spans[i : i + _WIDTH]
             scope = self._labels[label][0]
-            tid = 1 + thread * len(_LANES) + _LANES.index(scope)
+            tid = 1 + thread * len(order) + order.index(scope)
             title = scope or "own events"
             lane = lanes.setdefault(tid, (f"{title} ({names[thread]})" if thread else title, []))
             lane[1].append((start, -(now if i in still_open else end), label))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..arguments import absolute_path, whole_number
 from ..bus.handlers import Handler, Options
 from ..callback import Callback
-from ..events import Event
+from ..events import Event, event_names
 
 if TYPE_CHECKING:
     from ..bus.event_bus import Signal
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # json.dumps with options would make an encoder for every line.
 _encode = json.JSONEncoder(default=str).encode
+_KNOWN = frozenset(event_names())
 
 
 class EventLog(Callback):
@@ -35,6 +36,8 @@ class EventLog(Callback):
       which they run; after a cancellation the later ones of them were skipped;
     - ``cancellations``: requests since the line before, as ``scope``, ``reason``,
       ``by`` and ``event``;
+    - ``declared``, for an event of a scope of your own: that ``scope``, the event's ``kind``, and
+      ``only_after``, as in ``Event``;
     - ``exception``, once, in the ``fit_failed`` line (outside of a fit, in the
       first closing line);
     - ``t``: seconds since the run began.
@@ -110,6 +113,9 @@ class EventLog(Callback):
             "cancellations": self._new_cancellations(run) if token.history else [],
             "t": 0.0 if self._start is None else round(time.perf_counter() - self._start, 6),
         }
+        if event.scope and event.name not in _KNOWN:
+            own = {"scope": event.scope, "kind": event.kind, "only_after": event.only_after}
+            record["declared"] = own
         if token.exception is not None and not self._has_told_failure:
             self._has_told_failure = True
             record["exception"] = f"{type(token.exception).__name__}: {token.exception}"
@@ -152,11 +158,10 @@ class _Entry(Handler):
     def is_of(self, log: EventLog, run: RunState) -> bool:
         return self._log is log and self._run() is run
 
-    def _wrapped(self, call: Callable[[Any], object]) -> Callable[[Any], object]:
-        # Handlers are compiled when subscriptions change, and not otherwise: the
-        # names of the others, looked up now, hold until the next time.
-        others = self._others(self._run())
-        return super()._wrapped(partial(self._log.write, self._signal.event, others))
+    def unfiltered(self) -> Callable[[Any], object]:
+        """Return what writes the line, with the names of the others as they are now."""
+        # It is made anew when subscriptions change, and not otherwise.
+        return partial(self._log.write, self._signal.event, self._others(self._run()))
 
     def _receive(self, run: Any, **_: object) -> None:
         self._log.write(self._signal.event, self._others(run), run)

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from ..arguments import absolute_path, flag, real_number
 from ..callback import Callback
+from ..events import Vocabulary
 from ..priorities import POLICY
 
 if TYPE_CHECKING:
     from ..runner import Runner
 
-_SCOPES = ("fit", "epoch", "train", "validate")
+_AROUND = Vocabulary().around("batch")
+_SCOPES = [name for name in _AROUND if name == "fit" or "fit" in Vocabulary().around(name)]
 
 
 class StopFile(Callback):

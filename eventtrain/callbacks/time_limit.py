@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..arguments import real_number
 from ..callback import Callback, handler
+from ..events import EVENTS, Vocabulary
 from ..priorities import BEFORE_EVERYONE
 
 if TYPE_CHECKING:
     from ..state import RunState
 
-_SCOPES = ("fit", "epoch", "train", "validate", "predict")
+_SCOPES = Vocabulary().around("batch")
+_OPENING = [e.name for e in EVENTS if e.scope in _SCOPES and e.kind == "opening"]
+_CLOSING = [
+    *(e.name for e in EVENTS if e.scope in _SCOPES and e.kind == "closing" and not e.only_after),
+]
 
 
 class TimeLimit(Callback):
@@ -59,14 +64,14 @@ class TimeLimit(Callback):
         running = 0.0 if self._start is None else time.monotonic() - self._start
         return self._before + running
 
-    @handler(event=[f"begin_{scope}" for scope in _SCOPES])
+    @handler(event=_OPENING)
     def start(self, run: RunState) -> None:
         """Start the timer where the scope opens."""
         # An opening event has its own scope innermost.
         if run.token.scope == self.scope:
             self._start_timer(run, 0.0)
 
-    @handler(event=[f"after_{scope}" for scope in _SCOPES])
+    @handler(event=_CLOSING)
     def stop(self, run: RunState) -> None:
         """Call the timer off where the scope has closed."""
         if self._timer is not None and self.scope not in run.token.open_scopes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ..events import ALWAYS, EVENTS
@@ -12,6 +11,7 @@ from ..events import ALWAYS, EVENTS
 if TYPE_CHECKING:
     import click
 
+_FIELDS = ("name", "scope", "kind", "fields", "meaning")
 _VERBS = {"opening": "opens", "point": "in", "closing": "closes"}
 
 
@@ -24,7 +24,8 @@ def make() -> click.Command:
     def events(as_json: bool) -> None:
         """List the events: where they fire, what a handler can read there, what they mean."""
         if as_json:
-            click.echo(json.dumps([asdict(event) for event in EVENTS], indent=2))
+            rows = [{field: getattr(event, field) for field in _FIELDS} for event in EVENTS]
+            click.echo(json.dumps(rows, indent=2))
         else:
             from ..bus.event_bus import EventBus
             from ..reports.picture import picture

@@ -7,23 +7,15 @@ from typing import Any
 
 from ..bus.event_bus import EventBus
 from ..bus.handlers import Handler, number
-from ..events import PHASES, SCOPES, Event
+from ..events import Event
 
-# Scopes, events and their order are read from the table. What it does not tell is here.
-_INSIDE = {"fit": ("epoch",), "epoch": ("train", "validate"), "batch": ("step",)}
-_LAST_POINT = {"validate": "after_loss", "predict": "after_pred"}
+# Scopes, events and their order are read from the vocabulary. The loop's own lines are here.
 _BEFORE = {
     "after_pred": "pred = model(xb)",
     "after_loss": "loss = loss_func(pred, yb)",
     "after_backward": "loss.backward()",
 }
 _AFTER = {"begin_step": "opt.step()", "after_step": "opt.zero_grad()"}
-_NOTES = {
-    "begin_epoch": "every epoch",
-    "begin_validate": "no gradients, evaluation mode",
-    "begin_predict": "no gradients, evaluation mode",
-    "begin_batch": "every batch",
-}
 _COLUMN = 42
 
 
@@ -50,45 +42,61 @@ class _Drawing:
         self._bus = bus
         self._sender = sender
         self._table = [bus.signal(name).event for name in bus]
+        self._vocabulary = bus.vocabulary
+        self._scopes = bus.vocabulary.scopes
 
     def lines(self) -> Iterator[str]:
-        yield from self._scope("fit", 0, None)
-        yield ""
-        yield from self._scope("predict", 0, None)
-        own = [event for event in self._table if event.scope not in SCOPES]
+        roots = [spec.name for spec in self._scopes.values() if not spec.parents]
+        drawn = [lines for root in roots if (lines := list(self._scope(root, 0, None)))]
+        own = [event for event in self._table if event.scope not in self._scopes]
         if own:
-            yield ""
-            yield "events of your own"
-            for event in own:
-                yield from self._event(event, 1, None)
+            events = (line for event in own for line in self._event(event, 1, None))
+            drawn.append(["events of your own", *events])
+        for index, lines in enumerate(drawn):
+            yield from ["", *lines] if index else lines
 
     def _scope(self, name: str, depth: int, phase: str | None) -> Iterator[str]:
         """Draw a scope with the scopes inside it, all in the order of the table."""
-        phase = name if name in PHASES else phase
-        inside = ("batch",) if name in PHASES else _INSIDE.get(name, ())
+        phase = name if self._scopes[name].is_phase else phase
+        waiting = self._vocabulary.children(name)
         for event in self._table:
             if event.scope == name:
-                if not self._fires(event, phase):
-                    continue
-                yield from self._event(event, depth + (event.kind == "point"), phase)
-            elif event.scope in inside and event.kind == "opening" and self._fires(event, phase):
-                yield from self._scope(event.scope, depth + 1, phase)
+                if event.kind == "closing":  # scopes that were added later stand after it
+                    yield from self._inside(waiting, depth, phase)
+                    waiting = []
+                if self._fires(event, phase):
+                    yield from self._event(event, depth + (event.kind == "point"), phase)
+            elif event.scope in waiting and event.kind == "opening":
+                waiting.remove(event.scope)
+                yield from self._inside([event.scope], depth, phase)
+
+    def _inside(self, scopes: list[str], depth: int, phase: str | None) -> Iterator[str]:
+        for scope in scopes:
+            opening = next((e for e in self._table if e.scope == scope), None)
+            if opening is not None and self._fires(opening, phase):
+                yield from self._scope(scope, depth + 1, phase)
 
     def _fires(self, event: Event, phase: str | None) -> bool:
         """Whether a phase gets as far, and if it does so without anything going wrong."""
-        if event.name == "fit_failed" or event.name.startswith("after_cancel_"):
+        if event.only_after is not None:
             return bool(self._handlers(event, phase))
-        last = _LAST_POINT.get(phase or "")
-        if last is None or last not in self._bus or event.scope not in ("batch", "step"):
+        last = None if phase is None else self._scopes[phase].last_point
+        if last is None or last not in self._bus or event.scope == phase:
             return True
-        if event.kind == "closing" or event.name == "begin_batch":
+        last_event = self._bus.signal(last).event
+        around = self._vocabulary.around(event.scope)
+        if event.scope != last_event.scope and last_event.scope not in around:
             return True
-        return self._table.index(event) <= self._table.index(self._bus.signal(last).event)
+        if event.scope == last_event.scope and event.kind != "point":
+            return True
+        return self._table.index(event) <= self._table.index(last_event)
 
     def _event(self, event: Event, depth: int, phase: str | None) -> Iterator[str]:
         if event.name in _BEFORE:
             yield "  " * depth + _BEFORE[event.name]
-        note = _NOTES.get(event.name, "" if event.scope else event.meaning)
+        note = "" if event.scope else event.meaning
+        if event.kind == "opening" and event.scope in self._scopes:
+            note = self._scopes[event.scope].note
         yield f"{'  ' * depth + event.name:{_COLUMN}}{note}".rstrip()
         for handler in self._handlers(event, phase):
             yield "  " * (depth + 1) + self._describe(handler)

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import DataError
-from ..events import EVENTS
+from ..events import EVENTS, Event
 
 Record = Mapping[str, Any]
 """One line of a log; see ``EventLog``."""
 
 _KNOWN = {event.name: event for event in EVENTS}
+_KINDS = ("opening", "point", "closing")
 _OPTIONAL_INT = (int, type(None))
 _OPTIONAL_STR = (str, type(None))
 _FIELDS: dict[str, tuple[type, ...]] = {
@@ -95,6 +96,14 @@ def _record(line: bytes) -> Record:
             raise ValueError(f"it has no field {name!r}")
         if not isinstance(record[name], types):
             raise ValueError(f"its field {name!r} is {record[name]!r}")
+    declared = record.get("declared")
+    if declared is not None and not (
+        isinstance(declared, dict)
+        and isinstance(declared.get("scope"), str)
+        and declared.get("kind") in _KINDS
+        and declared.get("only_after") in (None, "cancelled", "failed")
+    ):
+        raise ValueError(f"its field 'declared' is {declared!r}")
     for each in record["cancellations"]:
         if not isinstance(each, dict) or not {"scope", "reason", "by", "event"} <= each.keys():
             raise ValueError(f"its field 'cancellations' holds {each!r}")
@@ -153,17 +162,17 @@ class _Picture:
 
     def add(self, record: Record) -> None:
         """Draw the next event."""
-        event = _KNOWN.get(record["event"])
-        if event is not None and event.kind == "opening":
+        event = _event_of(record)
+        if event.kind == "opening":
             self._open(event.scope, record)
-        elif record["event"] == "fit_failed":
+        elif event.only_after == "failed":
             # It belongs to the scope that is just closing: one further in than the record's.
             self._close_down_to(record["scope"], keep=1)
             self._put(record, 0 if len(self._blocks) > 1 else 1)
-        elif event is not None and event.kind == "closing":
+        elif event.kind == "closing":
             self._close_to(event.scope, record)
             self._put(record, 0)
-            if not event.name.startswith("after_cancel_"):
+            if event.only_after is None:
                 self._close()
         else:
             self._close_to(record["scope"], record)
@@ -223,6 +232,17 @@ class _Picture:
         return [*drawn, f"(the log ends here, inside of {where})"] if unfinished else drawn
 
 
+def _event_of(record: Record) -> Event:
+    """Return the event that a record tells of; it says itself what one of a scope of its own is."""
+    name = record["event"]
+    if name in _KNOWN:
+        return _KNOWN[name]
+    own = record.get("declared") or {}
+    return Event(
+        name, own.get("scope", ""), own.get("kind", "point"), (), "", own.get("only_after")
+    )
+
+
 def _flat(items: Iterable[_Line | _Folded]) -> Iterator[_Line]:
     for item in items:
         if isinstance(item, _Folded):
@@ -239,9 +259,8 @@ def _place(scope: str, record: Record) -> int | None:
 def _note(record: Record) -> str:
     """Say what is special about an event: outcome, exception, cancellations told of in it."""
     notes = []
-    event, outcome = _KNOWN.get(record["event"]), record["outcome"]
-    is_last = event is not None and event.name == f"after_{event.scope}" and not record["scope"]
-    if is_last and event is not None and event.kind == "closing":
+    event, outcome = _event_of(record), record["outcome"]
+    if event.kind == "closing" and event.only_after is None and not record["scope"]:
         notes.append(f"{outcome} after {record['t']:.2f} s")
     elif outcome not in (None, "completed"):
         notes.append(_one_line(outcome))

@@ -13,7 +13,8 @@ import blinker
 import pytest
 
 from eventtrain import EVENTS, CancellationToken, EventBus, OrderError, Signal, UnknownEventError
-from eventtrain.bus.handlers import Handler, Options, Subscription
+from eventtrain.bus.handlers import Handler, Options
+from eventtrain.bus.subscription import Subscription
 from eventtrain.events import Event, event_names
 
 FINITE_AND_NOT = [float("inf"), 10**400, 3, 2.5, 0, -1, -2.5, float("-inf")]
@@ -597,7 +598,7 @@ class TestFilters:
         def handler(run: Any) -> None: ...
 
         subscription = bus.on("after_loss", handler)
-        assert subscription.handlers[0].compile() is handler
+        assert subscription.handlers[0].callee() is handler
 
     @pytest.mark.parametrize("event", ["begin_fit", "begin_epoch", "after_epoch", "fit_failed"])
     def test_during_on_an_event_outside_of_the_phases_is_refused(

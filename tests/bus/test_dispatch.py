@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eventtrain.bus.dispatch import Style, compile_emission, running_handler, source
+from eventtrain.bus.dispatch import Style, make_emission, running_handler, source
 from eventtrain.bus.handlers import Handler, Options
 from eventtrain.cancellation import CancellationToken, Scope, Unwind
 
@@ -26,7 +26,7 @@ def emitter(
 ) -> Callable[[], None]:
     """Return a function without arguments that emits to ``receivers`` in ``style``."""
     token = token or CancellationToken()
-    emission = compile_emission(style, handlers(receivers), SENDER, token)
+    emission = make_emission(style, handlers(receivers), SENDER, token)
     return (lambda: emission(SENDER, token)) if style == "send" else emission
 
 
@@ -207,7 +207,7 @@ def test_sending_with_a_cancelled_token_runs_no_handler(n: int) -> None:
 @pytest.mark.parametrize("n", [1, 128, 129])
 def test_sending_without_a_token_runs_every_handler(n: int) -> None:
     seen: list[int] = []
-    compile_emission("send", handlers(noting(n, seen)))(SENDER)
+    make_emission("send", handlers(noting(n, seen)))(SENDER)
     assert seen == list(range(n))
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from eventtrain.bus.handlers import Handler, Options, Subscription, names, number, position
+from eventtrain.bus.handlers import Handler, Options, names, number, place_of
+from eventtrain.bus.subscription import Subscription
 
 HERE = __name__
 
@@ -47,7 +48,7 @@ def test_a_priority_is_printed_as_people_write_it(value: float, text: str) -> No
     ],
 )
 def test_a_position_is_told_as_far_as_the_sender_knows_it(sender: Any, text: str) -> None:
-    assert position(sender) == text
+    assert place_of(sender) == text
 
 
 def test_options_accept_one_name_for_several() -> None:
@@ -105,7 +106,7 @@ class TestHandler:
         assert handler.receiver is None
         assert handler(None) is None
         assert handler(None, size=3) is None
-        assert handler.compile()(None) is None
+        assert handler.callee()(None) is None
 
     def test_called_it_runs_with_its_filters(self) -> None:
         seen: list[Any] = []
