@@ -8,13 +8,16 @@ it on the wrong side; the handler it names stays where it is.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import Protocol, TypeVar
 
 from ..errors import OrderError, did_you_mean
 
-Position = tuple[float, ...]
-"""A sort key. Positions next to a handler extend that handler's own."""
+SortKey = tuple[float, ...]
+"""Handlers run in order of their keys, as far as the constraints let them. The key of one
+that moves next to another extends that one's own."""
 
 
 class Ordered(Protocol):
@@ -47,26 +50,25 @@ def in_order(handlers: Sequence[T], event: str) -> list[T]:
     """
     if not any(handler.before or handler.after for handler in handlers):
         return sorted(handlers, key=lambda handler: -handler.priority)
-    predecessors = _predecessors(handlers)
-    positions = _positions(handlers)
-    successors: list[list[int]] = [[] for _ in handlers]
-    waiting = [len(before) for before in predecessors]
-    for index, before in enumerate(predecessors):
-        for other in before:
-            successors[other].append(index)
-    ready = [(positions[i], i) for i, count in enumerate(waiting) if not count]
-    heapq.heapify(ready)
-    result: list[int] = []
-    while ready:
+    bearers = _bearers(handlers)
+    before = [_named(bearers, handler.before, i) for i, handler in enumerate(handlers)]
+    after = [_named(bearers, handler.after, i) for i, handler in enumerate(handlers)]
+    predecessors = _predecessors(before, after)
+    sorter = TopologicalSorter(predecessors)
+    try:
+        sorter.prepare()
+    except CycleError:
+        raise OrderError(_cycle_message(handlers, predecessors, sorter, event)) from None
+    keys = _sort_keys(handlers, before, after)
+    ready: list[tuple[SortKey, int]] = []
+    result: list[T] = []
+    while sorter.is_active():
+        for index in sorter.get_ready():
+            heapq.heappush(ready, (keys[index], index))
         _, index = heapq.heappop(ready)
-        result.append(index)
-        for successor in successors[index]:
-            waiting[successor] -= 1
-            if not waiting[successor]:
-                heapq.heappush(ready, (positions[successor], successor))
-    if len(result) < len(handlers):
-        raise OrderError(_cycle_message(handlers, predecessors, waiting, event))
-    return [handlers[index] for index in result]
+        result.append(handlers[index])
+        sorter.done(index)
+    return result
 
 
 def require_names(new: Sequence[T], handlers: Sequence[T], event: str) -> None:
@@ -75,10 +77,13 @@ def require_names(new: Sequence[T], handlers: Sequence[T], event: str) -> None:
     Raises:
         OrderError: A name is unknown; the message lists the names there are.
     """
+    if not any(handler.before or handler.after for handler in new):
+        return
+    bearers = _bearers(handlers)
     for handler in new:
-        others = sorted({other.name for other in handlers if other is not handler})
         for name in (*handler.before, *handler.after):
-            if name not in others:
+            if all(handlers[index] is handler for index in bearers.get(name, ())):
+                others = sorted({other.name for other in handlers if other is not handler})
                 known = ", ".join(map(repr, others)) if others else "none"
                 raise OrderError(
                     f"handler {handler.name!r} of event {event!r} names {name!r} in before= or "
@@ -88,30 +93,36 @@ def require_names(new: Sequence[T], handlers: Sequence[T], event: str) -> None:
                 )
 
 
-def _named(handlers: Sequence[T], names: tuple[str, ...], asking: int) -> list[int]:
-    return [i for i, other in enumerate(handlers) if other.name in names and i != asking]
-
-
-def _predecessors(handlers: Sequence[T]) -> list[set[int]]:
-    """For each handler the indices of those that must run before it."""
-    result: list[set[int]] = [set() for _ in handlers]
+def _bearers(handlers: Sequence[T]) -> Mapping[str, Sequence[int]]:
+    """For each name the indices of the handlers that bear it, in their order."""
+    result: dict[str, list[int]] = defaultdict(list)
     for index, handler in enumerate(handlers):
-        result[index].update(_named(handlers, handler.after, index))
-        for other in _named(handlers, handler.before, index):
+        result[handler.name].append(index)
+    return result
+
+
+def _named(bearers: Mapping[str, Sequence[int]], names: tuple[str, ...], asking: int) -> list[int]:
+    return sorted({i for name in names for i in bearers.get(name, ()) if i != asking})
+
+
+def _predecessors(before: list[list[int]], after: list[list[int]]) -> dict[int, set[int]]:
+    """For each handler those that must run before it, from those that each one names."""
+    result = {index: set(named) for index, named in enumerate(after)}
+    for index, named in enumerate(before):
+        for other in named:
             result[other].add(index)
     return result
 
 
-def _positions(handlers: Sequence[T]) -> list[Position]:
+def _sort_keys(
+    handlers: Sequence[T], before: list[list[int]], after: list[list[int]]
+) -> list[SortKey]:
     """Where each handler wants to stand: by its priority, or next to one that it names."""
-    own: list[Position] = [(-handler.priority, i, 0) for i, handler in enumerate(handlers)]
-    after = [_named(handlers, handler.after, i) for i, handler in enumerate(handlers)]
-    before = [_named(handlers, handler.before, i) for i, handler in enumerate(handlers)]
-    found: dict[int, Position] = {}
+    own: list[SortKey] = [(-handler.priority, i, 0) for i, handler in enumerate(handlers)]
+    found: dict[int, SortKey] = {}
 
-    def position(index: int) -> Position:
-        # One without a position yet is one that names this one back; in_order()
-        # reports it if the two disagree.
+    def sort_key(index: int) -> SortKey:
+        # One without a key yet is one that names this one back, itself or through others.
         lowest = max((found.get(i, own[i]) for i in after[index]), default=own[index])
         highest = min((found.get(i, own[i]) for i in before[index]), default=own[index])
         if own[index] < lowest:
@@ -122,23 +133,28 @@ def _positions(handlers: Sequence[T]) -> list[Position]:
 
     for start in range(len(handlers)):
         # No recursion: a chain of names may be longer than Python's stack.
-        path = {} if start in found else {start: None}
+        path = {} if start in found else {start: iter((*after[start], *before[start]))}
         while path:
-            index = next(reversed(path))
-            named = (*after[index], *before[index])
+            index, named = next(reversed(path.items()))
             missing = next((i for i in named if i not in found and i not in path), None)
             if missing is not None:
-                path[missing] = None
+                path[missing] = iter((*after[missing], *before[missing]))
             else:
-                found[index] = position(index)
+                found[index] = sort_key(index)
                 del path[index]
     return [found[index] for index in range(len(handlers))]
 
 
 def _cycle_message(
-    handlers: Sequence[T], predecessors: list[set[int]], waiting: list[int], event: str
+    handlers: Sequence[T],
+    predecessors: Mapping[int, set[int]],
+    sorter: TopologicalSorter[int],
+    event: str,
 ) -> str:
-    stuck = {index for index, count in enumerate(waiting) if count}
+    stuck = set(predecessors)
+    while ready := sorter.get_ready():
+        stuck.difference_update(ready)
+        sorter.done(*ready)
     path = [min(stuck)]
     while True:
         step = min(predecessors[path[-1]] & stuck)

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import heapq
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings, strategies as st
@@ -243,3 +247,177 @@ def test_a_cycle_raises_and_names_handlers_that_lie_on_it(
     assert chain[0] == chain[-1]
     for first, second in pairwise(chain):
         assert second in by_name[first].before or first in by_name[second].after
+
+
+# The order of the first version, which scanned all handlers for every name
+
+
+def plain_in_order(handlers: Sequence[Item], event: str) -> list[Item]:
+    if not any(handler.before or handler.after for handler in handlers):
+        return sorted(handlers, key=lambda handler: -handler.priority)
+    predecessors = plain_predecessors(handlers)
+    positions = plain_positions(handlers)
+    successors: list[list[int]] = [[] for _ in handlers]
+    waiting = [len(before) for before in predecessors]
+    for index, before in enumerate(predecessors):
+        for other in before:
+            successors[other].append(index)
+    ready = [(positions[i], i) for i, count in enumerate(waiting) if not count]
+    heapq.heapify(ready)
+    result: list[int] = []
+    while ready:
+        _, index = heapq.heappop(ready)
+        result.append(index)
+        for successor in successors[index]:
+            waiting[successor] -= 1
+            if not waiting[successor]:
+                heapq.heappush(ready, (positions[successor], successor))
+    if len(result) < len(handlers):
+        raise OrderError(plain_cycle_message(handlers, predecessors, waiting, event))
+    return [handlers[index] for index in result]
+
+
+def plain_named(handlers: Sequence[Item], names: tuple[str, ...], asking: int) -> list[int]:
+    return [i for i, other in enumerate(handlers) if other.name in names and i != asking]
+
+
+def plain_predecessors(handlers: Sequence[Item]) -> list[set[int]]:
+    """For each handler the indices of those that must run before it."""
+    result: list[set[int]] = [set() for _ in handlers]
+    for index, handler in enumerate(handlers):
+        result[index].update(plain_named(handlers, handler.after, index))
+        for other in plain_named(handlers, handler.before, index):
+            result[other].add(index)
+    return result
+
+
+def plain_positions(handlers: Sequence[Item]) -> list[tuple[float, ...]]:
+    """Where each handler wants to stand: by its priority, or next to one that it names."""
+    own: list[tuple[float, ...]] = [(-handler.priority, i, 0) for i, handler in enumerate(handlers)]
+    after = [plain_named(handlers, handler.after, i) for i, handler in enumerate(handlers)]
+    before = [plain_named(handlers, handler.before, i) for i, handler in enumerate(handlers)]
+    found: dict[int, tuple[float, ...]] = {}
+
+    def position(index: int) -> tuple[float, ...]:
+        # One without a position yet is one that names this one back; in_order()
+        # reports it if the two disagree.
+        lowest = max((found.get(i, own[i]) for i in after[index]), default=own[index])
+        highest = min((found.get(i, own[i]) for i in before[index]), default=own[index])
+        if own[index] < lowest:
+            return (*lowest[:-1], 1, *own[index])
+        if own[index] > highest:
+            return (*highest[:-1], -1, *own[index])
+        return own[index]
+
+    for start in range(len(handlers)):
+        # No recursion: a chain of names may be longer than Python's stack.
+        path = {} if start in found else {start: None}
+        while path:
+            index = next(reversed(path))
+            named = (*after[index], *before[index])
+            missing = next((i for i in named if i not in found and i not in path), None)
+            if missing is not None:
+                path[missing] = None
+            else:
+                found[index] = position(index)
+                del path[index]
+    return [found[index] for index in range(len(handlers))]
+
+
+def plain_cycle_message(
+    handlers: Sequence[Item], predecessors: list[set[int]], waiting: list[int], event: str
+) -> str:
+    stuck = {index for index, count in enumerate(waiting) if count}
+    path = [min(stuck)]
+    while True:
+        step = min(predecessors[path[-1]] & stuck)
+        if step in path:
+            path = [*path[path.index(step) :], step]
+            break
+        path.append(step)
+    chain = " before ".join(repr(handlers[index].name) for index in reversed(path))
+    return (
+        f"the order of the handlers of event {event!r} contradicts itself: {chain}. "
+        "Drop one of these before= or after= constraints."
+    )
+
+
+@st.composite
+def arbitrary(draw: st.DrawFn) -> list[Item]:
+    """Handlers that may share names, name nobody, name themselves and contradict each other."""
+    name = st.sampled_from("abcdefgh"[: draw(st.integers(2, 8))])
+    named = st.lists(name, max_size=draw(st.integers(0, 2))).map(tuple)
+    return draw(st.lists(st.builds(Item, name, PRIORITIES, named, named), max_size=9))
+
+
+def outcome(sort: Callable[[], object]) -> object:
+    try:
+        return sort()
+    except OrderError as error:
+        return str(error)
+
+
+@settings(max_examples=2000)
+@given(st.one_of(arbitrary(), constrained()))
+def test_order_and_message_are_those_of_the_first_version(items: list[Item]) -> None:
+    assert outcome(lambda: in_order(items, "e")) == outcome(lambda: plain_in_order(items, "e"))
+
+
+# What it costs
+
+
+class Counted(Item):
+    """Counts how often the sort looks at one of its attributes."""
+
+    reads = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        Counted.reads += 1
+        return super().__getattribute__(name)
+
+
+def reads(function: Callable[[], object]) -> int:
+    before = Counted.reads
+    function()
+    return Counted.reads - before
+
+
+def followers(n: int) -> list[Item]:
+    return [Counted(f"h{i}", i, after=(f"h{i - 1}",) if i else ()) for i in range(n)]
+
+
+def forerunners(n: int) -> list[Item]:
+    return [Counted(f"h{i}", before=(f"h{i - 1}",) if i else ()) for i in range(n)]
+
+
+def followers_of_one(n: int) -> list[Item]:
+    return [Counted(f"h{i}", i, after=("h0",) if i else ()) for i in range(n)]
+
+
+def a_follower_of_all(n: int) -> list[Item]:
+    return [*(Counted(f"h{i}") for i in range(n - 1)), Counted("last", 1, after=names_of(n - 1))]
+
+
+def names_of(n: int) -> tuple[str, ...]:
+    return tuple(f"h{i}" for i in range(n))
+
+
+SHAPES = pytest.mark.parametrize(
+    "shape", [followers, forerunners, followers_of_one, a_follower_of_all]
+)
+
+
+@SHAPES
+def test_twice_as_many_handlers_are_looked_at_twice_as_often(
+    shape: Callable[[int], list[Item]],
+) -> None:
+    once, twice = (reads(partial(in_order, shape(n), "e")) for n in (100, 200))
+    assert twice <= 2.1 * once
+
+
+@SHAPES
+def test_to_check_the_names_of_new_handlers_each_handler_is_looked_at_a_few_times(
+    shape: Callable[[int], list[Item]],
+) -> None:
+    items = shape(200)
+    assert reads(lambda: require_names(items, items, "e")) <= 10 * len(items)
