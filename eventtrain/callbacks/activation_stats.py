@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ..arguments import real_number, whole_number
 from ..callback import Callback, handler
 from ..priorities import BEFORE_EVERYONE, METRICS
-from .shared.readings import import_extra, read, stacked
+from .shared.extras import import_extra
+from .shared.readings import stack_where_possible, to_host
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,7 +117,7 @@ class ActivationStats(Callback):
         self._is_measuring = False
         if self._now:
             with torch.no_grad():
-                stats = stacked([_mean(calls) for calls in self._now.values()])
+                stats = stack_where_possible([_mean(calls) for calls in self._now.values()])
             self._new.append({"step": run.n_iter, "names": list(self._now), "stats": stats})
         self._now = {}
 
@@ -178,7 +179,7 @@ class ActivationStats(Callback):
 
     def _read(self) -> list[dict[str, Any]]:
         if self._new:
-            for row in read(self._new):
+            for row in to_host(self._new):
                 values = dict(zip(row["names"], row["stats"], strict=True))
                 self._measured.append({"step": row["step"], "values": values})
             self._new = []

@@ -29,7 +29,7 @@ from ..checkpoints.files import (
 from ..checkpoints.snapshot import take_snapshot
 from ..errors import CheckpointError
 from ..priorities import AFTER_EVERYONE, CHECKPOINTS
-from .shared.readings import plain
+from .shared.readings import numbers_of
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -218,7 +218,7 @@ class Checkpoint(Callback):
         start = self._phase_start if phase is not None else None
         content = take_snapshot(run, epoch=epoch, phase=phase, batch=batch, phase_start=start)
         path, serial = self._next_path()
-        metrics = _numbers(run.history[-1])
+        metrics = numbers_of(run.history[-1])
         if self.monitor is not None and phase is None and self.monitor not in metrics:
             self._expect_no_metric(run, metrics)
         record = Record(path, serial, self._fit, epoch, phase, batch, run.steps, metrics)
@@ -321,12 +321,6 @@ def _is_whole(run: Runner) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not math.isnan(value)
-
-
-def _numbers(row: dict[str, Any]) -> dict[str, float]:
-    """Return the numbers in a row of the history, tensors and NumPy's too."""
-    values = {key: plain(value) for key, value in row.items() if key != "epoch"}
-    return {key: float(v) for key, v in values.items() if isinstance(v, (int, float))}
 
 
 def _on_the_host(value: Any) -> Any:

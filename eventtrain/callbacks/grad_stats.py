@@ -10,7 +10,7 @@ from torch import Tensor
 from ..arguments import flag, whole_number
 from ..callback import Callback
 from ..priorities import METRICS
-from .shared.readings import read, stacked
+from .shared.readings import stack_where_possible, to_host
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -71,7 +71,7 @@ class GradStats(Callback):
         if not grads:
             return
         with torch.no_grad():
-            stats = stacked([_measure(grad) for grad in grads.values()])
+            stats = stack_where_possible([_measure(grad) for grad in grads.values()])
         sizes = [grad.numel() for grad in grads.values()]
         place = {"epoch": run.epoch, "step": run.steps}
         self._new.append({**place, "names": list(grads), "sizes": sizes, "stats": stats})
@@ -90,7 +90,7 @@ class GradStats(Callback):
 
     def _read(self) -> list[dict[str, Any]]:
         if self._new:
-            self._measured += read(self._new)
+            self._measured += to_host(self._new)
             self._new = []
         return self._measured
 

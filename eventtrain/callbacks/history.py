@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..arguments import flag
 from ..callback import Callback, handler
 from ..priorities import METRICS, REPORTS
-from .shared.readings import epoch_row, hyperparameters, import_extra, kept, plain, read
+from .shared.extras import import_extra
+from .shared.readings import detached_mean, epoch_row, hyperparameters, plain_row, to_host
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -69,7 +70,7 @@ class History(Callback):
                     "epoch": run.epoch,
                     "batch": run.batch_index,
                     "n_iter": run.n_iter,
-                    "loss": kept(run.loss),
+                    "loss": detached_mean(run.loss),
                     "lr": rates[0] if rates else None,
                 }
             )
@@ -77,7 +78,7 @@ class History(Callback):
     def after_validate(self, run: Runner) -> None:
         """Keep the row of a validation that is no part of a fit."""
         if run.token.scope is None:
-            row = {name: plain(value) for name, value in run.history[-1].items()}
+            row = plain_row(run.history[-1])
             self._epoch_rows.append({"fit": None, **row, "outcome": run.outcome})
 
     def after_epoch(self, run: Runner) -> None:
@@ -89,7 +90,7 @@ class History(Callback):
 
     def _read(self) -> None:
         if self._new:
-            self._batch_rows += read(self._new)
+            self._batch_rows += to_host(self._new)
             self._new = []
 
     def to_dicts(self, kind: Kind = "epochs") -> list[dict[str, Any]]:

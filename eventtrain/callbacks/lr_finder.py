@@ -8,7 +8,6 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from ..arguments import real_number, whole_number
@@ -17,6 +16,7 @@ from ..checkpoints.restore_point import RestorePoint
 from ..data.batch import loader_length
 from ..param_groups import groups_with, set_field
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS, POLICY
+from .shared.readings import detached_mean, to_host
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -152,8 +152,7 @@ class LRFinder(Callback):
         """Keep the loss, and look at the losses now and then."""
         if self._restore_point is None:
             return
-        loss = run.loss.detach()
-        self._unread.append(loss.mean() if loss.ndim else loss.clone())
+        self._unread.append(detached_mean(run.loss))
         done = len(self.losses) + len(self._unread)
         if len(self._unread) >= self.check_every:
             self._read()
@@ -197,7 +196,7 @@ class LRFinder(Callback):
     def _read(self) -> None:
         """Move the losses to the host and smooth them, up to the first that has blown up."""
         unread, self._unread = self._unread, []
-        for loss in torch.stack(unread).tolist() if unread else []:
+        for loss in to_host(unread):
             if self._has_blown_up:
                 break
             past = self._average() * self.smooth

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ..arguments import flag, real_number
 from ..callback import Callback, handler, listify
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, REPORTS
-from .shared.readings import import_extra
+from .shared.extras import import_extra
 
 if TYPE_CHECKING:
     from ..runner import Runner

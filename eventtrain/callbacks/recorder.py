@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..arguments import whole_number
 from ..callback import Callback, handler, listify
 from ..priorities import METRICS, REPORTS
-from .shared.readings import hyperparameters, import_extra, kept, plain, read
+from .shared.extras import import_extra
+from .shared.readings import detached_mean, hyperparameters, plain_row, to_host
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,16 +74,18 @@ class Recorder(Callback):
     def after_loss(self, run: Runner) -> None:
         """Keep the batch's loss and settings; nothing is read from the device."""
         for name, values in self._new.items():
-            values.append(kept(run.loss) if name == "loss" else hyperparameters(run.opt, name))
+            values.append(
+                detached_mean(run.loss) if name == "loss" else hyperparameters(run.opt, name)
+            )
 
     def after_epoch(self, run: Runner) -> None:
         """Read the epoch's losses, and keep its row."""
-        row = {name: plain(value) for name, value in run.history[-1].items()}
+        row = plain_row(run.history[-1])
         self.rows.append({**row, "outcome": run.outcome, "batches": len(self.losses)})
 
     def _read(self) -> dict[str, list[Any]]:
         if self._new["loss"]:
-            for name, values in read(self._new).items():
+            for name, values in to_host(self._new).items():
                 self._columns[name] += values
                 self._new[name] = []
         return self._columns

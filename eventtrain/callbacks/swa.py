@@ -105,7 +105,7 @@ class SWA(Callback):
             return
         known = set(vars(run.opt))
         self._before = [
-            {key: _kept(group[key]) for key in _RATES if key in group}
+            {key: _copied(group[key]) for key in _RATES if key in group}
             for group in run.opt.param_groups
         ]
         self._scheduler = SWALR(
@@ -219,7 +219,7 @@ class SWA(Callback):
             self.averaged_model = AveragedModel(run.model)
             self.averaged_model.load_state_dict(state["averaged"])
         if state["scheduler"] is not None:
-            rates = [_kept(group["lr"]) for group in run.opt.param_groups]
+            rates = [_copied(group["lr"]) for group in run.opt.param_groups]
             if self._scheduler is None:
                 self._take_over(run)
             if self._scheduler is not None:
@@ -252,6 +252,6 @@ class _WithStillNorms(nn.Module):
         return self.model(batch)
 
 
-def _kept(rate: Any) -> Any:
+def _copied(rate: Any) -> Any:
     """Return a rate that stays as it is when an optimizer's tensor is filled."""
     return rate.clone() if isinstance(rate, torch.Tensor) else rate

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ..arguments import absolute_path, flag, whole_number
 from ..callback import Callback, handler
 from ..priorities import METRICS, REPORTS
-from .shared.readings import hyperparameters, import_extra, kept, plain, read
+from .shared.extras import import_extra
+from .shared.readings import detached_mean, hyperparameters, numbers_of, plain_row, to_host
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -95,7 +96,7 @@ class TensorBoard(Callback):
     def after_loss(self, run: Runner) -> None:
         """Keep the loss of every N-th batch, or write it where it is to be live."""
         if self.step % self.every == 0:
-            self._new.append((self.step, kept(run.loss), hyperparameters(run.opt, "lr")))
+            self._new.append((self.step, detached_mean(run.loss), hyperparameters(run.opt, "lr")))
             if self.live:
                 self._write_batches()
 
@@ -109,14 +110,14 @@ class TensorBoard(Callback):
         if self.writer is None:
             return
         self._write_batches()
-        for name, value in _numbers(run.history[-1]).items():
+        for name, value in numbers_of(run.history[-1]).items():
             self.writer.add_scalar(f"epoch/{name}", value, max(self.step - 1, 0))
         self.writer.flush()
 
     def _write_batches(self) -> None:
         if self.writer is None:
             return
-        for step, loss, rates in read(self._new):
+        for step, loss, rates in to_host(self._new):
             self.writer.add_scalar("batch/loss", loss, step)
             for group, rate in enumerate(rates):
                 tag = "batch/lr" if len(rates) == 1 else f"batch/lr/{group}"
@@ -128,9 +129,9 @@ class TensorBoard(Callback):
         """Write the hyperparameters, and close the writer whatever has happened."""
         try:
             if self.writer is not None and self.hparams:
-                row = _numbers(run.history[-1]) if run.history else {}
+                row = numbers_of(run.history[-1]) if run.history else {}
                 metrics = {f"hparam/{name}": value for name, value in row.items()}
-                values = {name: plain(value) for name, value in self.hparams.items()}
+                values = plain_row(self.hparams)
                 # In this folder, not in one of its own that shows up as another run.
                 self.writer.add_hparams(values, metrics, run_name=".")
         finally:
@@ -143,7 +144,7 @@ class TensorBoard(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step, and what waits to be written."""
-        new = [[step, loss, list(rates)] for step, loss, rates in read(self._new)]
+        new = [[step, loss, list(rates)] for step, loss, rates in to_host(self._new)]
         return {"step": self.step, "new": new}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -153,8 +154,3 @@ class TensorBoard(Callback):
         if self.writer is not None:
             # What waited then may have been written by the run that went on.
             self._open(min([self.step, *(step for step, _, _ in self._new)]))
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    plain_row = {name: plain(value) for name, value in row.items() if name != "epoch"}
-    return {name: float(v) for name, v in plain_row.items() if isinstance(v, (int, float))}

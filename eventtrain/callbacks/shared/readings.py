@@ -1,8 +1,8 @@
-"""What observers share: reading the device in one go, rows, packages that may be missing."""
+"""Numbers on their way to the host: kept on the device, read in one go, made plain."""
 
 from __future__ import annotations
 
-from importlib import import_module
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from ...state import RunState
 
 
-def kept(value: Any) -> Any:
-    """Return what to keep of a number for later, without waiting for its device.
+def detached_mean(value: Any) -> Any:
+    """Return a number to be read later, without waiting for its device.
 
     Args:
         value: A tensor of any shape, or anything else.
@@ -29,7 +29,7 @@ def kept(value: Any) -> Any:
     return value.mean() if value.ndim else value.clone()
 
 
-def read(values: Any) -> Any:
+def to_host(values: Any) -> Any:
     """Read all tensors in nested lists, tuples and dicts, in one transfer a device and dtype.
 
     Args:
@@ -50,7 +50,7 @@ def read(values: Any) -> Any:
     return _replaced(values, found) if found else values
 
 
-def stacked(tensors: list[Tensor]) -> Tensor | list[Tensor]:
+def stack_where_possible(tensors: list[Tensor]) -> Tensor | list[Tensor]:
     """Stack tensors of one shape into one, unless they lie on several devices."""
     places = {(tensor.device, tensor.dtype) for tensor in tensors}
     return torch.stack(tensors) if len(places) == 1 else tensors
@@ -77,7 +77,7 @@ def _replaced(values: Any, found: dict[int, Any]) -> Any:
     return values
 
 
-def plain(value: Any) -> bool | int | float | str | None:
+def plain_value(value: Any) -> bool | int | float | str | None:
     """Return ``value`` as something that every file format takes.
 
     A tensor or NumPy value of one element becomes a number, which waits for its
@@ -89,6 +89,17 @@ def plain(value: Any) -> bool | int | float | str | None:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return str(value)
+
+
+def plain_row(row: Mapping[str, Any]) -> dict[str, bool | int | float | str | None]:
+    """Return a row of the history with a plain value at every key."""
+    return {key: plain_value(value) for key, value in row.items()}
+
+
+def numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return what is measured in a row of the history: its numbers, but for the epoch's."""
+    plain = {key: value for key, value in plain_row(row).items() if key != "epoch"}
+    return {key: float(v) for key, v in plain.items() if isinstance(v, (int, float))}
 
 
 def monitored(run: RunState, key: str, user: str) -> float:
@@ -122,8 +133,7 @@ def epoch_row(run: RunState, seconds: float | None) -> dict[str, Any]:
     Returns:
         ``epoch``, what callbacks measured, ``seconds`` and ``outcome``.
     """
-    row = {name: plain(value) for name, value in run.history[-1].items()}
-    return {**row, "seconds": seconds, "outcome": run.outcome}
+    return {**plain_row(run.history[-1]), "seconds": seconds, "outcome": run.outcome}
 
 
 def hyperparameters(opt: Any, name: str) -> list[Any]:
@@ -134,23 +144,7 @@ def hyperparameters(opt: Any, name: str) -> list[Any]:
         name: For example ``"lr"``. A group that lacks it gives ``None``.
     """
     values = [group.get(name) for group in getattr(opt, "param_groups", ())]
-    return [tuple(map(kept, v)) if isinstance(v, (tuple, list)) else kept(v) for v in values]
-
-
-def import_extra(module: str, *, user: str, extra: str = "watch") -> Any:
-    """Import a module of an optional package.
-
-    Args:
-        module: Its full name.
-        user: Who needs it, for the message.
-        extra: The extra of eventtrain that brings it.
-
-    Raises:
-        ModuleNotFoundError: It is missing; the message says how to install it.
-    """
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        package = str(error.name or module).partition(".")[0]
-        message = f'{user} needs {package}: pip install "eventtrain[{extra}]"'
-        raise ModuleNotFoundError(message, name=package) from error
+    return [
+        tuple(map(detached_mean, v)) if isinstance(v, (tuple, list)) else detached_mean(v)
+        for v in values
+    ]

@@ -1,10 +1,9 @@
-"""What observers share."""
+"""Numbers on their way to the host."""
 
 from __future__ import annotations
 
 import math
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,12 @@ import pytest
 import torch
 
 from eventtrain.callbacks.shared.readings import (
+    detached_mean,
     hyperparameters,
-    import_extra,
-    kept,
     monitored,
-    plain,
-    read,
-    stacked,
+    plain_value,
+    stack_where_possible,
+    to_host,
 )
 
 
@@ -29,7 +27,7 @@ def test_tensors_in_any_nest_are_read_and_the_rest_stays() -> None:
         "c": torch.ones((), dtype=torch.float64) / 3,
         "empty": torch.zeros(0),
     }
-    assert read(nest) == {
+    assert to_host(nest) == {
         "a": [1.5, 2, "text", None],
         "b": ([[1, 2], [3, 4]], True),
         "c": 1 / 3,
@@ -42,29 +40,29 @@ def test_one_device_and_dtype_is_one_transfer(monkeypatch: pytest.MonkeyPatch) -
     cpu = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: calls.append(self.numel()) or cpu(self))
     losses = [torch.tensor(float(i), requires_grad=True) for i in range(5)]
-    assert read(losses) == [0, 1, 2, 3, 4]
+    assert to_host(losses) == [0, 1, 2, 3, 4]
     assert calls == [5]
 
 
 def test_without_tensors_the_nest_itself_comes_back() -> None:
     nest = [1, {"a": (2.0,)}]
-    assert read(nest) is nest
+    assert to_host(nest) is nest
 
 
 def test_tensors_of_one_place_are_stacked_and_others_stay_apart() -> None:
     one, two = torch.tensor(1.0), torch.tensor(2.0)
-    assert torch.equal(stacked([one, two]), torch.tensor([1.0, 2.0]))  # type: ignore[arg-type]
+    assert torch.equal(stack_where_possible([one, two]), torch.tensor([1.0, 2.0]))  # type: ignore[arg-type]
     apart = [one, two.to("meta")]
-    assert stacked(apart) is apart
+    assert stack_where_possible(apart) is apart
 
 
 def test_what_is_kept_is_a_copy_cut_from_the_graph() -> None:
     loss = torch.tensor(2.0, requires_grad=True) * 1
-    value = kept(loss)
+    value = detached_mean(loss)
     loss.detach().zero_()
     assert value.item() == 2.0 and not value.requires_grad
-    assert kept(torch.tensor([1.0, 3.0])).item() == 2.0
-    assert kept(7) == 7
+    assert detached_mean(torch.tensor([1.0, 3.0])).item() == 2.0
+    assert detached_mean(7) == 7
 
 
 @pytest.mark.parametrize(
@@ -82,13 +80,13 @@ def test_what_is_kept_is_a_copy_cut_from_the_graph() -> None:
         (torch.tensor([1, 2]), "tensor([1, 2])"),
     ],
 )
-def test_values_become_plain(value: Any, expected: Any) -> None:
-    assert plain(value) == expected
-    assert type(plain(value)) is type(expected)
+def test_values_become_plain_value(value: Any, expected: Any) -> None:
+    assert plain_value(value) == expected
+    assert type(plain_value(value)) is type(expected)
 
 
 def test_what_is_not_finite_stays_so() -> None:
-    assert math.isnan(plain(torch.tensor(math.nan)))  # type: ignore[arg-type]
+    assert math.isnan(plain_value(torch.tensor(math.nan)))  # type: ignore[arg-type]
 
 
 class OneRow:
@@ -124,17 +122,3 @@ def test_fields_are_copies_in_tuples_too() -> None:
     ((first, second),) = hyperparameters(opt, "betas")
     beta.zero_()
     assert (first.item(), second) == (pytest.approx(0.9), 0.99)
-
-
-def test_a_missing_package_is_told_with_its_extra() -> None:
-    with pytest.raises(ModuleNotFoundError, match=r'X needs nowhere: pip .*"eventtrain\[watch\]"'):
-        import_extra("nowhere.at.all", user="X")
-
-
-def test_a_package_that_the_module_misses_is_the_one_that_is_told(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "needs_another.py").write_text("import nowhere.at.all")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="X needs nowhere: pip"):
-        import_extra("needs_another", user="X")
