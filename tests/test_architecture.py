@@ -24,7 +24,7 @@ PACKAGE = Path(eventtrain.__file__).parent
 ROOT = PACKAGE.parent
 
 HOUSE = """
-    lazy_exports  arguments  atomic_file  errors  events  priorities
+    lazy_exports  arguments  atomic_file  errors  events  priorities  text_table
     cancellation  interrupts
     bus.receivers  bus.ordering  bus.filters  bus.handlers  bus.subscription  bus.dispatch
     bus.binding  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus  bus  profiling

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, count
 from typing import Any
 
@@ -14,7 +14,9 @@ from ..bus.receivers import name_of
 from ..callback import Callback, camel2snake, listify
 from ..data.batch import batch_size
 from ..runner import Runner
+from ..text_table import table_line
 from .shared.metric_state import metric_state, set_metric_state
+from .shared.readings import to_host
 
 Metric = Any
 """``metric(pred, yb)`` returning one number, or a torchmetrics metric or collection."""
@@ -54,7 +56,7 @@ class AvgStats:
     @property
     def all_stats(self) -> list[float]:
         """The sums, loss first, as plain floats; 0.0 for a torchmetrics metric."""
-        return _to_floats(self._sums)
+        return [float(total) for total in to_host(self._sums)]
 
     @property
     def avg_stats(self) -> list[float]:
@@ -202,8 +204,8 @@ class AvgStatsCallback(Callback):
         shown = {title: value for title, value in row.items() if value is not None}
         if self._titles != list(shown):
             self._titles = list(shown)
-            self._report("  ".join(f"{title:>{_width(title)}}" for title in shown))
-        self._report("  ".join(f"{_text(v):>{_width(title)}}" for title, v in shown.items()))
+            self._report(_line(self._titles, self._titles))
+        self._report(_line(map(_text, shown.values()), self._titles))
 
 
 def _keeps_state(metric: Any) -> bool:
@@ -245,17 +247,8 @@ def _one_number(value: Any, name: str) -> float:
         ) from error
 
 
-def _to_floats(values: list[Any]) -> list[float]:
-    """Read all tensors among ``values`` from the device in one go."""
-    tensors = [value for value in values if isinstance(value, torch.Tensor)]
-    if not tensors:
-        return [float(value) for value in values]
-    read = iter(torch.stack(tensors).tolist())
-    return [next(read) if isinstance(value, torch.Tensor) else float(value) for value in values]
-
-
-def _width(title: str) -> int:
-    return max(len(title), 7)
+def _line(cells: Iterable[str], titles: Sequence[str]) -> str:
+    return table_line(list(cells), [max(len(title), 7) for title in titles], left=0)
 
 
 def _text(value: Any) -> str:

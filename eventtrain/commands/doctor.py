@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..text_table import text_table
+
 if TYPE_CHECKING:
     import click
 
@@ -151,9 +153,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     for place in report["mnist"]:
         state = "present" if place["present"] else "not there"
         rows.append(("MNIST", f"{state}: {place['folder']} ({place['source']})"))
-    width = max(len(name) for name, _ in rows) + 2
-    for name, text in rows:
-        yield f"{name:<{width}}{text}"
+    yield text_table(rows)
     notes = [f"problem: {text}" for text in report["problems"]]
     notes += [f"optional: {text}" for text in report["advice"]]
     if not all(place["present"] for place in report["mnist"]):

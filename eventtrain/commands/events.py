@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..events import ALWAYS, EVENTS
+from ..text_table import text_table
 
 if TYPE_CHECKING:
     import click
@@ -38,7 +39,8 @@ def make() -> click.Command:
 def _table() -> Iterator[str]:
     yield "Fields of the run that are valid, besides " + ", ".join(ALWAYS) + ":"
     yield ""
-    width = max(len(event.name) for event in EVENTS) + 2
+    rows = []
     for event in EVENTS:
-        yield f"{event.name:<{width}}{_VERBS[event.kind]} {event.scope}: {event.meaning}"
-        yield " " * width + ", ".join(event.fields)
+        rows.append((event.name, f"{_VERBS[event.kind]} {event.scope}: {event.meaning}"))
+        rows.append(("", ", ".join(event.fields)))
+    yield text_table(rows)

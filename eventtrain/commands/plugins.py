@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from textwrap import indent
 from typing import TYPE_CHECKING
+
+from ..text_table import text_table
 
 if TYPE_CHECKING:
     import click
 
+    from ..bus.explain import Row
     from ..reports.plugin_reports import PluginReport
 
 _NONE = """no plugins are installed
@@ -51,10 +55,13 @@ def _lines(reports: Sequence[PluginReport]) -> Iterator[str]:
         if report.status != "ok":
             reason = " ".join(str(report.reason).split())  # messages may have several lines
             yield f"  {report.status}: {reason}"
-        width = max((len(row.event) for row in report.handlers), default=0)
-        for row in report.handlers:
-            details = [f"[{row.priority:g}] {row.handler}", row.constraints, row.filter]
-            yield f"  {row.event:<{width}}  {'  '.join(filter(None, details))}"
+        if report.handlers:
+            yield indent(text_table([(row.event, _details(row)) for row in report.handlers]), "  ")
         yield ""
     broken = sum(report.status == "broken" for report in reports)
     yield f"{len(reports)} installed, {broken} broken"
+
+
+def _details(row: Row) -> str:
+    parts = [f"[{row.priority:g}] {row.handler}", row.constraints, row.filter]
+    return "  ".join(filter(None, parts))
