@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from ..text_table import text_table
 from .handlers import Handler, number
 
 
@@ -50,11 +51,7 @@ class Explanation(Sequence[Row]):
             return "no handlers"
         titles = [field.name for field in fields(Row)]
         cells = [[_text(getattr(row, title), title) for title in titles] for row in self._rows]
-        kept = [i for i, _ in enumerate(titles) if any(row[i] for row in cells)]
-        table = [[row[i] for i in kept] for row in [titles, *cells]]
-        widths = [max(len(row[i]) for row in table) for i in range(len(kept))]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in table]
-        return "\n".join(line.rstrip() for line in lines)
+        return text_table([titles, *cells], drop_empty=True)
 
     __repr__ = __str__
 

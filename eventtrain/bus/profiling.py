@@ -22,6 +22,7 @@ from typing import Any
 
 from ..arguments import whole_number
 from ..cancellation import Scope
+from ..text_table import text_table
 from .handlers import Handler
 from .spans import Spans
 
@@ -234,8 +235,8 @@ class Profile:
         rows = self.to_dicts()
         if not rows:
             return "no handler was called"
-        titles = ["event", "handler", "source", "plugin", "calls", "total ms", "mean us", "share"]
-        table = [[*titles, "device ms"]]
+        names = ["event", "handler", "source", "plugin"]
+        table = [[*names, "calls", "total ms", "mean us", "share", "device ms"]]
         for row in rows:
             mean, device = row["mean_us"], row["device_ms"]
             table.append(
@@ -246,12 +247,7 @@ class Profile:
                     "" if device is None else f"{device:.3f}",
                 ]
             )
-        kept = [column for column in zip(*table, strict=True) if any(column[1:])]
-        columns = []
-        for column in kept:
-            width, is_text = max(map(len, column)), column[0] in titles[:4]
-            columns.append([c.ljust(width) if is_text else c.rjust(width) for c in column])
-        return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
+        return text_table(table, left=len(names), drop_empty=True)
 
     __str__ = table
 
