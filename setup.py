@@ -1,15 +1,21 @@
-"""Which packages are built; everything else is in setup.cfg.
+"""What setup.cfg cannot say: a wheel holds the folder ``benchmarks`` as ``eventtrain.benchmarks``.
 
-The folder ``benchmarks`` becomes the package ``eventtrain.benchmarks``: setup.cfg
-can say where a package lies, but ``packages = find:`` finds it under its own
-name only, and a list of all packages would have to be kept by hand.
+A ``package_dir`` for it would count for editable installs too, which could then
+not be one path in a ``.pth`` file.
 """
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
-setup(
-    packages=[
-        *find_packages(include=["eventtrain", "eventtrain.*"]),
-        *(f"eventtrain.{name}" for name in find_packages(include=["benchmarks", "benchmarks.*"])),
-    ],
-)
+
+class BuildWithBenchmarks(build_py):
+    """Finds the benchmarks where they lie, and builds them inside the package."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        found = find_packages(include=["benchmarks", "benchmarks.*"])
+        self.packages = [*self.packages, *(f"eventtrain.{name}" for name in found)]
+        self.package_dir = {**self.package_dir, "eventtrain.benchmarks": "benchmarks"}
+
+
+setup(cmdclass={"build_py": BuildWithBenchmarks})

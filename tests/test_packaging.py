@@ -1,4 +1,4 @@
-"""What is built from the tree holds what it should, and can be installed."""
+"""What is built from the tree holds what it should, and can be installed, editable or not."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import venv
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -21,35 +23,80 @@ import eventtrain
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = {"bench", "cli", "demo", "dev", "test", "watch"}
 
+TYPED = """\
+from eventtrain import Runner
+
+reveal_type(Runner().token)
+"""
+
 pytestmark = pytest.mark.skipif(
-    not (find_spec("build") and find_spec("setuptools")),
-    reason="building needs the packages build and setuptools: pip install -e '.[dev]'",
+    not (find_spec("build") and find_spec("pip") and find_spec("setuptools")),
+    reason="building needs the packages build, pip and setuptools: pip install -e '.[dev]'",
 )
 
 
-def run(*arguments: str, cwd: Path, path: str = "") -> str:
-    """Run Python in ``cwd`` with ``path`` as PYTHONPATH and return what it printed."""
+class Editable(NamedTuple):
+    """An editable install.
+
+    Attributes:
+        clone: What was installed, a folder that is called eventtrain.
+        site: The ``site-packages`` of its virtual environment.
+        python: The interpreter there.
+    """
+
+    clone: Path
+    site: Path
+    python: Path
+
+
+def run(
+    *arguments: str, cwd: Path, path: str = "", program: Path | str = sys.executable, **env: str
+) -> str:
+    """Run Python, or another program, with ``path`` as PYTHONPATH; return what it printed."""
     done = subprocess.run(
-        [sys.executable, *arguments],
+        [program, *arguments],
         capture_output=True,
         text=True,
         timeout=300,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, **env},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def copy_tree(target: Path) -> Path:
+    """Copy the tree, because building leaves folders behind."""
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
+    return Path(shutil.copytree(ROOT, target, ignore=ignored))
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sdist, and with the wheel that was built from that sdist."""
     folder = tmp_path_factory.mktemp("built")
-    # A copy, because building leaves folders behind.
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
-    shutil.copytree(ROOT, folder / "tree", ignore=ignored)
-    run("-m", "build", "--no-isolation", "--outdir", str(folder), cwd=folder / "tree")
+    run(
+        *("-m", "build", "--no-isolation", "--outdir", str(folder)),
+        cwd=copy_tree(folder / "tree"),
+    )
     return folder
+
+
+@pytest.fixture(scope="module")
+def editable(tmp_path_factory: pytest.TempPathFactory) -> Editable:
+    """An editable install in a virtual environment that borrows all other packages."""
+    folder = tmp_path_factory.mktemp("editable").resolve()
+    clone = copy_tree(folder / "eventtrain")
+    venv.create(folder / "venv", symlinks=os.name != "nt")
+    python = folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(run("-c", where, cwd=folder, program=python).strip())
+    # Folders that a .pth file names come last, and .pth files in them do not count.
+    borrowed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    (site / "borrowed.pth").write_text("\n".join(borrowed))
+    options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--ignore-installed")
+    run("-m", "pip", "install", *options, "--editable", str(clone), cwd=folder, program=python)
+    return Editable(clone, site, python)
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +192,58 @@ def test_the_installed_wheel_brings_the_benchmarks(wheel: Path, tmp_path: Path) 
     assert "one emission, 10 idle handlers" in printed
     # The code is not in a repository's working tree, even if its environment is.
     assert json.loads((tmp_path / "found.json").read_text())["environment"]["commit"] is None
+
+
+# An editable install
+
+
+@pytest.mark.parametrize("place", ["elsewhere", "in the clone", "beside the clone"])
+def test_an_editable_install_can_be_imported_from_any_folder(
+    editable: Editable, place: str, tmp_path: Path
+) -> None:
+    # Beside the clone, Python sees a folder without __init__.py that has the package's name.
+    folders = {"in the clone": editable.clone, "beside the clone": editable.clone.parent}
+    code = "import eventtrain; print(eventtrain.__file__); from eventtrain import Runner"
+    printed = run(
+        *("-W", "error", "-c", code),
+        cwd=folders.get(place, tmp_path),
+        program=editable.python,
+    )
+    assert Path(printed.strip()) == editable.clone / "eventtrain" / "__init__.py"
+
+
+def test_an_editable_install_is_a_path_that_editors_can_follow(editable: Editable) -> None:
+    (file,) = editable.site.glob("*eventtrain*.pth")
+    assert file.read_text().split() == [str(editable.clone)]
+
+
+def test_mypy_finds_the_types_of_an_editable_install(editable: Editable, tmp_path: Path) -> None:
+    if find_spec("mypy") is None:
+        pytest.skip("needs mypy: pip install -e '.[dev]'")
+    (tmp_path / "typed.py").write_text(TYPED)
+    # Torch has no part in the question, and takes ten times as long to read as all the rest.
+    (tmp_path / "mypy.ini").write_text("[mypy]\n[mypy-torch.*]\nfollow_imports = skip\n")
+    printed = run(
+        *("-m", "mypy", "--strict", "--cache-dir", os.devnull, "typed.py"),
+        cwd=tmp_path,
+        program=editable.python,
+    )
+    assert 'Revealed type is "eventtrain.cancellation.CancellationToken"' in printed
+
+
+def test_pyright_finds_the_types_of_an_editable_install(editable: Editable, tmp_path: Path) -> None:
+    pyright = shutil.which("pyright")
+    if pyright is None:
+        pytest.skip("needs pyright, which no extra brings")
+    (tmp_path / "typed.py").write_text(TYPED)
+    options = ("--pythonpath", str(editable.python))
+    printed = run(*options, "typed.py", cwd=tmp_path, program=pyright)
+    assert 'is "CancellationToken"' in printed
+
+
+def test_an_editable_install_brings_the_command_and_the_benchmarks(
+    editable: Editable, tmp_path: Path
+) -> None:
+    script = editable.python.with_name("eventtrain")
+    printed = run("bench", "--help", cwd=tmp_path, program=script)
+    assert printed.startswith("usage: eventtrain bench")
