@@ -31,7 +31,7 @@ reveal_type(Runner().token)
 
 pytestmark = pytest.mark.skipif(
     not (find_spec("build") and find_spec("pip") and find_spec("setuptools")),
-    reason="building needs the packages build, pip and setuptools: pip install -e '.[dev]'",
+    reason="building needs the packages build, pip and setuptools: pip install -e '.[test]'",
 )
 
 
@@ -78,6 +78,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(
         *("-m", "build", "--no-isolation", "--outdir", str(folder)),
         cwd=copy_tree(folder / "tree"),
+        PYTHONWARNINGS="error",  # such as what setuptools is going to drop
     )
     return folder
 
@@ -226,7 +227,7 @@ def test_an_editable_install_is_a_path_that_editors_can_follow(editable: Editabl
 
 def test_mypy_finds_the_types_of_an_editable_install(editable: Editable, tmp_path: Path) -> None:
     if find_spec("mypy") is None:
-        pytest.skip("needs mypy: pip install -e '.[dev]'")
+        pytest.skip("needs mypy: pip install -e '.[test]'")
     (tmp_path / "typed.py").write_text(TYPED)
     # Torch has no part in the question, and takes ten times as long to read as all the rest.
     (tmp_path / "mypy.ini").write_text("[mypy]\n[mypy-torch.*]\nfollow_imports = skip\n")
