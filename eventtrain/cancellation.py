@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Literal, NoReturn
 
 from .errors import ScopeNotOpenError, combine_errors, set_context
@@ -98,6 +98,8 @@ class CancellationToken:
         outcome: How the scope whose closing event is running ended; ``None``
             outside of closing events.
         exception: The exception that is escaping, or ``None``.
+        insist: What raises once the innermost closing is over (a second Ctrl-C that came while a
+            scope was closing), or ``None``.
         closing_error: In a closing event, what one of its handlers has raised last: the
             others run all the same. ``None`` outside of it, and without such.
     """
@@ -116,6 +118,7 @@ class CancellationToken:
         "exception",
         "grant_by",
         "history",
+        "insist",
         "origin",
         "outcome",
         "pending",
@@ -140,6 +143,7 @@ class CancellationToken:
         self.closing_error: BaseException | None = None
         self.origin: Callable[[], Origin] | None = None
         self.grant_by: Callable[[Request], object] | None = None
+        self.insist: Callable[[], object] | None = None
         self._granted: Request | None = None
         self._top: Scope | None = None
         self._finished = False
@@ -272,10 +276,27 @@ class CancellationToken:
             dropped = self.accepted - len(self.history)
             return self.history[max(0, count - dropped) :]
 
+    def lend(self) -> Callable[[], None]:
+        """Give the token to a run; return what takes away again what was that run's alone.
+
+        A run inside of another run's scopes is a guest: requests stay, which are the host's
+        too, and what the token knows of the host is put back.
+        """
+        if self._top is None:
+            return self.forget
+        origin, outcome = self.origin, self.outcome
+        exception, closing_error = self.exception, self.closing_error
+
+        def put_back() -> None:
+            self.origin, self.outcome = origin, outcome
+            self.exception, self.closing_error = exception, closing_error
+
+        return put_back
+
     def forget(self) -> None:
         """Drop what belongs to the run that has ended; ``history`` stays."""
         self.pending = self.absorbed = self._granted = None
-        self.exception = self.closing_error = self.outcome = self.origin = None
+        self.exception = self.closing_error = self.outcome = self.origin = self.insist = None
 
     # Asking
 
@@ -342,6 +363,7 @@ class CancellationToken:
     # Delivering
 
     def _deliver(self) -> None:
+        self.obey()
         with self._lock:
             scope, granted = self._top, self._granted
             if scope is None or granted is None:
@@ -355,6 +377,12 @@ class CancellationToken:
                 self.pending = self._granted = None
                 return
         raise Unwind(self)
+
+    def obey(self) -> None:
+        """Raise what waited for a closing to be over."""
+        insist, self.insist = self.insist, None
+        if insist is not None:
+            insist()
 
     def absorb(self, scope: Scope) -> bool:
         """Take the pending request back if it aims at ``scope``, which is closing."""
@@ -463,7 +491,7 @@ class Scope:
             teller = self._teller_of_failure()
             if teller is not None:
                 calls.append(_called(teller, "on_failed"))
-        errors = self._run([*calls, _called(self, "on_closed")])
+        errors = self._run([*calls, _called(self, "on_closed"), token.obey])
         self._has_told_failure = False
         if errors:
             raised = combine_errors([error, *errors] if error and failing else errors)
@@ -503,6 +531,20 @@ class Scope:
                 errors.append(error)
         self.token.outcome = outer
         return errors
+
+
+CLOSING_CODE = {Scope.__enter__.__code__, Scope.__exit__.__code__}
+"""Where an exception from outside would come between a scope that has begun and the event that
+closes it; a subclass of ``Scope`` adds its own."""
+
+
+def is_closing(frame: FrameType | None) -> bool:
+    """Whether the code that runs in ``frame``, or whoever called it, opens or closes a scope."""
+    while frame is not None:
+        if frame.f_code in CLOSING_CODE:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _called(scope: Scope, name: str) -> Callable[[], object]:

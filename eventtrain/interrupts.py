@@ -1,7 +1,8 @@
-"""Ctrl-C and SIGTERM during a run: the first asks, the second insists."""
+"""Ctrl-C and SIGTERM during a run: the first asks, the second insists, the third does not wait."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -9,20 +10,27 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Literal
 
-from .cancellation import CancellationToken
+from .cancellation import CancellationToken, is_closing
 from .errors import ScopeNotOpenError
 
 OnInterrupt = Literal["raise", "return"]
+
+_entered: list[Interrupts] = []
+"""Those whose signal handlers stand, outermost first."""
 
 
 class Interrupts:
     """While it is entered, the first signal cancels the run and the second acts at once.
 
+    A second one that comes while a scope closes acts when that closing is over, so that no
+    scope that has begun goes without its closing event; a third does not wait for it.
+
     When it is left, the handlers that stood before stand again, and unless
     ``on_interrupt`` is ``"return"`` they are given the signal that came:
     Python's own raises ``KeyboardInterrupt`` for SIGINT and ends the process for
     SIGTERM. Outside of the main thread, and for signals that the process
-    ignores, it does nothing.
+    ignores, it does nothing. A process that is forked meanwhile has the handlers that
+    stood before.
 
     Args:
         token: Cancelled at its outermost scope, with the signal's name as reason.
@@ -34,9 +42,11 @@ class Interrupts:
         self._on_interrupt = on_interrupt
         self._previous: dict[int, Any] = {}
         self._received: int | None = None
+        self._has_insisted = False
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
+            _entered.append(self)
             for number in (signal.SIGINT, signal.SIGTERM):
                 previous = signal.getsignal(number)
                 # None: installed by something other than Python, which cannot be put back.
@@ -46,7 +56,7 @@ class Interrupts:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        self._restore()
+        self.restore()
         received, self._received = self._received, None
         if received is None or self._on_interrupt == "return":
             return
@@ -58,21 +68,34 @@ class Interrupts:
         if self._received is None:
             self._on_interrupt = "raise"
 
+    def restore(self) -> None:
+        """Put the handlers back that stood before."""
+        if self in _entered:
+            _entered.remove(self)
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None:
-            self._restore()
-            self._received = None
-            _hand_over(number, self._previous[number], frame)
-            raise KeyboardInterrupt
-        self._received = number
+        if self._received is None:
+            self._received = number
+            self._ask(signal.Signals(number).name)
+        elif not self._has_insisted and is_closing(frame):
+            self._has_insisted = True
+            self._token.insist = lambda: self._give_way(number, None)
+        else:
+            self._give_way(number, frame)
+
+    def _ask(self, name: str) -> None:
         scopes = self._token.open_scopes
-        name = signal.Signals(number).name
         with suppress(ScopeNotOpenError):  # raised when the run is closing already
             self._token.cancel(scopes[0] if scopes else "fit", name, by=name)
 
-    def _restore(self) -> None:
-        for number, previous in self._previous.items():
-            signal.signal(number, previous)
+    def _give_way(self, number: int, frame: FrameType | None) -> None:
+        """Do what the handler that stood before would have done."""
+        self.restore()
+        self._received = None
+        _hand_over(number, self._previous[number], frame)
+        raise KeyboardInterrupt
 
 
 def _hand_over(
@@ -82,3 +105,13 @@ def _hand_over(
         previous(number, frame)
     else:
         signal.raise_signal(number)
+
+
+def _restore_all() -> None:
+    for interrupts in reversed(_entered[:]):
+        with suppress(ValueError):  # not the main thread of this process
+            interrupts.restore()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_restore_all)

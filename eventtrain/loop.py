@@ -43,6 +43,7 @@ class Loop(RunState):
     """
 
     starting_point: FromTheStart
+    learn: Any  # a Learner, always, where this code runs
 
     def all_epochs(self, epochs: int) -> None:
         """Run a whole fit."""
@@ -96,8 +97,10 @@ class Loop(RunState):
         self.batch_index = done - 1 if done else None
         try:
             for self.batch_index, batch in enumerate(batches, done):
-                self.batch = batch if device is None else move_to(batch, device)
-                self.xb, self.yb = batch_parts(self.batch)
+                if device is not None:
+                    batch = move_to(batch, device)
+                self.batch = batch
+                self.xb, self.yb = batch_parts(batch)
                 self.pred = self.loss = None
                 with scope:
                     try:
@@ -115,8 +118,8 @@ class Loop(RunState):
 
         Override it for another algorithm, with ``self.emit`` and ``self.scope`` as here.
         """
-        learn, emit = self.learn, self.emit
-        assert learn is not None
+        learn = self.learn
+        emit = self.emit
         self.pred = learn.model(self.xb)
         emit.after_pred()
         self.loss = learn.loss_func(self.pred, self.yb)
@@ -128,16 +131,20 @@ class Loop(RunState):
         self.optimizer_step()
 
     def optimizer_step(self) -> None:
-        """Take a step in a scope of its own, and zero the gradients unless it was cancelled."""
-        learn, emit = self.learn, self.emit
-        assert learn is not None
-        with self.scope.step as step:
-            emit.begin_step()
-            learn.opt.step()
-            self.steps += 1
-        if step.outcome == "completed":
-            emit.after_step()
-            learn.opt.zero_grad()
+        """Take a step in a scope of its own, and zero the gradients if it was taken."""
+        steps = self.steps
+        try:
+            with self.scope.step as step:
+                self.emit.begin_step()
+                self.learn.opt.step()
+                self.steps = steps + 1
+            if step.outcome == "completed":
+                self.emit.after_step()
+        finally:
+            # Gradients that were applied must not be there for the next step, whatever
+            # has been cancelled meanwhile.
+            if self.steps != steps:
+                self.learn.opt.zero_grad()
 
 
 def _check_end(dl: Iterable[Any], run: Loop) -> None:

@@ -31,7 +31,7 @@ from typing import Any, Literal
 from .bus.event_bus import EventBus
 from .bus.handlers import Handler, OnError
 from .callback import Callback, listify
-from .errors import PluginError, did_you_mean
+from .errors import PluginError, describe, did_you_mean
 
 GROUP = "eventtrain.plugins"
 API_VERSION = 1
@@ -243,7 +243,7 @@ def load_plugin(
             bus.attach(handlers, sender=sender)
             adopt(callbacks)
     except (Exception, SystemExit) as error:  # a module may call sys.exit when it is imported
-        raise plugin.error(f"{type(error).__name__}: {error}") from error
+        raise plugin.error(describe(error)) from error
 
 
 def _check_version(offered: object) -> None:

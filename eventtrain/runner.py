@@ -25,7 +25,7 @@ from .loop import Loop
 from .reports.picture import picture
 from .resuming import FromTheStart, find_start
 from .state import FitResult
-from .train_eval import TrainEvalCallback
+from .train_eval import TrainEvalCallback, modes_of, set_modes
 
 if TYPE_CHECKING:
     from .plugins import Plugin, Requested
@@ -211,13 +211,12 @@ class Runner(Loop):
     def _run_in_mode_of(
         self, learn: Learner, token: CancellationToken | None, root: str, loop: Callable[[], None]
     ) -> FitResult:
-        """Run ``loop`` and put the model's mode back."""
-        mode = getattr(learn.model, "training", None)
+        """Run ``loop`` and put the mode of every module back."""
+        modes = modes_of(learn.model)
         try:
             return self._run(learn, token, root, loop)
         finally:
-            if mode is not None:
-                learn.model.train(mode)
+            set_modes(modes)
 
     def _run(
         self,
@@ -232,6 +231,7 @@ class Runner(Loop):
             raise RuntimeError("this runner is running already: inside a handler, use another one")
         is_own = token is None
         token = CancellationToken() if token is None else token
+        put_back = token.lend()
         # Around everything: a signal that came while state is put in place or away would
         # raise in the middle of that, or be lost in a finalizer.
         with Interrupts(token, self._on_interrupt) as interrupts:
@@ -249,7 +249,7 @@ class Runner(Loop):
                 interrupts.run_has_ended()
                 if is_own:
                     token.finish()
-                token.forget()
+                put_back()
                 self.starting_point = FromTheStart()
                 self.drop_references()
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from .bus.binding import Emitter, Scopes
 from .bus.event_bus import EventBus
-from .cancellation import Cancellation, CancellationToken, Outcome, Scope
+from .cancellation import Cancellation, CancellationToken, Outcome, Scope, Unwind
 from .data.bunch import DataBunch
+from .errors import describe
 from .learner import Learner
 
 _COUNTERS = ("n_iter", "steps", "epochs_done", "epoch_began_at", "train_iters")
@@ -203,8 +204,8 @@ class RunState:
         """Make the result of a run whose outermost scope was ``scope``."""
         token, reason = self.token, None
         outcome: Outcome = scope.outcome or "cancelled"
-        if failure is not None:
-            outcome, reason = "failed", f"{type(failure).__name__}: {failure}"
+        if failure is not None and not isinstance(failure, Unwind):
+            outcome, reason = "failed", describe(failure)
         elif outcome == "cancelled":
             # Pending still: it was cancelled before it began, and nobody absorbed that.
             ended_by = token.pending or token.absorbed

@@ -32,6 +32,7 @@ import linecache
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from itertools import count
 from types import CodeType, FrameType, FunctionType
@@ -84,12 +85,15 @@ def annotate(error: BaseException, entries: Sequence[Handler], sender: object) -
     """Add one note to ``error`` that says in which handler, of what event, it was raised."""
     if isinstance(error, Unwind) or error.__traceback__ is None:
         return
-    if any(str(note).startswith("eventtrain: ") for note in getattr(error, "__notes__", ())):
-        return
-    frame, line = error.__traceback__.tb_frame, error.__traceback__.tb_lineno
-    handler = _running(frame, line, entries)
-    if handler is not None:
-        add_note(error, f"eventtrain: raised in {handler.describe()}{place_of(sender)}")
+    # What the exception, the sender and the handler's own objects do here may fail, and must
+    # not take the exception's place.
+    with suppress(Exception):
+        if any(str(note).startswith("eventtrain: ") for note in getattr(error, "__notes__", ())):
+            return
+        frame, line = error.__traceback__.tb_frame, error.__traceback__.tb_lineno
+        handler = _running(frame, line, entries)
+        if handler is not None:
+            add_note(error, f"eventtrain: raised in {handler.describe()}{place_of(sender)}")
 
 
 def running_handler() -> Handler | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from ..arguments import flag, real_number, whole_number
+from ..errors import describe
 from . import filters
 from .filters import Tally
 from .receivers import Receiver, is_async, name_of, reference_to, reject_flag, source_of
@@ -251,7 +252,7 @@ class Handler:
                     logger.exception("%s failed and has been disconnected", where)
                 else:
                     # Epoch and batch are in it: Python shows warnings of equal text only once.
-                    text = f"{where} failed: {type(error).__name__}: {error}"
+                    text = f"{where} failed: {describe(error)}"
                     warnings.warn(text, RuntimeWarning, stacklevel=2)
                 return None
 

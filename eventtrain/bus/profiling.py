@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from ..arguments import whole_number
-from ..cancellation import Scope
+from ..cancellation import CLOSING_CODE, Scope
 from ..text_table import text_table
 from .handlers import Handler
 from .spans import Spans
@@ -326,4 +326,5 @@ def _timed_scope(profile: Profile) -> type[Scope]:
             finally:
                 profile.closed(self)
 
+    CLOSING_CODE.update({TimedScope.__enter__.__code__, TimedScope.__exit__.__code__})
     return TimedScope

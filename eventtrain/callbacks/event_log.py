@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..arguments import absolute_path, whole_number
 from ..bus.handlers import Handler, Options
 from ..callback import Callback
+from ..errors import describe
 from ..events import Event, event_names
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class EventLog(Callback):
             record["declared"] = own
         if token.exception is not None and not self._has_told_failure:
             self._has_told_failure = True
-            record["exception"] = f"{type(token.exception).__name__}: {token.exception}"
+            record["exception"] = describe(token.exception)
         if self.path is None:
             self.records.append(record)
             return

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..arguments import absolute_path, flag
 from ..atomic_file import replace_file
 from ..callback import Callback
+from ..errors import describe
 from ..priorities import REPORTS
 from .shared.readings import epoch_row
 
@@ -86,7 +87,7 @@ class JSONLLogger(Callback):
         self._is_open = False
         reason = None
         if run.exception is not None:
-            reason = f"{type(run.exception).__name__}: {run.exception}"
+            reason = describe(run.exception)
         elif run.outcome == "cancelled" and run.token.absorbed is not None:
             reason = run.token.absorbed.reason
         self._write(

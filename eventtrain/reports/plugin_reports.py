@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..bus.event_bus import EventBus
 from ..bus.explain import Explanation
 from ..callback import Callback
-from ..errors import OrderError, PluginError
+from ..errors import OrderError, PluginError, describe
 from ..plugins import Plugin, installed_plugins, load_plugin, several_offer, takes_bus
 
 Status = Literal["ok", "needs options", "needs handlers", "broken"]
@@ -77,7 +77,7 @@ def _report(plugin: Plugin, of_that_name: Sequence[Plugin]) -> PluginReport:
         kind = _kind(offered)
         options, missing = _options(offered)
     except (Exception, SystemExit) as error:
-        reason: str | None = f"{type(error).__name__}: {error}"
+        reason: str | None = describe(error)
     else:
         status, reason = _try(plugin, bus, missing)
     if len(of_that_name) > 1:
