@@ -110,6 +110,7 @@ class CancellationToken:
         "_finished",
         "_granted",
         "_lock",
+        "_parents",
         "_timers",
         "_top",
         "absorbed",
@@ -150,6 +151,8 @@ class CancellationToken:
         # Re-entrant: a signal handler may cancel while cancel() is running.
         self._lock = threading.RLock()
         self._children: weakref.WeakSet[CancellationToken] = weakref.WeakSet()
+        # Held, and the children are not: whoever waits for a token's request holds that token.
+        self._parents: tuple[CancellationToken, ...] = ()
         self._timers: list[threading.Timer] = []
 
     @classmethod
@@ -160,6 +163,7 @@ class CancellationToken:
         holds a pending request cancels the child at once.
         """
         child = cls()
+        child._parents = parents
         for parent in parents:
             with parent._lock:
                 parent._children.add(child)

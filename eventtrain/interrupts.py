@@ -79,7 +79,8 @@ class Interrupts:
         if self._received is None:
             self._received = number
             self._ask(signal.Signals(number).name)
-        elif not self._has_insisted and is_closing(frame):
+        elif not self._has_insisted and (is_closing(frame) or not self._token.open_scopes):
+            # Where no scope is open, the run is being put away: leaving it hands the signal over.
             self._has_insisted = True
             self._token.insist = lambda: self._give_way(number, None)
         else:

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -219,3 +220,183 @@ def test_ctrl_c_closes_the_fit_and_then_ends_the_process() -> None:
     assert done.stdout == "closed cancelled\n"
     assert done.returncode == -signal.SIGINT
     assert "KeyboardInterrupt" in done.stderr
+
+
+class Injector:
+    """Sends Ctrl-C at the n-th instruction of the code that closes scopes."""
+
+    def __init__(self, point: int) -> None:
+        self.point = point
+        self.seen = 0
+        self.armed = False
+
+    def __call__(self, frame: Any, what: str, argument: object) -> Any:
+        name = frame.f_code.co_filename
+        if not (name.endswith("cancellation.py") or name.startswith("<eventtrain")):
+            return self
+        frame.f_trace_opcodes = True
+        if what == "opcode" and self.armed:
+            self.seen += 1
+            if self.seen == self.point:
+                self.armed = False
+                signal.raise_signal(signal.SIGINT)
+        return self
+
+
+def begun_and_closed(point: int, learner: Learner, watched: Any) -> tuple[dict[str, int], int]:
+    """Interrupt a fit, and once more at ``point``; count what began and what closed."""
+    injector, run = Injector(point), Runner()
+    counts: dict[str, int] = {}
+
+    def count(name: str) -> Any:
+        return lambda run: counts.update({name: counts.get(name, 0) + 1})
+
+    for scope in ("fit", "epoch", "train", "batch"):
+        run.on(f"begin_{scope}", count(f"begin_{scope}"), priority=1e9)
+        run.on(f"after_{scope}", count(f"after_{scope}"), priority=1e9)
+
+    def first(run: Runner) -> None:
+        interrupt(run)
+        injector.armed = True
+
+    run.on(watched, first, once=True, priority=-1e9)
+    sys.settrace(injector)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run.fit(1, learner)
+    finally:
+        sys.settrace(None)
+    assert run.result is not None
+    return counts, injector.seen
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or coverage traces already")
+@pytest.mark.parametrize("watched", ["after_loss", "after_batch"])
+def test_a_second_ctrl_c_at_any_point_of_the_closing_leaves_no_scope_open(
+    watched: str, learner: Learner
+) -> None:
+    _, points = begun_and_closed(0, learner, watched)
+    assert points > 150
+    for point in range(1, points + 1):
+        counts, _ = begun_and_closed(point, learner, watched)
+        for scope in ("fit", "epoch", "train", "batch"):
+            began, closed = (counts.get(f"{kind}_{scope}", 0) for kind in ("begin", "after"))
+            assert began == closed, (point, scope, counts)
+
+
+def test_a_second_ctrl_c_in_a_closing_handler_waits_for_the_others_of_that_event(
+    learner: Learner,
+) -> None:
+    run, reached = Runner(), []
+    run.on("after_loss", interrupt, once=True)
+
+    def insist(run: Runner) -> None:
+        interrupt(run)
+        reached.append("after the second")
+
+    run.on("after_batch", insist)
+    run.on("after_batch", lambda run: reached.append("the next handler"))
+    run.on("after_train", lambda run: reached.append("the next scope"))
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(1, learner)
+    assert reached == ["after the second", "the next handler", "the next scope"]
+    assert run.result is not None
+    assert run.result.outcome == "failed"
+
+
+def test_a_third_ctrl_c_does_not_wait(learner: Learner) -> None:
+    run, reached = Runner(), []
+    run.on("after_loss", interrupt, once=True)
+
+    def insist(run: Runner) -> None:
+        interrupt(run)
+        interrupt(run)
+        reached.append("after the third")
+
+    run.on("after_batch", insist)
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(1, learner)
+    assert reached == []
+
+
+IN_A_CHILD = """
+import os, signal, sys, time, torch
+from torch import nn
+from eventtrain import DataBunch, Learner, Runner, TensorLoader
+
+model = nn.Linear(2, 1)
+data = DataBunch(TensorLoader(torch.randn(8, 2), torch.randn(8, 1), 4))
+learn = Learner(model, torch.optim.SGD(model.parameters(), 0.1), nn.functional.mse_loss, data)
+run = Runner()
+{body}
+run.fit(1, learn)
+print("completed")
+"""
+
+
+def in_a_child(body: str) -> subprocess.CompletedProcess[str]:
+    program = IN_A_CHILD.format(body=textwrap.dedent(body))
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+FORKS = not hasattr(os, "fork")
+
+
+@pytest.mark.skipif(FORKS, reason="nothing is forked here")
+def test_a_child_forked_by_a_handler_can_be_terminated() -> None:
+    done = in_a_child("""
+        import multiprocessing
+
+        def start(run):
+            child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+            child.start()
+            time.sleep(0.2)
+            child.terminate()
+            child.join(5)
+            print("exit code", child.exitcode)
+
+        run.on("after_loss", start, once=True)
+    """)
+    assert "exit code -15" in done.stdout, done.stderr
+    assert "completed" in done.stdout
+
+
+@pytest.mark.skipif(FORKS, reason="nothing is forked here")
+def test_a_busy_pool_that_a_handler_makes_ends() -> None:
+    done = in_a_child("""
+        import multiprocessing
+
+        def start(run):
+            with multiprocessing.get_context("fork").Pool(2) as pool:
+                pool.map_async(time.sleep, [20, 20])
+                time.sleep(0.2)
+            print("the pool has ended")
+
+        run.on("after_loss", start, once=True)
+    """)
+    assert "the pool has ended" in done.stdout, done.stderr
+    assert "completed" in done.stdout
+
+
+@pytest.mark.skipif(FORKS, reason="nothing is forked here")
+def test_a_child_has_the_signal_handlers_that_stood_before_the_fit() -> None:
+    done = in_a_child("""
+        def mine(number, frame): ...
+        signal.signal(signal.SIGTERM, mine)
+
+        def fork(run):
+            pid = os.fork()
+            if pid == 0:
+                is_mine = signal.getsignal(signal.SIGTERM) is mine
+                python = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+                os.write(1, f"{is_mine} {python}\\n".encode())
+                os._exit(0)
+            os.waitpid(pid, 0)
+            print("parent", signal.getsignal(signal.SIGTERM) is mine)
+
+        run.on("after_loss", fork, once=True)
+    """)
+    assert "True True" in done.stdout, done.stderr
+    assert "parent False" in done.stdout
