@@ -18,7 +18,7 @@ from .errors import EventTrainError
 if TYPE_CHECKING:
     import click
 
-_COMMANDS = (demo, train, replay, explain, events, plugins, bench, doctor)
+COMMANDS = (demo, train, replay, explain, events, plugins, bench, doctor)
 """In the order in which help lists them."""
 
 _EPILOG = """\b
@@ -85,7 +85,7 @@ def _program(settings: dict[str, bool]) -> click.Group:
     def eventtrain() -> None:
         """Event-bus training for PyTorch."""
 
-    for module in _COMMANDS:
+    for module in COMMANDS:
         eventtrain.add_command(module.make())
     return eventtrain
 

@@ -5,7 +5,17 @@ from itertools import pairwise
 
 import pytest
 
-from eventtrain.events import ALWAYS, EVENTS, PHASES, SCOPES, Event, event_names
+from eventtrain.events import (
+    ALWAYS,
+    EVENTS,
+    PHASES,
+    SCOPE_SPECS,
+    SCOPES,
+    Event,
+    ScopeSpec,
+    Vocabulary,
+    event_names,
+)
 
 BY_NAME = {event.name: event for event in EVENTS}
 
@@ -104,3 +114,35 @@ def test_names_come_in_the_order_of_the_events_given() -> None:
 def test_the_table_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         EVENTS[0].name = "other"  # type: ignore[misc]
+
+
+def test_every_scope_lies_in_one_that_stands_before_it() -> None:
+    for index, spec in enumerate(SCOPE_SPECS):
+        assert set(spec.parents) <= set(SCOPES[:index]), spec.name
+
+
+def test_an_event_that_needs_an_outcome_closes_a_scope() -> None:
+    assert all(event.kind == "closing" for event in EVENTS if event.only_after is not None)
+
+
+def test_what_lies_around_a_scope_comes_outermost_first() -> None:
+    assert Vocabulary().around("step") == [
+        "fit", "epoch", "train", "validate", "predict", "batch"
+    ]  # fmt: skip
+    assert Vocabulary().around("fit") == []
+
+
+def test_children_are_the_scopes_right_inside() -> None:
+    assert Vocabulary().children("epoch") == ["train", "validate"]
+
+
+def test_a_phase_that_is_added_may_hold_batches() -> None:
+    vocabulary = Vocabulary()
+    vocabulary.add(ScopeSpec("calibrate", ("epoch",), is_phase=True))
+    assert "batch" in vocabulary.children("calibrate")
+    assert vocabulary.phases == (*PHASES, "calibrate")
+
+
+def test_the_vocabularies_of_two_buses_are_apart() -> None:
+    Vocabulary().add(ScopeSpec("calibrate", ("epoch",)))
+    assert "calibrate" not in Vocabulary().scopes
