@@ -41,7 +41,7 @@ from typing import Any, Literal, cast
 from ..cancellation import CancellationToken, Unwind
 from ..errors import add_note, combine_errors
 from .handlers import Handler, place_of
-from .receivers import reject_flag
+from .receivers import reject_result
 
 Style = Literal["send", "checkpoint", "closing"]
 """``send``: skips the rest once the token is cancelled. ``checkpoint``: leaves the
@@ -60,9 +60,9 @@ def look(result: object, token: CancellationToken) -> bool:
     """Judge a handler's return value; return whether the token is cancelled.
 
     Raises:
-        TypeError: The handler returned ``True`` or ``False``.
+        TypeError: The handler returned what no handler may; see ``reject_result``.
     """
-    reject_flag(result)
+    reject_result(result)
     return token.pending is not None
 
 

@@ -13,7 +13,7 @@ from ..arguments import flag, real_number, whole_number
 from ..errors import describe
 from . import filters
 from .filters import Tally
-from .receivers import Receiver, is_async, name_of, reference_to, reject_flag, source_of
+from .receivers import Receiver, is_async, name_of, reference_to, reject_result, source_of
 
 OnError = Literal["raise", "warn", "disable"]
 Around = Callable[["Handler", Callable[[Any], object]], Callable[[Any], object]]
@@ -243,7 +243,7 @@ class Handler:
         def call(sender: object) -> object:
             try:
                 result = receiver(sender)
-                reject_flag(result)
+                reject_result(result)
                 return result
             except Exception as error:
                 where = self.describe() + place_of(sender)

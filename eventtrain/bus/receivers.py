@@ -11,17 +11,55 @@ from typing import Any
 
 Receiver = Callable[..., object]
 
+_LAZY_FUNCTIONS: tuple[tuple[Callable[[Any], bool], str, str], ...] = (
+    (inspect.iscoroutinefunction, "a coroutine function", "async and await"),
+    (inspect.isgeneratorfunction, "a generator function", "yield"),
+    (inspect.isasyncgenfunction, "an async generator function", "async and yield"),
+)
+"""How to tell functions whose body a call does not run, their kind, what makes them so."""
 
-def reject_flag(result: object) -> None:
-    """Refuse a handler's ``True`` or ``False``, which in other frameworks steers the loop.
+# Not every awaitable is here: behind a future or a task the work is under way already.
+_LAZY_RESULTS: dict[type, tuple[str, str]] = {
+    types.CoroutineType: (
+        "a coroutine",
+        "Run it in the handler, for example with asyncio.run(...), or give it to an event loop "
+        "with loop.create_task(...)",
+    ),
+    types.GeneratorType: ("a generator", "In the handler, loop over it"),
+    types.AsyncGeneratorType: (
+        "an async generator",
+        "Loop over it in a coroutine, and run that in the handler, for example with "
+        "asyncio.run(...)",
+    ),
+}
+"""What those return, and how to have it run."""
+
+
+def reject_result(result: object) -> None:
+    """Refuse what a handler cannot have meant to return.
+
+    That is ``True`` or ``False``, which in other frameworks steers the loop, and what a
+    function returns whose body has not run.
 
     Raises:
-        TypeError: It is one of the two; the message says how to cancel.
+        TypeError: It is one of these; the message says what to do instead.
     """
     if result is True or result is False:
         raise TypeError(
             f"a handler returned {result}, which steers nothing here. To cancel, call "
             'run.token.cancel("batch", "why") (or another scope); otherwise return None.'
+        )
+    lazy = _LAZY_RESULTS.get(type(result))
+    if lazy is not None:
+        kind, remedy = lazy
+        if (
+            inspect.iscoroutine(result)
+            and inspect.getcoroutinestate(result) == inspect.CORO_CREATED
+        ):
+            result.close()  # or Python would warn as well that nobody awaits it
+        raise TypeError(
+            f"a handler returned {kind}, which nobody runs: handlers run synchronously. "
+            f"{remedy}; then return None."
         )
 
 
@@ -67,6 +105,21 @@ def is_async(receiver: object) -> bool:
     return inspect.iscoroutinefunction(receiver) or inspect.iscoroutinefunction(call)
 
 
+def why_not_run(receiver: object) -> str | None:
+    """Say why calling ``receiver`` would not run its body; ``None`` when it would.
+
+    A function that wraps another is judged by itself: it may well run what the other returns.
+    """
+    function = _without_partial(receiver)
+    for is_lazy, kind, cause in _LAZY_FUNCTIONS:
+        if is_lazy(function) or is_lazy(_call_of(function)):
+            return (
+                f"is {kind}; handlers run synchronously, and calling it would not run its body. "
+                f"Write it without {cause}."
+            )
+    return None
+
+
 def source_of(receiver: object) -> str:
     """Return ``module:line`` of a function, method or callable object."""
     receiver = _without_partial(receiver)
@@ -82,14 +135,15 @@ def check_receiver(receiver: object, event: str) -> None:
     """Check that ``receiver`` can be called with one argument, the sender.
 
     Raises:
-        TypeError: It is not callable, is a coroutine function, or takes other
+        TypeError: It is not callable, a call would not run its body, or it takes other
             arguments. The message names the handler and the event.
     """
     where = f"handler {name_of(receiver)!r} for event {event!r}"
     if not callable(receiver):
         raise TypeError(f"{where} is not callable: {receiver!r}")
-    if is_async(receiver):
-        raise TypeError(f"{where} is a coroutine function; handlers run synchronously")
+    refusal = why_not_run(receiver)
+    if refusal is not None:
+        raise TypeError(f"{where} {refusal}")
     try:
         signature = inspect.signature(receiver)
     except (TypeError, ValueError):  # a builtin that does not tell

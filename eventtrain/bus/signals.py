@@ -128,7 +128,7 @@ class Signal(blinker.NamedSignal):
             token: When given, handlers that come after its cancellation are skipped.
 
         Raises:
-            TypeError: A handler returned ``True`` or ``False``.
+            TypeError: A handler returned ``True``, ``False``, a coroutine or a generator.
         """
         raise NotImplementedError("every instance has this function of its own")
 
