@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .bus.handlers import Handler, Options
-from .bus.receivers import Receiver
+from .bus.receivers import Receiver, why_not_run
 from .errors import CallbackError, did_you_mean
 from .events import event_names
 
@@ -152,7 +152,8 @@ class Callback:
             plugin: The plugin that brought it, for messages.
 
         Raises:
-            CallbackError: A method takes other arguments than ``(self)`` or ``(self, run)``.
+            CallbackError: A method takes other arguments than ``(self)`` or ``(self, run)``,
+                or calling it would not run its body, as with ``yield``.
         """
         result = []
         for attribute in dir(type(self)):
@@ -163,14 +164,17 @@ class Callback:
             event, options = marked or (None, {})
             merged = Options(**{"priority": self.priority, "name": self.name, **options})
             bound = getattr(self, attribute)
-            receiver = _as_receiver(bound)
+            receiver = _as_receiver(bound, f"{type(self).__name__}.{attribute}")
             for each in [attribute] if event is None else listify(event):
                 result.append(Handler(each, receiver, merged, origin=bound, plugin=plugin))
         return result
 
 
-def _as_receiver(method: Callable[..., object]) -> Receiver:
-    """Return ``method`` in the form that takes the run."""
+def _as_receiver(method: Callable[..., object], name: str) -> Receiver:
+    """Return ``method``, which goes by ``name``, in the form that takes the run."""
+    refusal = why_not_run(method)
+    if refusal is not None:
+        raise CallbackError(f"{name} {refusal}")
     signature = inspect.signature(method)
     if not signature.parameters:
         return lambda run: method()
@@ -178,7 +182,6 @@ def _as_receiver(method: Callable[..., object]) -> Receiver:
         signature.bind(object())
     except TypeError:
         raise CallbackError(
-            f"{method.__qualname__}{signature} cannot be a handler: it is called with the run, "
-            "or with nothing"
+            f"{name}{signature} cannot be a handler: it is called with the run, or with nothing"
         ) from None
     return method

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+from collections.abc import AsyncGenerator, Generator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -97,6 +99,67 @@ def test_a_method_that_takes_more_is_refused() -> None:
 
     with pytest.raises(CallbackError, match=r"Wrong\.after_loss\(run"):
         Runner(cbs=Wrong())
+
+
+def test_an_attribute_without_a_name_of_its_own_that_takes_more_is_refused() -> None:
+    class Wrong(Callback):
+        after_loss = partial(lambda run, loss: None)
+
+    with pytest.raises(CallbackError, match=r"Wrong\.after_loss\(run, loss\)"):
+        Runner(cbs=Wrong())
+
+
+class Generators(Callback):
+    def after_loss(self, run: Runner) -> Generator[None, None, None]:
+        yield
+
+
+class GeneratorsOfNothing(Callback):
+    def after_loss(self) -> Generator[None, None, None]:
+        yield
+
+
+class AsyncGenerators(Callback):
+    async def after_loss(self) -> AsyncGenerator[None, None]:
+        yield
+
+
+class Coroutines(Callback):
+    async def after_loss(self) -> None: ...
+
+
+class Decorated(Callback):
+    @handler(event="after_epoch")
+    def after_loss(self) -> Generator[None, None, None]:
+        yield
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (Generators, "a generator function.*without yield"),
+        (GeneratorsOfNothing, "a generator function.*without yield"),
+        (AsyncGenerators, "an async generator function.*without async and yield"),
+        (Coroutines, "a coroutine function.*without async and await"),
+        (Decorated, "a generator function.*without yield"),
+    ],
+)
+def test_a_method_whose_body_would_not_run_is_refused(cls: type[Callback], message: str) -> None:
+    with pytest.raises(CallbackError, match=rf"{cls.__name__}\.after_loss is {message}"):
+        Runner(cbs=cls())
+
+
+def test_a_method_of_no_argument_that_returns_a_coroutine_fails_when_it_is_called(
+    learner: Learner,
+) -> None:
+    async def later() -> None: ...
+
+    class Later(Callback):
+        def after_loss(self) -> object:
+            return later()
+
+    with pytest.raises(TypeError, match="returned a coroutine"):
+        Runner(cbs=Later()).fit(1, learner)
 
 
 def test_a_method_that_looks_like_an_event_and_is_none_is_an_error() -> None:
