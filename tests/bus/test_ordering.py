@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
-from eventtrain.bus.ordering import in_order, require_names
+from eventtrain.bus.ordering import in_order, require_names, require_no_cycle
 from eventtrain.errors import OrderError
 
 PRIORITIES = st.one_of(st.integers(-3, 3), st.sampled_from([float("inf"), float("-inf"), 0.5]))
@@ -363,6 +363,24 @@ def test_order_and_message_are_those_of_the_first_version(items: list[Item]) -> 
     assert outcome(lambda: in_order(items, "e")) == outcome(lambda: plain_in_order(items, "e"))
 
 
+@settings(max_examples=1000)
+@given(arbitrary(), st.integers(1, 3))
+def test_the_check_of_new_handlers_finds_the_cycles_that_sorting_all_finds(
+    items: list[Item], at_once: int
+) -> None:
+    standing: list[Item] = []
+    for start in range(0, len(items), at_once):
+        new = items[start : start + at_once]
+        together = [*plain_in_order(standing, "e"), *new]
+        expected = outcome(partial(plain_in_order, together, "e"))
+        found = outcome(partial(require_no_cycle, new, standing, "e"))
+        if isinstance(expected, str):
+            assert found == expected
+        else:
+            assert found is None
+            standing += new
+
+
 # What it costs
 
 
@@ -421,3 +439,17 @@ def test_to_check_the_names_of_new_handlers_each_handler_is_looked_at_a_few_time
 ) -> None:
     items = shape(200)
     assert reads(lambda: require_names(items, items, "e")) <= 10 * len(items)
+
+
+@SHAPES
+def test_to_check_a_new_handler_for_cycles_each_other_is_looked_at_a_few_times(
+    shape: Callable[[int], list[Item]],
+) -> None:
+    *standing, new = shape(200)
+    assert reads(lambda: require_no_cycle([new], standing, "e")) <= 10 * len(standing)
+
+
+def test_to_check_a_new_handler_between_two_others_costs_little_more() -> None:
+    items = [Counted("first"), *forerunners(200)]
+    new = Counted("new", after=("first",), before=("h199",))
+    assert reads(lambda: require_no_cycle([new], items, "e")) <= 10 * len(items)
