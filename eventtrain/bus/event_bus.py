@@ -17,7 +17,7 @@ from ..events import EVENTS, SCOPE_SPECS, Event, ScopeSpec, Vocabulary
 from .binding import Binding, Emitter, Scopes
 from .filters import Tally
 from .handlers import Handler, OnError, Options, names
-from .ordering import in_order, require_names
+from .ordering import require_names, require_no_cycle
 from .receivers import Receiver, check_receiver, name_of
 from .signals import ANY, Namespace, Signal
 from .subscription import Subscription
@@ -293,9 +293,9 @@ class EventBus(Namespace):
                     raise UnknownEventError(f"handler {new[0].name!r}: {error}") from None
                 for handler in new:
                     _check_phase(self.vocabulary, signal.event, handler)
-                together = [*signal.handlers, *new]
-                require_names(new, together, name)
-                in_order(together, name)
+                standing = signal.subscribed
+                require_names(new, [*standing, *new], name)
+                require_no_cycle(new, standing, name)
             try:
                 for handler in handlers:
                     self.signal(handler.event).attach(handler, sender)

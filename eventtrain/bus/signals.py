@@ -18,7 +18,7 @@ from ..events import Event
 from .binding import Binding
 from .dispatch import LiveEmission, Style, make_emission, rebind
 from .handlers import Around, Handler, Options
-from .ordering import in_order
+from .ordering import in_order, require_no_cycle
 from .receivers import Receiver, is_same
 
 __all__ = ["ANY", "Namespace", "Signal"]
@@ -80,14 +80,20 @@ class Signal(blinker.NamedSignal):
 
     def _put_in_order(self) -> list[Handler]:
         with self.lock:
+            subscribed = self.subscribed
+            for handler in subscribed:
+                handler.around = self._around
+            self._in_order = in_order(subscribed, self.name)
+            return self._in_order
+
+    @property
+    def subscribed(self) -> list[Handler]:
+        """The same handlers in order of subscription, which costs no sorting."""
+        with self.lock:
             # blinker keeps a receiver of its own that has no sender left.
-            standing = [
+            return [
                 self._handlers[key] for key in list(self.receivers) if self._by_receiver.get(key)
             ]
-            for handler in standing:
-                handler.around = self._around
-            self._in_order = in_order(standing, self.name)
-            return self._in_order
 
     def handlers_for(self, sender: object) -> list[Handler]:
         """Return the handlers that an emission by ``sender`` runs, in order."""
@@ -227,8 +233,8 @@ class Signal(blinker.NamedSignal):
         key = make_id(receiver)
         handler = Handler(self.name, receiver, Options(weak=weak))
         with self.lock:
-            others = [known for known in self.handlers if known.key != key]
-            in_order([*others, handler], self.name)  # its name may close a cycle of constraints
+            others = [known for known in self.subscribed if known.key != key]
+            require_no_cycle([handler], others, self.name)  # which its name may close
             handler.key = key
             handler.detach = lambda: self._disconnect(key, ANY_ID)
             self._handlers[key] = handler

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
+from eventtrain import EventBus
 from eventtrain.bus.ordering import in_order, require_names, require_no_cycle
 from eventtrain.errors import OrderError
 
@@ -453,3 +455,18 @@ def test_to_check_a_new_handler_between_two_others_costs_little_more() -> None:
     items = [Counted("first"), *forerunners(200)]
     new = Counted("new", after=("first",), before=("h199",))
     assert reads(lambda: require_no_cycle([new], items, "e")) <= 10 * len(items)
+
+
+def test_subscribing_sorts_nothing_until_an_emission_asks_for_the_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sort = Mock(side_effect=in_order)
+    monkeypatch.setattr("eventtrain.bus.signals.in_order", sort)
+    bus, calls = EventBus(), []
+    for name, after in [("a", ()), ("b", "a"), ("c", "b")]:
+        bus.on("after_loss", calls.append, name=name, after=after)
+    bus["after_loss"].connect(calls.append, weak=False)
+    assert sort.call_count == 0
+    bus.emit("after_loss", "x")
+    assert sort.call_count == 1
+    assert calls == ["x"] * 4
