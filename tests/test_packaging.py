@@ -83,6 +83,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def install_editable(made: Editable, **env: str) -> None:
+    """Install the clone into its virtual environment, without what it depends on."""
+    options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--ignore-installed")
+    run(
+        *("-m", "pip", "install", *options, "--editable", str(made.clone)),
+        cwd=made.clone.parent,
+        program=made.python,
+        **env,
+    )
+
+
 @pytest.fixture(scope="module")
 def editable(tmp_path_factory: pytest.TempPathFactory) -> Editable:
     """An editable install in a virtual environment that borrows all other packages."""
@@ -95,9 +106,9 @@ def editable(tmp_path_factory: pytest.TempPathFactory) -> Editable:
     # Folders that a .pth file names come last, and .pth files in them do not count.
     borrowed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     (site / "borrowed.pth").write_text("\n".join(borrowed))
-    options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--ignore-installed")
-    run("-m", "pip", "install", *options, "--editable", str(clone), cwd=folder, program=python)
-    return Editable(clone, site, python)
+    made = Editable(clone, site, python)
+    install_editable(made)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -225,28 +236,32 @@ def test_an_editable_install_is_a_path_that_editors_can_follow(editable: Editabl
     assert file.read_text().split() == [str(editable.clone)]
 
 
+def test_setuptools_warns_of_nothing_in_an_editable_install(editable: Editable) -> None:
+    # Not of every warning: pip itself uses what Python deprecates.
+    install_editable(editable, PYTHONWARNINGS="error::UserWarning")
+
+
 def test_mypy_finds_the_types_of_an_editable_install(editable: Editable, tmp_path: Path) -> None:
     if find_spec("mypy") is None:
         pytest.skip("needs mypy: pip install -e '.[test]'")
-    (tmp_path / "typed.py").write_text(TYPED)
     # Torch has no part in the question, and takes ten times as long to read as all the rest.
-    (tmp_path / "mypy.ini").write_text("[mypy]\n[mypy-torch.*]\nfollow_imports = skip\n")
-    printed = run(
-        *("-m", "mypy", "--strict", "--cache-dir", os.devnull, "typed.py"),
-        cwd=tmp_path,
-        program=editable.python,
-    )
-    assert 'Revealed type is "eventtrain.cancellation.CancellationToken"' in printed
+    settings, cache = tmp_path / "mypy.ini", tmp_path / "cache"
+    settings.write_text("[mypy]\n[mypy-torch.*]\nfollow_imports = skip\n")
+    options = ("--strict", "--config-file", str(settings), "--cache-dir", str(cache))
+    for folder in (tmp_path, editable.clone.parent):
+        printed = run(*("-m", "mypy", *options, "-c", TYPED), cwd=folder, program=editable.python)
+        assert 'Revealed type is "eventtrain.cancellation.CancellationToken"' in printed
 
 
 def test_pyright_finds_the_types_of_an_editable_install(editable: Editable, tmp_path: Path) -> None:
     pyright = shutil.which("pyright")
     if pyright is None:
         pytest.skip("needs pyright, which no extra brings")
-    (tmp_path / "typed.py").write_text(TYPED)
     options = ("--pythonpath", str(editable.python))
-    printed = run(*options, "typed.py", cwd=tmp_path, program=pyright)
-    assert 'is "CancellationToken"' in printed
+    for folder in (tmp_path, editable.clone.parent):
+        (folder / "typed.py").write_text(TYPED)
+        printed = run(*options, "typed.py", cwd=folder, program=pyright)
+        assert 'is "CancellationToken"' in printed
 
 
 def test_an_editable_install_brings_the_command_and_the_benchmarks(
