@@ -144,10 +144,11 @@ def test_the_wheel_holds_every_module_the_type_marker_and_nothing_else(wheel: Pa
     assert names == sources() | benchmarks | {"eventtrain/py.typed"}
 
 
-def test_the_sdist_holds_what_it_takes_to_test_it(built: Path) -> None:
+def test_the_sdist_holds_what_it_takes_to_test_it_and_nothing_else(built: Path) -> None:
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
+        members = [member.name for member in archive.getmembers() if member.isfile()]
+    names = {name.partition("/")[2] for name in members if ".egg-info/" not in name}
     tree = built / "tree"
     folders = ("benchmarks", "docs", "eventtrain", "examples", "tests")
     files = {
@@ -157,10 +158,10 @@ def test_the_sdist_holds_what_it_takes_to_test_it(built: Path) -> None:
         if path.is_file()
     }
     others = {
-        "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "constraints.txt",
-        "pyproject.toml", "setup.cfg", "setup.py",
+        "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "PKG-INFO", "README.md",
+        "constraints.txt", "pyproject.toml", "setup.cfg", "setup.py",
     }  # fmt: skip
-    assert names >= files | others
+    assert names == files | others
 
 
 def test_the_metadata_names_every_extra(metadata: email.message.Message) -> None:
