@@ -6,12 +6,15 @@ import email.message
 import email.parser
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 import zipfile
+from configparser import ConfigParser
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -180,6 +183,31 @@ def test_installing_without_extras_asks_for_torch_and_blinker_only(
 
 def test_the_version_is_the_packages_own(metadata: email.message.Message) -> None:
     assert metadata["Version"] == eventtrain.__version__
+
+
+def test_the_classifiers_claim_what_the_readme_says_is_tested(
+    metadata: email.message.Message,
+) -> None:
+    (tested,) = re.findall(r"Tested on (\w+) with Python (\d+\.\d+)", metadata.get_payload())
+    prefixes = ("Operating System ::", "Programming Language :: Python :: 3.")
+    lines = metadata.get_all("Classifier", [])
+    claimed = [line.rpartition(" :: ")[2] for line in lines if line.startswith(prefixes)]
+    assert claimed == list(tested)
+
+
+def test_what_several_places_must_say_is_the_same_in_all() -> None:
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    python = config["options"]["python_requires"].removeprefix(">=")
+    assert config["mypy"]["python_version"] == python
+    assert project["tool"]["ruff"]["target-version"] == f"py{python.replace('.', '')}"
+    # An extra names what it needs, whatever another extra names.
+    lines = "\n".join(config["options.extras_require"].values()).splitlines()
+    wanted = {line for line in lines if line and not line.startswith("eventtrain[")}
+    packages = [re.split(r"[<>=]", line)[0] for line in wanted]
+    assert sorted(packages) == sorted(set(packages)), sorted(wanted)
+    assert set(project["build-system"]["requires"]) <= wanted
 
 
 def test_the_licence_travels_with_the_wheel(wheel: Path) -> None:
