@@ -13,7 +13,15 @@ from ..arguments import flag, real_number, whole_number
 from ..errors import describe
 from . import filters
 from .filters import Tally
-from .receivers import Receiver, is_async, name_of, reference_to, reject_result, source_of
+from .receivers import (
+    Receiver,
+    is_async,
+    name_of,
+    reference_to,
+    reject_result,
+    source_of,
+    why_not_run,
+)
 
 OnError = Literal["raise", "warn", "disable"]
 Around = Callable[["Handler", Callable[[Any], object]], Callable[[Any], object]]
@@ -46,8 +54,12 @@ class Options:
         whole_number("every", self.every, 1)
         flag("once", self.once)
         flag("weak", self.weak)
-        if self.when is not None and not callable(self.when):
-            raise TypeError(f"when must be a function of the run, got {self.when!r}")
+        if self.when is not None:
+            if not callable(self.when):
+                raise TypeError(f"when must be a function of the run, got {self.when!r}")
+            cause = why_not_run(self.when)
+            if cause is not None:  # what it returns would always be true
+                raise TypeError(f"when={name_of(self.when)} {cause}")
         if self.during is not None and not isinstance(self.during, str):
             raise TypeError(f"during must be the name of a phase, got {self.during!r}")
         if self.on_error not in ("raise", "warn", "disable"):

@@ -178,7 +178,9 @@ class AvgStatsCallback(Callback):
             self._print_line(run.history[-1])
 
     def after_epoch(self, run: Runner) -> None:
-        """Report the epoch."""
+        """Report the epoch, unless it failed: its averages would pass for those of an epoch."""
+        if run.outcome == "failed":
+            return
         row = {**self._row(self.train_stats), **self._row(self.valid_stats)}
         run.history[-1].update(row)
         self._print_line({"epoch": run.epoch, **row, "seconds": time.perf_counter() - self._start})

@@ -131,3 +131,17 @@ class TestSubscription:
         subscription = Subscription([])
         with subscription as given:
             assert given is subscription
+
+
+async def true_later(run: object) -> bool:
+    return True
+
+
+def yields(run: object) -> object:
+    yield True
+
+
+@pytest.mark.parametrize("predicate", [true_later, yields])
+def test_a_predicate_whose_body_would_not_run_is_refused(predicate: Any) -> None:
+    with pytest.raises(TypeError, match=f"when={predicate.__name__} is a"):
+        Options(when=predicate)

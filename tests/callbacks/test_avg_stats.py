@@ -366,3 +366,14 @@ def test_an_epoch_without_a_batch_prints_no_numbers(learner: Learner) -> None:
     run.on("begin_epoch", lambda run: run.token.cancel("epoch"))
     run.fit(1, learner)
     assert lines[0].split() == ["epoch", "seconds"]
+
+
+@pytest.mark.parametrize("event", ["after_pred", "after_backward", "after_batch", "begin_validate"])
+def test_an_epoch_that_fails_reports_no_averages(event: str, learner: Learner) -> None:
+    lines: list[str] = []
+    run = Runner(AvgStatsCallback(report=lines.append))
+    run.on(event, lambda run: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run.fit(1, learner)
+    assert lines == []
+    assert run.history == [{"epoch": 0}]
