@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from io import BufferedRandom
 from pathlib import Path
+from tempfile import TemporaryFile
 
 PART = ".part"
 """How the name of a file ends that is still being written; it begins with a dot."""
@@ -34,6 +35,16 @@ def replace_file(path: Path, write: Callable[[BufferedRandom], object]) -> None:
         _sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make a folder where it is not there, and see that files can be written in it.
+
+    Raises:
+        OSError: They cannot; ``FileExistsError``, where it is no folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    TemporaryFile(dir=folder).close()
 
 
 def remove_parts(folder: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .errors import did_you_mean
@@ -22,6 +23,24 @@ def tensors_of(model: Any) -> dict[str, Tensor]:
     if not isinstance(model, nn.Module):
         return {}
     return dict(chain(model.named_parameters(), model.named_buffers()))
+
+
+def copies_of(
+    tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Copy tensors, onto the devices of those of the same names in ``like``."""
+    copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    if like is None:
+        return copies
+    return {name: t.to(like[name].device) if name in like else t for name, t in copies.items()}
+
+
+@torch.no_grad()
+def copy_into(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    """Fill the tensors of ``target`` with those of the same names: buffers may come and go."""
+    for name, tensor in source.items():
+        if name in target:
+            target[name].copy_(tensor)
 
 
 def choose_submodules(model: Any, choice: Choice) -> dict[str, nn.Module]:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from eventtrain.atomic_file import remove_parts, replace_file
+from eventtrain.atomic_file import prepare_folder, remove_parts, replace_file
 
 
 def test_a_file_gets_its_content_and_nothing_else_stays(tmp_path: Path) -> None:
@@ -78,3 +78,14 @@ def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:
     part.write_text("half")
     remove_parts(tmp_path)
     assert part.exists()
+
+
+def test_a_folder_is_made_with_those_around_it_and_nothing_is_left_in_it(tmp_path: Path) -> None:
+    prepare_folder(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_a_file_in_the_place_of_a_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    with pytest.raises(FileExistsError):
+        prepare_folder(tmp_path / "a")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..arguments import real_number, whole_number
 from ..callback import Callback, handler
 from ..priorities import BEFORE_EVERYONE, METRICS
-from .shared.extras import import_extra
+from .shared.plots import shown_figure, tidy
 from .shared.readings import stack_where_possible, to_host
 
 if TYPE_CHECKING:
@@ -233,16 +233,14 @@ class ActivationStats(Callback):
 
     def plot(self) -> list[Axes]:
         """Draw means, standard deviations and shares of near-zeros over the batches."""
-        pyplot = import_extra("matplotlib.pyplot", user="ActivationStats.plot")
-        figure = pyplot.figure(figsize=(14, 4), layout="constrained")
+        figure = shown_figure("ActivationStats.plot", (14, 4))
         titles = ("mean", "standard deviation", f"share within {self.near_zero:g} of zero")
         axes: list[Axes] = list(figure.subplots(1, len(STATS)))
         for ax, stat, title in zip(axes, STATS, titles, strict=True):
             for name in self.names:
                 ax.plot(self.steps, self.values(name, stat), label=name or "model", linewidth=1)
             ax.set(xlabel="training batches", title=title)
-            ax.grid(alpha=0.25, linewidth=0.5)
-            ax.spines[["top", "right"]].set_visible(False)
+            tidy(ax)
         axes[-1].set_ylim(-0.02, 1.02)
         if self.names:
             axes[-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from tempfile import TemporaryFile
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import torch
 
 from ..arguments import flag, real_number, whole_number
-from ..callback import Callback, handler
+from ..atomic_file import prepare_folder
+from ..callback import handler
 from ..checkpoints.files import (
     Record,
     list_checkpoints,
@@ -29,13 +28,14 @@ from ..checkpoints.files import (
 from ..checkpoints.snapshot import take_snapshot
 from ..errors import CheckpointError
 from ..priorities import AFTER_EVERYONE, CHECKPOINTS
+from .shared.monitored import Mode, Monitored, MonitoringCallback, checked_mode
 from .shared.readings import numbers_of
 
 if TYPE_CHECKING:
     from ..runner import Runner
 
 
-class Checkpoint(Callback):
+class Checkpoint(MonitoringCallback):
     """Saves the whole state of a run now and then, between two batches or two epochs.
 
     ``run.fit(epochs, learn, resume="auto")`` goes on from the newest one; model,
@@ -72,7 +72,9 @@ class Checkpoint(Callback):
     Raises:
         TypeError, ValueError: An argument is of the wrong type or out of range.
         CheckpointError: In ``begin_fit``: the folder cannot be written to. Later: a
-            checkpoint cannot be written, or ``monitor`` is no key of the history.
+            checkpoint cannot be written.
+        ValueError: After an epoch: its row of the history has no key ``monitor``.
+        TypeError: After an epoch: what its row holds there is no number.
     """
 
     priority = CHECKPOINTS
@@ -87,7 +89,7 @@ class Checkpoint(Callback):
         every_seconds: float | None = None,
         keep_last: int = 2,
         monitor: str | None = None,
-        mode: Literal["min", "max"] = "min",
+        mode: Mode = "min",
         keep_best: int = 1,
         asynchronous: bool = False,
     ) -> None:
@@ -101,8 +103,7 @@ class Checkpoint(Callback):
                 whole_number(name, value, 1)
         if every_seconds is not None and not real_number("every_seconds", every_seconds) > 0:
             raise ValueError(f"every_seconds must be positive, got {every_seconds!r}")
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
+        checked_mode(mode)
         if monitor is not None and every_epochs is None:
             raise ValueError("monitor needs every_epochs: it is known at the end of an epoch only")
         # Absolute: a handler may change the working directory.
@@ -110,7 +111,7 @@ class Checkpoint(Callback):
         self.every_epochs, self.every_steps = every_epochs, every_steps
         self.every_seconds = every_seconds
         self.keep_last, self.keep_best = keep_last, keep_best
-        self.monitor, self.mode = monitor, mode
+        self.monitored = None if monitor is None else Monitored(monitor, mode, user="Checkpoint")
         self.asynchronous = flag("asynchronous", asynchronous)
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -120,7 +121,6 @@ class Checkpoint(Callback):
         self._time = 0.0
         self._previous: Any = None
         self._is_asked = False
-        self._is_partial = False
 
     @property
     def last(self) -> Path | None:
@@ -136,20 +136,19 @@ class Checkpoint(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return which fit the checkpoints belong to, and whether its epoch was cut short."""
-        return {"fit": self._fit, "is_partial": self._is_partial}
+        return {"fit": self._fit, "is_partial": self.is_cut_short}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Count the checkpoints that were there as this fit's own."""
-        self._fit, self._is_partial = state["fit"], state["is_partial"]
+        self._fit, self.is_cut_short = state["fit"], state["is_partial"]
         if self.run is not None:
             self._steps = self.run.steps  # those of the checkpoint: it was the last one
 
     def begin_fit(self, run: Runner) -> None:
         """Make the folder, clear away what a killed run left half written, listen for SIGTERM."""
         try:
-            self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
+            prepare_folder(self.checkpoint_folder)
             remove_unfinished(self.checkpoint_folder)
-            TemporaryFile(dir=self.checkpoint_folder).close()
         except OSError as error:
             raise CheckpointError(
                 f"cannot write checkpoints to {self.checkpoint_folder}: {error}"
@@ -159,20 +158,11 @@ class Checkpoint(Callback):
         self._failure = None
         self._listen()
 
-    def begin_epoch(self, run: Runner) -> None:
-        """Expect a whole epoch."""
-        self._is_partial = False
-
     @handler(["begin_train", "begin_validate"], priority=AFTER_EVERYONE)
     def note_random_states(self, run: Runner) -> None:
         """Keep the random numbers with which the loader is about to be iterated."""
         if run.epoch is not None:
             self._phase_start = run.starting_point.phase_start(run)
-
-    @handler(["after_cancel_train", "after_cancel_validate"])
-    def note_missing_numbers(self, run: Runner) -> None:
-        """Remember that numbers about this epoch may be missing."""
-        self._is_partial = True
 
     def after_batch(self, run: Runner) -> None:
         """Save when it is time to, and where the run is about to end."""
@@ -219,8 +209,9 @@ class Checkpoint(Callback):
         content = take_snapshot(run, epoch=epoch, phase=phase, batch=batch, phase_start=start)
         path, serial = self._next_path()
         metrics = numbers_of(run.history[-1])
-        if self.monitor is not None and phase is None and self.monitor not in metrics:
-            self._expect_no_metric(run, metrics)
+        if self.monitored is not None and phase is None:
+            value = self.monitored.read(run, is_cut_short=self.is_cut_short)
+            metrics |= {} if value is None else {self.monitored.key: value}
         record = Record(path, serial, self._fit, epoch, phase, batch, run.steps, metrics)
         if self.asynchronous:
             content = _on_the_host(content)
@@ -238,14 +229,6 @@ class Checkpoint(Callback):
             raise CheckpointError(
                 f"cannot write checkpoints to {self.checkpoint_folder}: {error}"
             ) from error
-
-    def _expect_no_metric(self, run: Runner, metrics: dict[str, float]) -> None:
-        """See that the epoch was cut short, which is why it lacks the number to watch."""
-        if run.outcome == "completed" and not self._is_partial:
-            raise CheckpointError(
-                f"Checkpoint(monitor={self.monitor!r}): the epoch's row has no such number "
-                f"(there are: {', '.join(metrics)})"
-            )
 
     def _write_later(self, record: Record, content: dict[str, Any]) -> None:
         try:
@@ -274,11 +257,10 @@ class Checkpoint(Callback):
         return [r for r in list_checkpoints(self.checkpoint_folder) if r.fit == self._fit]
 
     def _best(self, records: list[Record]) -> list[Record]:
-        if self.monitor is None:
+        if self.monitored is None:
             return []
-        sign = 1 if self.mode == "min" else -1
-        known = [r for r in records if r.phase is None and _is_number(r.metrics.get(self.monitor))]
-        return sorted(known, key=lambda r: sign * r.metrics[str(self.monitor)])[: self.keep_best]
+        key, ends = self.monitored.key, [record for record in records if record.phase is None]
+        return self.monitored.best_of(ends, self.keep_best, lambda record: record.metrics.get(key))
 
     # SIGTERM: asks the run to end between two batches, where its state is whole
 
@@ -317,10 +299,6 @@ def _is_whole(run: Runner) -> bool:
         # An inner scope is being left: its next batches would not be run, but be resumed.
         return pending.scope == "fit" and run.outcome == "completed"
     return run.outcome in ("completed", "cancelled")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not math.isnan(value)
 
 
 def _on_the_host(value: Any) -> Any:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from ..arguments import flag, real_number, whole_number
-from ..callback import Callback
 from ..priorities import POLICY
-from ..submodules import tensors_of
-from .shared.readings import monitored
+from ..submodules import copies_of, copy_into, tensors_of
+from .shared.monitored import Mode, Monitored, MonitoringCallback
 
 if TYPE_CHECKING:
     from ..runner import Runner
 
 
-class EarlyStopping(Callback):
+class EarlyStopping(MonitoringCallback):
     """Cancels the fit when a number in ``run.history`` has not improved for some epochs.
 
     It looks once an epoch, in ``after_epoch`` at ``POLICY``, so whatever writes
@@ -43,8 +41,8 @@ class EarlyStopping(Callback):
 
     Raises:
         TypeError, ValueError: An argument has the wrong type or is out of range.
-        KeyError: After an epoch, ``monitor`` is not in its row of the history.
-        TypeError: After an epoch, what its row holds there is no number.
+        ValueError: After an epoch: its row of the history has no such key.
+        TypeError: After an epoch: what its row holds there is no number.
     """
 
     priority = POLICY
@@ -54,21 +52,15 @@ class EarlyStopping(Callback):
         monitor: str = "valid_loss",
         patience: int = 3,
         min_delta: float = 0.0,
-        mode: Literal["min", "max"] = "min",
+        mode: Mode = "min",
         restore_best: bool = True,
     ) -> None:
         if not 0 <= real_number("min_delta", min_delta) < math.inf:
             raise ValueError(f"min_delta must be finite and not negative, got {min_delta!r}")
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
-        if not isinstance(monitor, str):
-            raise TypeError(f"monitor must be a key of run.history's rows, got {monitor!r}")
-        self.monitor = monitor
+        self.monitored = Monitored(monitor, mode, user="EarlyStopping")
         self.patience = whole_number("patience", patience, 1, "epochs")
         self.min_delta = min_delta
-        self.mode = mode
         self.restore_best = flag("restore_best", restore_best)
-        self._is_partial = False
         self._forget()
 
     def _forget(self) -> None:
@@ -83,37 +75,21 @@ class EarlyStopping(Callback):
         self._forget()
 
     def begin_epoch(self, run: Runner) -> None:
-        """Expect a whole epoch; end a resumed fit that had come to its end."""
-        self._is_partial = False
+        """End a resumed fit that had come to its end."""
         if self.waited >= self.patience:
             self._stop(run)
-
-    def after_cancel_train(self, run: Runner) -> None:
-        """Remember that numbers about the training may be missing."""
-        self._is_partial = True
-
-    def after_cancel_validate(self, run: Runner) -> None:
-        """Remember that numbers about the validation may be missing."""
-        self._is_partial = True
 
     def after_epoch(self, run: Runner) -> None:
         """Compare the epoch with the best one, and end the fit when patience is used up."""
         if run.outcome != "completed":
             return
-        row = run.history[-1]
-        if self.monitor not in row:
-            if self._is_partial:
-                return
-            raise KeyError(
-                f"EarlyStopping monitors {self.monitor!r}, but the history of epoch {run.epoch} "
-                f"holds {', '.join(map(repr, row))}. Name one of these, or add a callback that "
-                "writes it at a higher priority."
-            )
-        value = monitored(run, self.monitor, "EarlyStopping")
-        if self._is_better(value):
+        value = self.monitored.read(run, is_cut_short=self.is_cut_short)
+        if value is None:
+            return
+        if self.monitored.is_better(value, self.best, self.min_delta):
             self.best, self.best_epoch, self.waited = value, run.epoch, 0
             if self.restore_best:
-                self._weights = _copy_of(run.model)
+                self._weights = copies_of(tensors_of(run.model))
             return
         self.waited += 1
         if self.waited >= self.patience:
@@ -128,26 +104,15 @@ class EarlyStopping(Callback):
         has_ended_well = run.outcome == "completed" or (
             self._has_stopped and run.outcome == "cancelled"
         )
-        if self._weights is None or not has_ended_well:
-            return
-        with torch.no_grad():
-            for name, tensor in tensors_of(run.model).items():
-                if name in self._weights:  # a buffer may have appeared since
-                    tensor.copy_(self._weights[name])
-
-    def _is_better(self, value: float) -> bool:
-        if math.isnan(value):
-            return False
-        if self.best is None:
-            return True
-        gain = self.best - value if self.mode == "min" else value - self.best
-        return gain > self.min_delta
+        if self._weights is not None and has_ended_well:
+            copy_into(self._weights, tensors_of(run.model))
 
     def _reason(self) -> str:
+        key = self.monitored.key
         if self.best is None:
-            return f"{self.monitor} has been nan for {self.waited} epochs"
+            return f"{key} has been nan for {self.waited} epochs"
         return (
-            f"{self.monitor} has not improved on {self.best:g} (epoch {self.best_epoch}) "
+            f"{key} has not improved on {self.best:g} (epoch {self.best_epoch}) "
             f"for {self.waited} epochs"
         )
 
@@ -158,15 +123,11 @@ class EarlyStopping(Callback):
             "best_epoch": self.best_epoch,
             "waited": self.waited,
             "weights": self._weights,
-            "is_partial": self._is_partial,
+            "is_partial": self.is_cut_short,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state_dict`` returned."""
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         self.waited = state["waited"]
-        self._weights, self._is_partial = state["weights"], state["is_partial"]
-
-
-def _copy_of(model: Any) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
+        self._weights, self.is_cut_short = state["weights"], state["is_partial"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..arguments import flag, real_number, whole_number
 from ..callback import Callback, handler
 from ..priorities import BEFORE_EVERYONE, POLICY, TRANSFORM
-from ..submodules import tensors_of
+from ..submodules import copies_of, copy_into, tensors_of
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -97,8 +96,8 @@ class EMA(Callback):
             names = [name for name in group if name not in new]
             if names:
                 self._average([self._averages[n] for n in names], [tensors[n] for n in names], 0)
-        _copy({name: tensors[name] for name in copied}, self._averages)
-        self._averages.update(_copies(new))
+        copy_into({name: tensors[name] for name in copied}, self._averages)
+        self._averages.update(copies_of(new))
         self.updates += 1
 
     @handler(event=["begin_validate", "begin_predict"], priority=TRANSFORM)
@@ -113,8 +112,8 @@ class EMA(Callback):
     def _put_averages_in(self, model: nn.Module) -> None:
         if self._averages:
             tensors = tensors_of(model)
-            self._backup = _copies(tensors)
-            _copy(self._averages, tensors)
+            self._backup = copies_of(tensors)
+            copy_into(self._averages, tensors)
 
     @handler(event=["after_validate", "after_predict"], priority=BEFORE_EVERYONE)
     def put_weights_back(self, run: Runner) -> None:
@@ -122,7 +121,7 @@ class EMA(Callback):
         self._is_in_use = False
         if self._backup is not None:
             backup, self._backup = self._backup, None
-            _copy(backup, tensors_of(run.model))
+            copy_into(backup, tensors_of(run.model))
 
     def copy_to(self, model: nn.Module) -> None:
         """Copy the averages into ``model``, which has parameters of the same names.
@@ -133,7 +132,7 @@ class EMA(Callback):
         if not self._averages:
             raise RuntimeError("there is no average yet: no optimizer step has been taken")
         tensors = tensors_of(model)
-        _copy(self._averages, {name: tensors[name] for name in self._averages})
+        copy_into(self._averages, {name: tensors[name] for name in self._averages})
 
     def state_dict(self) -> dict[str, Any]:
         """Return averages and counts, and the weights while the model holds the averages."""
@@ -152,36 +151,18 @@ class EMA(Callback):
         """
         model = None if self._model is None else self._model()
         tensors = {} if model is None else tensors_of(model)
-        self._averages = _copies(state["averages"], tensors)
+        self._averages = copies_of(state["averages"], tensors)
         self._steps, self.updates = state["steps"], state["updates"]
         saved = state["backup"]
         self._backup = None
         if model is None:
             return
         if saved is not None and self._is_in_use:
-            self._backup = _copies(saved, tensors)
+            self._backup = copies_of(saved, tensors)
         elif saved is not None:
-            _copy(saved, tensors)
+            copy_into(saved, tensors)
         elif self._is_in_use:
             self._put_averages_in(model)
-
-
-def _copies(
-    tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """Copy tensors, onto the devices of those of the same names in ``like``."""
-    copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    if like is None:
-        return copies
-    return {name: t.to(like[name].device) if name in like else t for name, t in copies.items()}
-
-
-@torch.no_grad()
-def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
-    """Copy what both hold: buffers may come and go."""
-    for name, tensor in source.items():
-        if name in target:
-            target[name].copy_(tensor)
 
 
 def _by_treatment(model: nn.Module, with_buffers: bool) -> tuple[list[list[str]], list[str]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import warnings
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from ..checkpoints.restore_point import RestorePoint
 from ..data.batch import loader_length
 from ..param_groups import groups_with, set_field
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS, POLICY
+from .shared.plots import FAINT, MAIN, SECOND, THIRD, saved_figure, shown_figure, tidy
 from .shared.readings import detached_mean, to_host
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class LRFinder(Callback):
         if not self.losses:
             raise ValueError("there is nothing to draw: run a fit with this callback first")
         if ax is None:
-            ax = _matplotlib("pyplot").subplots(figsize=(6.4, 4), layout="constrained")[1]
+            ax = shown_figure("LRFinder.plot", (6.4, 4)).add_subplot()
         _draw(self, ax)
         return ax
 
@@ -254,29 +254,18 @@ class LRFinder(Callback):
             ModuleNotFoundError: matplotlib is not installed.
             ValueError: There has been no test.
         """
-        figure = _matplotlib("figure").Figure(figsize=(6.4, 4), layout="constrained")
-        self.plot(figure.subplots())
-        figure.savefig(path, dpi=150)
-
-
-def _matplotlib(module: str) -> Any:
-    try:
-        return importlib.import_module(f"matplotlib.{module}")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        raise ModuleNotFoundError(
-            'drawing needs matplotlib: pip install "eventtrain[watch]"', name="matplotlib"
-        ) from error
+        figure = saved_figure("LRFinder.save_plot", (6.4, 4), dpi=150)
+        self.plot(figure.add_subplot())
+        figure.savefig(path)
 
 
 def _draw(finder: LRFinder, ax: Axes) -> None:
-    ax.plot(finder.lrs, finder.losses, color="#9ecae1", linewidth=1, label="loss of the batch")
-    ax.plot(finder.lrs, finder.smoothed, color="#08519c", linewidth=1.8, label="smoothed")
+    ax.plot(finder.lrs, finder.losses, color=FAINT, linewidth=1, label="loss of the batch")
+    ax.plot(finder.lrs, finder.smoothed, color=MAIN, linewidth=1.8, label="smoothed")
     for name, rate, color in zip(
         ("steepest", "minimum / 10"),
         finder.suggestion or (),
-        ("#e6550d", "#31a354"),
+        (SECOND, THIRD),
         strict=False,
     ):
         label = f"{name}: {rate:.1e}"
@@ -287,6 +276,4 @@ def _draw(finder: LRFinder, ax: Axes) -> None:
         ax.set_ylim(min(finite) - margin, max(finite) + margin)
     ax.set_xscale("log")
     ax.set(xlabel="learning rate", ylabel="loss", title="Learning-rate range test")
-    ax.grid(alpha=0.25, which="major", linewidth=0.5)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, loc="lower left")
+    tidy(ax).legend(frameon=False, loc="lower left")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..arguments import whole_number
 from ..callback import Callback, handler, listify
 from ..priorities import METRICS, REPORTS
-from .shared.extras import import_extra
+from .shared.plots import FAINT, MAIN, SECOND, saved_figure, shown_figure, tidy
 from .shared.readings import detached_mean, hyperparameters, plain_row, to_host
 
 if TYPE_CHECKING:
@@ -141,19 +141,19 @@ class Recorder(Callback):
         ax = _new_axes() if ax is None else ax
         losses = self.losses[: max(len(self.losses) - skip_last, 0)]
         steps = range(1, len(losses) + 1)
-        faint: dict[str, Any] = {"color": "#9ecae1", "linewidth": 0.8} if smooth else {}
-        ax.plot(steps, losses, label="training, each batch", **{"color": "#08519c", **faint})
+        faint: dict[str, Any] = {"color": FAINT, "linewidth": 0.8} if smooth else {}
+        ax.plot(steps, losses, label="training, each batch", **{"color": MAIN, **faint})
         if smooth:
-            ax.plot(steps, _smoothed(losses, smooth), color="#08519c", label="training, smoothed")
+            ax.plot(steps, _smoothed(losses, smooth), color=MAIN, label="training, smoothed")
         # An epoch that was cut short may have seen a part of the validation set only.
         ends = [row for row in self.rows if row["outcome"] == "completed" and "valid_loss" in row]
         ends = [row for row in ends if row["batches"] <= len(losses)]
         if ends:
             x, y = [row["batches"] for row in ends], [row["valid_loss"] for row in ends]
-            ax.plot(x, y, color="#e6550d", marker="o", markersize=3.5, label="validation")
+            ax.plot(x, y, color=SECOND, marker="o", markersize=3.5, label="validation")
         ax.set(xlabel="training batches", ylabel="loss")
         ax.legend(frameon=False)
-        return _tidy(ax)
+        return tidy(ax)
 
     def plot_lr(self, ax: Axes | None = None) -> Axes:
         """Draw the learning rate of every parameter group; like ``plot_loss`` otherwise."""
@@ -168,9 +168,7 @@ class Recorder(Callback):
         """
         names = names or self.fields
         if axes is None:
-            pyplot = import_extra("matplotlib.pyplot", user="Recorder.plot_sched")
-            size = (4.5 * max(len(names), 1), 3.5)
-            figure = pyplot.figure(figsize=size, layout="constrained")
+            figure = shown_figure("Recorder.plot_sched", (4.5 * max(len(names), 1), 3.5))
             axes = list(figure.subplots(1, len(names), squeeze=False)[0]) if names else []
         pairs = zip(names, axes, strict=True)
         return [self._plot_field(name, ax) for name, ax in pairs]
@@ -181,16 +179,14 @@ class Recorder(Callback):
         Returns:
             Their paths; without an optimizer field there is no ``schedules.png``.
         """
-        figures = import_extra("matplotlib.figure", user="Recorder.save_plots")
+        losses = saved_figure("Recorder.save_plots", (8, 5))
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        losses = figures.Figure(figsize=(8, 5), dpi=120, layout="constrained")
         self.plot_loss(losses.add_subplot(), smooth=0.9)
         losses.savefig(folder / "loss.png")
         if not self.fields:
             return [folder / "loss.png"]
-        size = (4.5 * len(self.fields), 3.5)
-        schedules = figures.Figure(figsize=size, dpi=120, layout="constrained")
+        schedules = saved_figure("Recorder.save_plots", (4.5 * len(self.fields), 3.5))
         self.plot_sched(axes=list(schedules.subplots(1, len(self.fields), squeeze=False)[0]))
         schedules.savefig(folder / "schedules.png")
         return [folder / "loss.png", folder / "schedules.png"]
@@ -204,7 +200,7 @@ class Recorder(Callback):
         ax.set(xlabel="training batches", ylabel=name)
         if len(lines) > 1:
             ax.legend(frameon=False)
-        return _tidy(ax)
+        return tidy(ax)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that was recorded, read from the device."""
@@ -243,12 +239,5 @@ def _smoothed(values: list[float], weight: float) -> list[float]:
 
 
 def _new_axes() -> Axes:
-    pyplot = import_extra("matplotlib.pyplot", user="Recorder's plots")
-    axes: Axes = pyplot.figure(figsize=(8, 5), layout="constrained").add_subplot()
+    axes: Axes = shown_figure("Recorder's plots", (8, 5)).add_subplot()
     return axes
-
-
-def _tidy(ax: Axes) -> Axes:
-    ax.grid(alpha=0.25, linewidth=0.5)
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax

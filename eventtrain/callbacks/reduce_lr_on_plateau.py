@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Any
 from torch.optim import lr_scheduler as torch_schedulers
 
 from ..arguments import real_number, whole_number
-from ..callback import handler
-from .shared.readings import monitored
+from .shared.monitored import Monitored, MonitoringCallback
 from .shared.schedulers import SchedulerCallback, stand_in
 
 if TYPE_CHECKING:
     from ..runner import Runner
 
-_WORDS = {"mode": ("min", "max"), "threshold_mode": ("rel", "abs")}
+_THRESHOLD_MODES = ("rel", "abs")
 
 
-class ReduceLROnPlateau(SchedulerCallback):
+class ReduceLROnPlateau(MonitoringCallback, SchedulerCallback):
     """Tells ``torch.optim.lr_scheduler.ReduceLROnPlateau`` a metric after every epoch.
 
     An epoch without a step of the optimizer is passed over, and one that was cut short and
@@ -36,33 +35,21 @@ class ReduceLROnPlateau(SchedulerCallback):
     """
 
     def __init__(self, monitor: str = "valid_loss", **options: Any) -> None:
-        if not isinstance(monitor, str):
-            raise TypeError(f"monitor must be a key of run.history's rows, got {monitor!r}")
+        self.monitored = Monitored(monitor, options.get("mode", "min"), user="ReduceLROnPlateau")
         _check_numbers(options)
         # torch knows best which options it takes.
         torch_schedulers.ReduceLROnPlateau(stand_in(*options.values()), **options)
         super().__init__()
-        self.monitor, self.options = monitor, options
-        self._is_cut_short = False
+        self.options = options
 
     def make_for(self, run: Runner) -> Any:
         """Return torch's scheduler with the options."""
         return torch_schedulers.ReduceLROnPlateau(run.opt, **self.options)
 
-    def begin_epoch(self, run: Runner) -> None:
-        """Start over with what the epoch is known to lack."""
-        super().begin_epoch(run)
-        self._is_cut_short = False
-
-    @handler(["after_cancel_train", "after_cancel_validate"])
-    def note_cancellation(self, run: Runner) -> None:
-        """Expect no metric of this epoch."""
-        self._is_cut_short = True
-
     def state_dict(self) -> dict[str, Any]:
         """Return the scheduler's state, and whether the epoch was cut short."""
         state = super().state_dict()
-        return {**state, "is_cut_short": self._is_cut_short} if state else {}
+        return {**state, "is_cut_short": self.is_cut_short} if state else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state_dict`` returned.
@@ -71,21 +58,15 @@ class ReduceLROnPlateau(SchedulerCallback):
             ValueError: There is no scheduler yet: it is made in ``begin_fit``.
         """
         super().load_state_dict(state)
-        self._is_cut_short = state.get("is_cut_short", False)
+        self.is_cut_short = state.get("is_cut_short", False)
 
     def after_epoch(self, run: Runner) -> None:
         """Step the scheduler with the metric, if the epoch counts."""
         if not self.epoch_counts(run):
             return
-        row = run.history[-1]
-        if self.monitor in row:
-            self.scheduler.step(monitored(run, self.monitor, "ReduceLROnPlateau"))
-        elif run.outcome == "completed" and not self._is_cut_short:
-            keys = ", ".join(key for key in row if key != "epoch") or "none"
-            raise ValueError(
-                f"ReduceLROnPlateau(monitor={self.monitor!r}): the epoch's row in run.history has "
-                f"no such key (there are: {keys}). AvgStatsCallback fills in the losses"
-            )
+        value = self.monitored.read(run, is_cut_short=self.is_cut_short)
+        if value is not None:
+            self.scheduler.step(value)
 
 
 def _check_numbers(options: dict[str, Any]) -> None:
@@ -98,7 +79,7 @@ def _check_numbers(options: dict[str, Any]) -> None:
         elif name == "min_lr":
             for rate in value if isinstance(value, (list, tuple)) else [value]:
                 real_number(name, rate)
-        elif name in _WORDS and value not in _WORDS[name]:
+        elif name == "threshold_mode" and value not in _THRESHOLD_MODES:
             raise ValueError(
-                f"{name} must be {' or '.join(map(repr, _WORDS[name]))}, got {value!r}"
+                f"{name} must be {' or '.join(map(repr, _THRESHOLD_MODES))}, got {value!r}"
             )

@@ -16,7 +16,7 @@ from ..arguments import flag, real_number, whole_number
 from ..callback import Callback, handler
 from ..param_groups import set_field
 from ..priorities import POLICY
-from ..submodules import tensors_of
+from ..submodules import copy_into, tensors_of
 
 if TYPE_CHECKING:
     from ..state import RunState
@@ -189,10 +189,8 @@ class SWA(Callback):
         """
         if self.averaged_model is None:
             raise RuntimeError("there is no average yet: no epoch from `start` on has ended")
-        means = tensors_of(self.averaged_model.module)
-        with torch.no_grad():
-            for name, target in tensors_of(model).items():
-                target.copy_(means[name])
+        means, target = tensors_of(self.averaged_model.module), tensors_of(model)
+        copy_into({name: means[name] for name in target}, target)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average, the state of the schedule and the learning rates before it."""

@@ -41,7 +41,7 @@ def make() -> click.Command:
         few seconds on a CPU. Ctrl-C ends it early, with a picture of what there is.
         """
         try:
-            from .demo_job import DemoError, run_demo
+            from .digits import DemoError, run_demo
 
             return run_demo(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed, out=out)
         except ModuleNotFoundError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .plugin_options import make_runner, plugin_options
@@ -68,14 +67,14 @@ def _run_of(target: str) -> Runner:
 
     from ..errors import CallbackError
     from ..runner import Runner
-    from .factory import find_in_file
+    from .factory import find_in_file, split_target
 
-    path, colon, name = target.rpartition(":")
-    if not (colon and path.endswith(".py") and name):
+    parts = split_target(target)
+    if parts is None:
         raise click.BadParameter(
             f"{target!r} is not of the form PATH.py:RUN.", param_hint="'[PATH.py:RUN]'"
         )
-    found = find_in_file(Path(path), name)
+    found = find_in_file(*parts)
     run = found if isinstance(found, Runner) or not callable(found) else found()
     if not isinstance(run, Runner):
         raise CallbackError(

@@ -42,6 +42,12 @@ def call_factory(
     return learn
 
 
+def split_target(target: str) -> tuple[Path, str] | None:
+    """Take ``PATH.py:NAME`` apart; ``None`` where it is of another form."""
+    path, colon, name = target.rpartition(":")
+    return (Path(path), name) if colon and path.endswith(".py") and name else None
+
+
 def find_in_file(path: Path, name: str) -> Any:
     """Import the file ``path`` and return what is called ``name`` there.
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from ..atomic_file import replace_file
+from ..atomic_file import prepare_folder, replace_file
 from ..errors import DataError
 from ..state import FitResult
 
@@ -23,9 +22,7 @@ def prepare(out: Path) -> None:
         DataError: It cannot.
     """
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
+        prepare_folder(out)
         for name in ("history.json", "model.pt", "events.jsonl"):
             if (out / name).is_dir():
                 raise IsADirectoryError(None, f"{name} is a folder")

@@ -162,16 +162,16 @@ def _learner(data: str, *, lr: float | None, batch_size: int | None, seed: int) 
 
     if data in ("digits", "mnist"):
         return _built_in(data, lr or LR, batch_size or BATCH_SIZE)
-    path, colon, name = data.rpartition(":")
-    if not (colon and path.endswith(".py") and name):
+    from .factory import call_factory, split_target
+
+    target = split_target(data)
+    if target is None:
         raise click.BadParameter(
             f"{data!r} is none of digits, mnist and PATH.py:FACTORY.", param_hint="'--data'"
         )
-    from .factory import call_factory
-
     given = {"lr": lr, "batch_size": batch_size, "seed": seed}
     defaults = {"lr": LR, "batch_size": BATCH_SIZE, "seed": seed}
-    return call_factory(Path(path), name, given, defaults)
+    return call_factory(*target, given, defaults)
 
 
 def _built_in(name: str, lr: float, batch_size: int) -> Learner:

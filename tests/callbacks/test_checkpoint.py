@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -456,8 +457,24 @@ def test_what_a_killed_run_left_is_cleared_away_when_the_next_begins(tmp_path: P
 
 def test_a_metric_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
     run = Runner([AvgStatsCallback(report=None), Checkpoint(tmp_path, monitor="valid_los")])
-    with pytest.raises(CheckpointError, match=r"valid_los.*train_loss, valid_loss"):
+    with pytest.raises(ValueError, match=r"'valid_los'.*'train_loss', 'valid_loss'"):
         run.fit(1, make_learner())
+
+
+def test_what_is_no_number_is_told_with_its_key(tmp_path: Path) -> None:
+    run = Runner(Checkpoint(tmp_path, monitor="score"))
+    run.on("after_epoch", lambda run: run.history[-1].update(score="abc"))
+    with pytest.raises(TypeError, match=r"Checkpoint monitors 'score'.* epoch 0 holds 'abc'"):
+        run.fit(1, make_learner())
+
+
+def test_a_number_of_any_kind_is_compared(tmp_path: Path) -> None:
+    values = iter([torch.tensor(0.5), np.float32(0.25), 1])
+    checkpoint = Checkpoint(tmp_path, monitor="score")
+    run = Runner(checkpoint)
+    run.on("after_epoch", lambda run: run.history[-1].update(score=next(values)))
+    run.fit(2, make_learner())
+    assert checkpoint.best == tmp_path / "checkpoint-000002.pt"
 
 
 def test_checkpoints_of_an_earlier_fit_stay(tmp_path: Path) -> None:
@@ -826,6 +843,7 @@ def test_the_weights_alone_can_be_loaded(tmp_path: Path) -> None:
         ({"keep_last": 0}, ValueError, "keep_last must be at least 1"),
         ({"keep_best": True}, TypeError, "keep_best must be a whole number"),
         ({"mode": "best"}, ValueError, "'min' or 'max'"),
+        ({"monitor": 3}, TypeError, "monitor must be a key"),
         ({"monitor": "x", "every_epochs": None}, ValueError, "monitor needs every_epochs"),
     ],
 )

@@ -79,7 +79,7 @@ def test_a_plateau_resumes(after: int, make_learner: Make, tmp_path: Path) -> No
 
 def test_a_missing_metric_is_told_with_those_that_there_are(learner: Learner) -> None:
     run = Runner(cbs=[AvgStatsCallback(report=None), ReduceLROnPlateau("val_loss")])
-    with pytest.raises(ValueError, match=r"'val_loss'.*there are: train_loss, valid_loss"):
+    with pytest.raises(ValueError, match=r"'val_loss'.*there are: 'train_loss', 'valid_loss'"):
         run.fit(1, learner)
 
 

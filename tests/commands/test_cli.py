@@ -224,7 +224,7 @@ def test_help_of_the_demo_shows_every_default(call: Call) -> None:
 def test_help_needs_none_of_the_demos_packages() -> None:
     program = (
         "import sys; from eventtrain.cli import main; code = main(); "
-        "heavy = {'sklearn', 'matplotlib', 'eventtrain.commands.demo_job'} & sys.modules.keys(); "
+        "heavy = {'sklearn', 'matplotlib', 'eventtrain.commands.digits'} & sys.modules.keys(); "
         "sys.exit(str(heavy) if heavy else code)"
     )
     assert run_cli("demo", "--help", program=("-c", program))[0] == 0

@@ -102,27 +102,6 @@ def numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
     return {key: float(v) for key, v in plain.items() if isinstance(v, (int, float))}
 
 
-def monitored(run: RunState, key: str, user: str) -> float:
-    """Return the number at ``key`` in the row of the epoch that is closing.
-
-    Args:
-        run: In ``after_epoch``, with ``key`` in ``run.history[-1]``.
-        key: What is monitored.
-        user: Who does, for the message.
-
-    Raises:
-        TypeError: It is no number.
-    """
-    value = run.history[-1][key]
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{user} monitors {key!r}, which must be a number, and the history of epoch "
-            f"{run.epoch} holds {value!r} there. Write a number, or monitor another key."
-        ) from error
-
-
 def epoch_row(run: RunState, seconds: float | None) -> dict[str, Any]:
     """Return the row of the epoch that is closing: ``run.history[-1]`` and how it went.
 

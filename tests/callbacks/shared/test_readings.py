@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from eventtrain.callbacks.shared.readings import (
     detached_mean,
     hyperparameters,
-    monitored,
+    numbers_of,
     plain_value,
     stack_where_possible,
     to_host,
@@ -89,26 +88,9 @@ def test_what_is_not_finite_stays_so() -> None:
     assert math.isnan(plain_value(torch.tensor(math.nan)))  # type: ignore[arg-type]
 
 
-class OneRow:
-    """A run at the end of its first epoch."""
-
-    epoch = 0
-
-    def __init__(self, value: Any) -> None:
-        self.history = [{"key": value}]
-
-
-@pytest.mark.parametrize("value", [0.5, torch.tensor([0.5]), np.float32(0.5), Fraction(1, 2)])
-def test_any_kind_of_number_can_be_monitored(value: Any) -> None:
-    number = monitored(OneRow(value), "key", "X")  # type: ignore[arg-type]
-    assert (number, type(number)) == (0.5, float)
-
-
-@pytest.mark.parametrize("value", ["abc", None, torch.tensor([1.0, 2.0]), [1.0]])
-def test_what_is_no_number_cannot_be_monitored(value: Any) -> None:
-    with pytest.raises(TypeError, match="X monitors 'key', which must be a number") as caught:
-        monitored(OneRow(value), "key", "X")  # type: ignore[arg-type]
-    assert repr(value) in str(caught.value)
+def test_the_numbers_of_a_row_are_floats_without_the_epoch() -> None:
+    row = {"epoch": 3, "loss": torch.tensor(0.5), "best": True, "note": "text", "none": None}
+    assert numbers_of(row) == {"loss": 0.5, "best": 1.0}
 
 
 def test_fields_of_an_optimizer_without_groups_are_none() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
+from ..atomic_file import prepare_folder
 from ..callbacks import AvgStatsCallback, Progress, Recorder
+from ..callbacks.shared.plots import FAINT, MAIN, SECOND, saved_figure, tidy
 from ..data import DataBunch, Dataset, get_data, get_dls
 from ..learner import Learner, accuracy, get_model
 from ..runner import Runner
@@ -67,16 +68,15 @@ def draw(train: list[float], valid: list[tuple[int, float]]) -> Figure:
     """
     steps = range(1, len(train) + 1)
     ends, means = _means(train, valid[0][0] if valid else len(train))
-    # A figure of its own: pyplot would keep it, and might look for a screen.
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    figure: Figure = saved_figure("the demo", (8, 5), dpi=150)
     axes = figure.add_subplot()
-    axes.plot(steps, train, color="#9ecae1", linewidth=0.6, label="training, each batch")
+    axes.plot(steps, train, color=FAINT, linewidth=0.6, label="training, each batch")
     line: dict[str, Any] = {"linewidth": 1.8, "marker": "o", "markersize": 3.5}
-    axes.plot(ends, means, color="#08519c", label="training, mean of the epoch", **line)
+    axes.plot(ends, means, color=MAIN, label="training, mean of the epoch", **line)
     axes.plot(
         [batches for batches, _ in valid],
         [loss for _, loss in valid],
-        color="#e6550d",
+        color=SECOND,
         label="validation",
         **line,
     )
@@ -85,9 +85,7 @@ def draw(train: list[float], valid: list[tuple[int, float]]) -> Figure:
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="training batches", ylabel="cross entropy", title="Loss on handwritten digits")
-    axes.grid(alpha=0.25, which="both", linewidth=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    tidy(axes, which="both").legend(frameon=False)
     return figure
 
 
@@ -112,9 +110,7 @@ def _writable(out: Path) -> Path:
     """Make the folder and see that a picture can be written there; return the picture's path."""
     picture = out / "loss.png"
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
+        prepare_folder(out)
         if picture.exists():
             with picture.open("r+b"):
                 pass
