@@ -25,7 +25,7 @@ ROOT = PACKAGE.parent
 
 HOUSE = """
     lazy_exports  arguments  atomic_file  errors  events  priorities  text_table
-    cancellation  interrupts
+    cancellation.records  cancellation.token  cancellation.scope  cancellation  interrupts
     bus.receivers  bus.ordering  bus.filters  bus.handlers  bus.subscription  bus.dispatch
     bus.binding  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus  bus  profiling
     data.batch  data.loaders  data.bunch  data.mnist  data.datasets  data

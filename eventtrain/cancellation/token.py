@@ -1,15 +1,4 @@
-"""Cancellation: a token that asks a scope of the loop to end, and the scopes that obey.
-
-``token.cancel("epoch", "plateau")`` takes three steps. The request is **asked** for: it goes
-on record, with the scope that it aims at. It is **granted**, at once where there is one process:
-it is then ``token.pending``, the one attribute that loop, scopes and generated code look at. A
-checkpoint (every emission is one) **delivers** it by unwinding to that scope, which absorbs
-it; the scopes on the way close as they would have closed anyway.
-
-Source: scopes that absorb only their own cancellation are trio's
-``CancelScope``; tokens that are handed around and linked are .NET's
-``CancellationToken``.
-"""
+"""The token: a request is asked for, granted and delivered here."""
 
 from __future__ import annotations
 
@@ -18,66 +7,12 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from types import FrameType, TracebackType
-from typing import Literal, NoReturn
+from dataclasses import replace
 
-from .errors import ScopeNotOpenError, combine_errors, set_context
-
-Outcome = Literal["completed", "cancelled", "failed"]
-Origin = tuple[str | None, str | None, int | None, int | None]
-"""Handler, event, epoch and batch that a cancellation came from."""
-
-
-class Unwind(BaseException):
-    """Carries a delivered cancellation outward to the scope that absorbs it.
-
-    A ``BaseException``, so that ``except Exception`` in a handler or a model
-    cannot eat it. Private to the package.
-    """
-
-    def __init__(self, token: CancellationToken) -> None:
-        super().__init__("a cancellation is being delivered")
-        self.token = token
-
-
-@dataclass(frozen=True, slots=True)
-class Cancellation:
-    """A request to end a scope: what, why, by whom and where.
-
-    Attributes:
-        scope: The scope asked to end.
-        reason: The caller's words; may be empty.
-        by: The handler that asked, or the function or thread outside of any handler.
-        event: The event that handler was serving; ``None`` outside of handlers.
-        epoch: Epoch at the time, counted from 0; ``None`` where there was none.
-        batch: Index of the batch within its phase, from 0; ``None`` where there was none.
-        time: Seconds since the Unix epoch.
-    """
-
-    scope: str
-    reason: str
-    by: str
-    event: str | None
-    epoch: int | None
-    batch: int | None
-    time: float
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What was asked for, before it is granted.
-
-    Attributes:
-        cancellation: Its record.
-        target: The open scope that it aims at; ``None`` for a fit that has not begun.
-    """
-
-    cancellation: Cancellation
-    target: Scope | None
-
+from ..errors import ScopeNotOpenError
+from .records import Cancellation, OpenScope, Origin, Outcome, Request, Unwind
 
 HISTORY = 10_000
 """How many requests a token remembers at least."""
@@ -112,13 +47,13 @@ class CancellationToken:
         "_lock",
         "_parents",
         "_timers",
-        "_top",
         "absorbed",
         "accepted",
         "closing_error",
         "exception",
         "grant_by",
         "history",
+        "innermost",
         "insist",
         "origin",
         "outcome",
@@ -133,7 +68,7 @@ class CancellationToken:
     # - Of the requests granted and not absorbed, the one whose target is outermost is kept.
     # - absorbed is what the scope that closed last as "cancelled" took; a scope that only
     #   passed a request on leaves both as they are.
-    # - _top and the parents of it are the open scopes; only the loop's thread changes them.
+    # - innermost and the parents of it are the open scopes; only the loop's thread changes them.
     def __init__(self) -> None:
         self.pending: Cancellation | None = None
         self.absorbed: Cancellation | None = None
@@ -146,7 +81,7 @@ class CancellationToken:
         self.grant_by: Callable[[Request], object] | None = None
         self.insist: Callable[[], object] | None = None
         self._granted: Request | None = None
-        self._top: Scope | None = None
+        self.innermost: OpenScope | None = None
         self._finished = False
         # Re-entrant: a signal handler may cancel while cancel() is running.
         self._lock = threading.RLock()
@@ -181,7 +116,7 @@ class CancellationToken:
     def open_scopes(self) -> tuple[str, ...]:
         """Names of the open scopes, outermost first."""
         names: list[str] = []
-        scope = self._top
+        scope = self.innermost
         while scope is not None:
             names.append(scope.name)
             scope = scope.parent
@@ -190,7 +125,7 @@ class CancellationToken:
     @property
     def scope(self) -> str | None:
         """Name of the innermost open scope. In ``after_X`` scope X has closed already."""
-        top = self._top
+        top = self.innermost
         return None if top is None else top.name
 
     def cancel(self, scope: str = "fit", reason: str = "", *, by: str | None = None) -> None:
@@ -286,7 +221,7 @@ class CancellationToken:
         A run inside of another run's scopes is a guest: requests stay, which are the host's
         too, and what the token knows of the host is put back.
         """
-        if self._top is None:
+        if self.innermost is None:
             return self.forget
         origin, outcome = self.origin, self.outcome
         exception, closing_error = self.exception, self.closing_error
@@ -333,15 +268,15 @@ class CancellationToken:
             self._ask(own)
         self._lead(record)
 
-    def _find(self, name: str) -> Scope | None:
+    def _find(self, name: str) -> OpenScope | None:
         """Return the innermost open scope called ``name``; ``None`` is a fit yet to begin."""
-        scope = self._top
+        scope = self.innermost
         while scope is not None:
             if scope.name == name:
                 return scope
             scope = scope.parent
         # An outcome is set while closing events run: then the fit is over, not yet to begin.
-        if name == "fit" and self._top is None and not self._finished and self.outcome is None:
+        if name == "fit" and self.innermost is None and not self._finished and self.outcome is None:
             return None
         raise ScopeNotOpenError(name, self.open_scopes)
 
@@ -354,7 +289,7 @@ class CancellationToken:
                 self._granted = request
                 self.pending = request.cancellation
 
-    def _is_outside(self, target: Scope | None) -> bool:
+    def _is_outside(self, target: OpenScope | None) -> bool:
         """Whether ``target`` encloses the scope that the pending request aims at."""
         granted = None if self._granted is None else self._granted.target
         scope = None if granted is None else granted.parent
@@ -369,7 +304,7 @@ class CancellationToken:
     def _deliver(self) -> None:
         self.obey()
         with self._lock:
-            scope, granted = self._top, self._granted
+            scope, granted = self.innermost, self._granted
             if scope is None or granted is None:
                 return
             while scope.parent is not None and scope is not granted.target:
@@ -388,191 +323,13 @@ class CancellationToken:
         if insist is not None:
             insist()
 
-    def absorb(self, scope: Scope) -> bool:
+    def absorb(self, scope: OpenScope) -> bool:
         """Take the pending request back if it aims at ``scope``, which is closing."""
         if self._granted is None or self._granted.target is not scope:
             return False
         self.absorbed = self.pending
         self.pending = self._granted = None
         return True
-
-
-class Scope:
-    """A stretch of the loop that can be cancelled; a context manager, usable again and again.
-
-    It absorbs the cancellations that aim at it and passes outer ones on. When
-    it is left, however that happens, its closing event fires exactly once.
-
-    Attributes:
-        name: The name that ``token.cancel`` takes.
-        outcome: How it ended last: ``"completed"``, ``"cancelled"``, ``"failed"``;
-            ``None`` before and while it is open.
-        on_closed: Called when the scope has ended (``after_X``), or ``None``.
-        on_cancelled: Called before ``on_closed`` when the scope absorbed a
-            cancellation (``after_cancel_X``), or ``None``.
-        on_failed: Called, once, when an exception leaves this scope or the first one inside of
-            it, before that one's ``on_closed`` (``fit_failed``); or ``None``.
-        owner: Whose scope it is: a run inside of another run's scopes does not tell that one of
-            an exception, which may still be caught between the two.
-    """
-
-    __slots__ = (
-        "_has_told_failure",
-        "is_open",
-        "name",
-        "on_cancelled",
-        "on_closed",
-        "on_failed",
-        "outcome",
-        "owner",
-        "parent",
-        "token",
-    )
-
-    def __init__(self, token: CancellationToken, name: str, owner: object = None) -> None:
-        self.token = token
-        self.name = name
-        self.owner = owner
-        self.parent: Scope | None = None
-        self.is_open = False
-        self.outcome: Outcome | None = None
-        self.on_closed: Callable[[], object] | None = None
-        self.on_cancelled: Callable[[], object] | None = None
-        self.on_failed: Callable[[], object] | None = None
-        self._has_told_failure = False
-
-    def __enter__(self) -> Scope:
-        token = self.token
-        if self.is_open:
-            raise RuntimeError(f"scope {self.name!r} is open already; leave it before entering it")
-        self.outcome = None
-        if token.pending is not None:
-            token.check()
-        self.is_open = True
-        self.parent = token._top
-        token._top = self
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        token = self.token
-        token._top = self.parent
-        self.is_open = False
-        if error is not None or token.pending is not None:
-            return self._leave(error)
-        self.outcome = "completed"
-        if self.on_closed is not None:
-            outer = token.outcome  # of a closing event in which this scope was opened
-            token.outcome = "completed"
-            try:
-                self.on_closed()
-            finally:
-                token.outcome = outer
-            if token.pending is not None:
-                token.check()
-        return False
-
-    def _leave(self, error: BaseException | None) -> bool:
-        """Close after a cancellation or a failure; return whether ``error`` ends here."""
-        token = self.token
-        unwinding = isinstance(error, Unwind)
-        failing = error is not None and not unwinding
-        passing = isinstance(error, Unwind) and error.token is not token
-        # A failure outranks the request, but this scope is gone for it all the same.
-        absorbed = token.absorb(self) and not failing and not passing
-        if absorbed or unwinding:
-            self.outcome = "cancelled"
-        else:
-            self.outcome = "failed" if failing else "completed"
-        calls = [_called(self, "on_cancelled")] if absorbed else []
-        if failing:
-            if token.exception is None:
-                token.exception = error
-            teller = self._teller_of_failure()
-            if teller is not None:
-                calls.append(_called(teller, "on_failed"))
-        errors = self._run([*calls, _called(self, "on_closed"), token.obey])
-        self._has_told_failure = False
-        if errors:
-            raised = combine_errors([error, *errors] if error and failing else errors)
-            if raised is not error:
-                _raise_without_unwind(raised)
-        if failing:
-            return False
-        if absorbed or error is None:
-            token.check()
-        return absorbed
-
-    def _teller_of_failure(self) -> Scope | None:
-        """Return the scope, this one or around it, that tells of a failure; once for them all."""
-        teller: Scope | None = None
-        scope: Scope | None = self
-        while scope is not None and scope.owner is self.owner:
-            if scope._has_told_failure:
-                return None
-            if teller is None and scope.on_failed is not None:
-                teller = scope
-            scope = scope.parent
-        scope = self
-        while teller is not None and scope is not None and scope.owner is self.owner:
-            scope._has_told_failure = True
-            scope = scope.parent
-        return teller
-
-    def _run(self, calls: Sequence[Callable[[], object]]) -> list[BaseException]:
-        """Call each with the outcome readable, and return what they raised."""
-        errors: list[BaseException] = []
-        outer = self.token.outcome
-        self.token.outcome = self.outcome
-        for call in calls:
-            try:
-                call()
-            except BaseException as error:
-                errors.append(error)
-        self.token.outcome = outer
-        return errors
-
-
-CLOSING_CODE = {Scope.__enter__.__code__, Scope.__exit__.__code__}
-"""Where an exception from outside would come between a scope that has begun and the event that
-closes it; a subclass of ``Scope`` adds its own."""
-
-
-def is_closing(frame: FrameType | None) -> bool:
-    """Whether the code that runs in ``frame``, or whoever called it, opens or closes a scope."""
-    while frame is not None:
-        if frame.f_code in CLOSING_CODE:
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _called(scope: Scope, name: str) -> Callable[[], object]:
-    """Return what calls a scope's function; read then, as one before it may have changed it."""
-
-    def call() -> object:
-        function: Callable[[], object] | None = getattr(scope, name)
-        return None if function is None else function()
-
-    return call
-
-
-def _raise_without_unwind(error: BaseException) -> NoReturn:
-    """Raise ``error`` with the context it came with, less the private unwinding."""
-    link = error
-    while link.__context__ is not None and not isinstance(link.__context__, Unwind):
-        link = link.__context__
-    set_context(link, None)
-    context = error.__context__
-    try:
-        raise error
-    finally:
-        # The raise has just put the exception that is being handled here.
-        set_context(error, context)
 
 
 def _caller() -> str:

@@ -1,0 +1,68 @@
+"""What is asked for, and what carries it: plain records that token and scopes share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Outcome = Literal["completed", "cancelled", "failed"]
+Origin = tuple[str | None, str | None, int | None, int | None]
+"""Handler, event, epoch and batch that a cancellation came from."""
+
+
+class OpenScope(Protocol):
+    """What the token has to know of a scope."""
+
+    name: str
+
+    @property
+    def parent(self) -> OpenScope | None:
+        """The scope around it."""
+
+
+class Unwind(BaseException):
+    """Carries a delivered cancellation outward to the scope that absorbs it.
+
+    A ``BaseException``, so that ``except Exception`` in a handler or a model
+    cannot eat it. Private to the package.
+    """
+
+    def __init__(self, token: object) -> None:
+        super().__init__("a cancellation is being delivered")
+        self.token = token
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """A request to end a scope: what, why, by whom and where.
+
+    Attributes:
+        scope: The scope asked to end.
+        reason: The caller's words; may be empty.
+        by: The handler that asked, or the function or thread outside of any handler.
+        event: The event that handler was serving; ``None`` outside of handlers.
+        epoch: Epoch at the time, counted from 0; ``None`` where there was none.
+        batch: Index of the batch within its phase, from 0; ``None`` where there was none.
+        time: Seconds since the Unix epoch.
+    """
+
+    scope: str
+    reason: str
+    by: str
+    event: str | None
+    epoch: int | None
+    batch: int | None
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for, before it is granted.
+
+    Attributes:
+        cancellation: Its record.
+        target: The open scope that it aims at; ``None`` for a fit that has not begun.
+    """
+
+    cancellation: Cancellation
+    target: OpenScope | None
