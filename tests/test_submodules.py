@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from eventtrain.submodules import choose_submodules, tensors_of
+from eventtrain.submodules import choose_submodules, copies_of, copy_into, tensors_of
 
 
 @pytest.fixture
@@ -67,3 +67,25 @@ def test_tensors_are_parameters_and_all_buffers_shared_ones_once(model: Any) -> 
 
 def test_what_is_no_module_has_no_tensors() -> None:
     assert tensors_of(lambda x: x) == {}
+
+
+def test_copies_are_tensors_of_their_own_cut_from_the_graph(model: Any) -> None:
+    tensors = tensors_of(model)
+    copies = copies_of(tensors)
+    before = copies["0.weight"].clone()
+    tensors["0.weight"].detach().zero_()
+    assert torch.equal(copies["0.weight"], before) and not copies["0.weight"].requires_grad
+
+
+def test_copies_lie_where_those_of_the_same_names_do() -> None:
+    tensors = {"a": torch.ones(2), "b": torch.ones(2)}
+    copies = copies_of(tensors, {"a": torch.ones(2, device="meta")})
+    assert {name: copy.device.type for name, copy in copies.items()} == {"a": "meta", "b": "cpu"}
+
+
+def test_what_both_hold_is_filled_in_place_and_the_rest_stays(model: Any) -> None:
+    target = tensors_of(model)
+    other = target["1.1.bias"].clone()
+    copy_into({"0.bias": torch.full((2,), 7.0), "gone": torch.ones(1)}, target)
+    assert torch.equal(model[0].bias, torch.full((2,), 7.0))
+    assert torch.equal(model[1][1].bias, other)
