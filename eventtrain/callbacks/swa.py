@@ -186,11 +186,15 @@ class SWA(Callback):
 
         Raises:
             RuntimeError: There is no average yet.
+            KeyError: ``model`` has other parameters than those that were averaged.
         """
         if self.averaged_model is None:
             raise RuntimeError("there is no average yet: no epoch from `start` on has ended")
-        means, target = tensors_of(self.averaged_model.module), tensors_of(model)
-        copy_into({name: means[name] for name in target}, target)
+        means = tensors_of(self.averaged_model.module)
+        missing = [name for name, _ in model.named_parameters() if name not in means]
+        if missing:
+            raise KeyError(f"there is no average of {', '.join(missing)}")
+        copy_into(means, tensors_of(model))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average, the state of the schedule and the learning rates before it."""

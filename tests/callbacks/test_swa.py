@@ -141,6 +141,29 @@ def test_a_fit_that_does_not_complete_keeps_its_weights_and_rates(
     assert swa.averaged_model is not None and swa.averaged_model.n_averaged == 2
 
 
+def test_a_buffer_may_appear_after_the_last_average(make_learner: Make) -> None:
+    learner, swa = make_learner(), SWA(start=0, update_bn=False)
+    learner.model.register_buffer("cache", None, persistent=False)
+    run = Runner(swa)
+
+    # Such as a mask that is made when the model predicts.
+    @run.on("after_epoch", priority=-80)
+    def fill(run: Runner) -> None:
+        run.model.cache = torch.ones(3)
+
+    run.fit(1, learner)
+    assert swa.averaged_model is not None
+    assert equal(learner.model, swa.averaged_model.module)
+    assert torch.equal(learner.model.cache, torch.ones(3))
+
+
+def test_a_model_with_other_parameters_cannot_get_the_average(make_learner: Make) -> None:
+    swa = SWA(start=0)
+    Runner(swa).fit(1, make_learner())
+    with pytest.raises(KeyError, match=r"no average of more\.weight, more\.bias"):
+        swa.copy_to(nn.ModuleDict({"more": nn.Linear(5, 3)}))
+
+
 def test_the_average_need_not_be_loaded(make_learner: Make) -> None:
     ours, plain, theirs = (normed(make_learner()) for _ in range(3))
     swa = SWA(1, load=False)
