@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,9 @@ def setup_cfg(name: str) -> str:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the example and the hostile packages, installed there by pip."""
-    pytest.importorskip("setuptools", reason="needs setuptools to build packages")
+    # Not imported: it takes the place of a distutils that somebody may have loaded already.
+    if find_spec("setuptools") is None:
+        pytest.skip("needs setuptools to build packages")
     work = tmp_path_factory.mktemp("packages")
     # Copies, as building leaves files behind.
     ignored = shutil.ignore_patterns("*.egg-info", "build", "__pycache__")

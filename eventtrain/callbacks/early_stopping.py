@@ -47,6 +47,8 @@ class EarlyStopping(MonitoringCallback):
 
     priority = POLICY
 
+    monitored: Monitored
+
     def __init__(
         self,
         monitor: str = "valid_loss",

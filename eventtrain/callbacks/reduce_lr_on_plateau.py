@@ -34,6 +34,8 @@ class ReduceLROnPlateau(MonitoringCallback, SchedulerCallback):
         TypeError: After an epoch: what its row holds there is no number.
     """
 
+    monitored: Monitored
+
     def __init__(self, monitor: str = "valid_loss", **options: Any) -> None:
         self.monitored = Monitored(monitor, options.get("mode", "min"), user="ReduceLROnPlateau")
         _check_numbers(options)

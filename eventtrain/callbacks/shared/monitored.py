@@ -64,7 +64,7 @@ class Monitored:
             )
         try:
             return float(row[self.key])
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:  # the last from complex tensors
             if may_lack:
                 return None
             raise TypeError(
@@ -96,10 +96,22 @@ class MonitoringCallback(Callback):
     """Knows whether the epoch's row may lack numbers because something was cancelled.
 
     Attributes:
+        monitored: What is monitored, ``None`` where nothing is.
         is_cut_short: Whether the training or the validation of this epoch was cancelled.
     """
 
+    monitored: Monitored | None = None
     is_cut_short = False
+
+    @property
+    def monitor(self) -> str | None:
+        """The key in ``run.history``'s rows."""
+        return None if self.monitored is None else self.monitored.key
+
+    @property
+    def mode(self) -> Mode:
+        """Whether the smallest or the largest value is best."""
+        return "min" if self.monitored is None else self.monitored.mode
 
     @handler("begin_epoch", priority=BEFORE_EVERYONE)
     def expect_whole_epoch(self, run: RunState) -> None:

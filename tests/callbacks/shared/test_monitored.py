@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from fractions import Fraction
 from math import inf, nan
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from eventtrain.callbacks import Checkpoint, EarlyStopping, ReduceLROnPlateau
 from eventtrain.callbacks.shared.monitored import Monitored
 
 
@@ -106,3 +108,14 @@ def test_bad_arguments_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         Monitored(key, mode, user="X")
+
+
+@pytest.mark.parametrize("kind", [Checkpoint, EarlyStopping, ReduceLROnPlateau])
+def test_key_and_mode_can_be_read_from_the_callback(kind: Any, tmp_path: Path) -> None:
+    folder = [tmp_path] if kind is Checkpoint else []
+    callback = kind(*folder, monitor="valid_accuracy", mode="max")
+    assert (callback.monitor, callback.mode) == ("valid_accuracy", "max")
+
+
+def test_a_checkpoint_that_monitors_nothing_says_so(tmp_path: Path) -> None:
+    assert Checkpoint(tmp_path).monitor is None
