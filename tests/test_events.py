@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from itertools import pairwise
 
 import pytest
 
+from eventtrain import Runner, TrainEvalCallback
 from eventtrain.events import (
     ALWAYS,
     EVENTS,
@@ -16,6 +18,7 @@ from eventtrain.events import (
     Vocabulary,
     event_names,
 )
+from eventtrain.loop import Loop
 
 BY_NAME = {event.name: event for event in EVENTS}
 
@@ -64,6 +67,12 @@ def test_the_step_has_ended_at_a_point_of_the_batch() -> None:
     assert (BY_NAME["after_step"].scope, BY_NAME["after_step"].kind) == ("batch", "point")
 
 
+@pytest.mark.parametrize("scope", SCOPES)
+def test_of_two_events_that_close_a_scope_none_takes_the_place_of_the_other(scope: str) -> None:
+    closing = [e.only_after for e in EVENTS if e.scope == scope and e.kind == "closing"]
+    assert len(closing) == len(set(closing))
+
+
 def test_the_failure_of_a_fit_is_a_closing_event_of_the_fit() -> None:
     assert (BY_NAME["fit_failed"].scope, BY_NAME["fit_failed"].kind) == ("fit", "closing")
 
@@ -97,6 +106,21 @@ def test_every_event_has_a_meaning_for_people() -> None:
 
 def test_no_event_lists_a_field_that_is_always_valid() -> None:
     assert not any(set(event.fields) & set(ALWAYS) for event in EVENTS)
+
+
+def test_every_field_that_an_event_lists_is_one_of_the_run() -> None:
+    listed = {field for event in EVENTS for field in event.fields} | set(ALWAYS)
+    assert [field for field in sorted(listed) if not hasattr(Runner, field)] == []
+
+
+def test_every_phase_of_the_table_has_its_mode_set_when_it_begins() -> None:
+    assert [phase for phase in PHASES if f"begin_{phase}" not in vars(TrainEvalCallback)] == []
+
+
+def test_the_loop_says_in_its_docstring_every_event_of_a_fit_that_goes_well() -> None:
+    shown = re.findall(r"\b(?:begin|after)_\w+", str(Loop.__doc__).partition("Every ``with")[0])
+    fires = [e.name for e in EVENTS if e.only_after is None and e.scope != "predict"]
+    assert sorted(shown) == sorted(fires)
 
 
 def test_the_loss_is_valid_only_where_it_has_been_computed() -> None:
