@@ -23,6 +23,33 @@ _EVENT_NAMES = event_names()
 _OPTIONS = "_eventtrain_options"
 
 
+_HERE = {
+    "begin_fit": "on_train_begin on_fit_start on_train_start before_fit",
+    "begin_epoch": "on_epoch_begin on_epoch_start on_train_epoch_start before_epoch",
+    "begin_train": "before_train",
+    "begin_validate": "on_validation_start on_validation_epoch_start on_test_begin before_validate",
+    "begin_batch": "on_batch_begin on_batch_start on_train_batch_begin on_train_batch_start "
+    "on_step_begin before_batch",
+    "after_loss": "before_backward on_before_backward",
+    "after_backward": "on_after_backward",
+    "begin_step": "before_step on_before_optimizer_step on_pre_optimizer_step",
+    "after_step": "on_optimizer_step on_before_zero_grad",
+    "after_batch": "on_batch_end on_train_batch_end on_step_end",
+    "after_validate": "on_validation_end on_validation_epoch_end on_test_end on_evaluate",
+    "after_epoch": "on_epoch_end on_train_epoch_end",
+    "after_fit": "on_train_end on_fit_end",
+    "fit_failed": "on_exception",
+}
+OTHER_HOOKS = {
+    hook: f"call the method {event}" for event, hooks in _HERE.items() for hook in hooks.split()
+}
+"""Hooks of Keras, Lightning, fastai and the HF Trainer, and what to do instead."""
+OTHER_HOOKS |= dict.fromkeys(
+    ("training_step", "validation_step", "predict_step"),
+    "override one_batch of a Runner of yours",
+)
+
+
 def camel2snake(name: str) -> str:
     """Turn ``"AvgStatsCallback"`` into ``"avg_stats_callback"``."""
     split = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
@@ -81,6 +108,14 @@ class Callback:
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
+        for attribute in vars(cls):
+            ours = OTHER_HOOKS.get(attribute)
+            method = inspect.getattr_static(cls, attribute)
+            if ours is not None and callable(method) and not hasattr(method, _OPTIONS):
+                raise CallbackError(
+                    f"{cls.__name__}.{attribute} is a hook of another framework, which nothing "
+                    f"calls here: {ours}"
+                )
         for attribute in dir(cls):
             looks_like_one = attribute.startswith(("begin_", "after_"))
             if not looks_like_one or attribute in _EVENT_NAMES:

@@ -41,7 +41,7 @@ def main() -> int:
         import click
     except ModuleNotFoundError:
         print(
-            'eventtrain: the command line needs click: pip install "eventtrain[demo]"',
+            'eventtrain: the command line needs click: pip install "eventtrain[cli]"',
             file=sys.stderr,
         )
         return 1

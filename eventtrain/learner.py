@@ -25,6 +25,10 @@ class Learner:
         opt: A ``torch.optim`` optimizer, or anything with ``step`` and ``zero_grad``.
         loss_func: ``loss_func(pred, yb)``, a scalar tensor.
         data: The loaders.
+
+    Raises:
+        TypeError: A class stands in the place of an instance, or two parts are swapped.
+        ValueError: The optimizer has no parameter of the model or the loss function.
     """
 
     model: Any
@@ -32,8 +36,36 @@ class Learner:
     loss_func: Callable[..., Any]
     data: DataBunch
 
+    def __post_init__(self) -> None:
+        for name in ("model", "opt", "loss_func"):
+            part = getattr(self, name)
+            if isinstance(part, type):
+                raise TypeError(
+                    f"{name} is the class {part.__name__}: pass an instance of it, "
+                    f"{part.__name__}(...)"
+                )
+        if isinstance(self.model, torch.optim.Optimizer) or isinstance(self.opt, nn.Module):
+            raise TypeError("model and opt are swapped: Learner(model, opt, loss_func, data)")
+        if isinstance(self.loss_func, DataBunch):
+            raise TypeError("loss_func and data are swapped: Learner(model, opt, loss_func, data)")
+        if isinstance(self.opt, torch.optim.Optimizer):
+            _check_that_it_trains(self.opt, self.model, self.loss_func)
+
     def __repr__(self) -> str:
         return f"<Learner: {type(self.model).__name__} with {type(self.opt).__name__}>"
+
+
+def _check_that_it_trains(opt: torch.optim.Optimizer, *parts: Any) -> None:
+    """Refuse an optimizer of another model: it would train nothing, and no one would know."""
+    modules = [part for part in parts if isinstance(part, nn.Module)]
+    own = {id(p) for module in modules for p in module.parameters()}
+    held = {id(p) for group in opt.param_groups for p in group["params"]}
+    if own and held and not own & held:
+        raise ValueError(
+            f"{type(opt).__name__} has {len(held)} parameters, and none of them is one of "
+            f"{type(modules[0]).__name__}: make it of the model's own, after whatever replaces "
+            "them, as in torch.optim.SGD(model.parameters(), lr=0.1)"
+        )
 
 
 def get_model(

@@ -141,11 +141,17 @@ def find_start(run: RunState, resume: str | os.PathLike[str] | None) -> FromTheS
         resume: As for ``Runner.fit``.
 
     Raises:
+        TypeError: ``resume`` is ``True`` or ``False``.
         ValueError: ``"auto"`` finds no ``Checkpoint``.
         CheckpointError: The checkpoint is missing or damaged.
     """
     if resume is None:
         return FromTheStart()
+    if isinstance(resume, bool):
+        raise TypeError(
+            f"resume must be a path or 'auto', got {resume}: 'auto' goes on from the newest "
+            "checkpoint of this run's Checkpoint callback, and starts afresh without one"
+        )
     path = Path(resume)
     if resume == "auto":
         folders = [cb.checkpoint_folder for cb in run.cbs if cb.checkpoint_folder is not None]

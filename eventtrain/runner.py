@@ -80,7 +80,7 @@ class Runner(Loop):
         self.starting_point = FromTheStart()
         self.bus = EventBus() if bus is None else bus
         self._on_interrupt = on_interrupt
-        made = [make() for make in listify(cb_funcs)]
+        made = [_made_by(make) for make in listify(cb_funcs)]
         self.cbs: list[Callback] = []
         callbacks = [TrainEvalCallback(), *listify(cbs), *made]
         self._adopt(callbacks)
@@ -145,7 +145,13 @@ class Runner(Loop):
             EmptyLoaderError: A loader gives no batch.
             RuntimeError: This runner is running already.
         """
+        if isinstance(epochs, Learner):
+            raise TypeError("fit takes the number of epochs first: fit(epochs, learn)")
         epochs = whole_number("epochs", epochs, 0)
+        if not isinstance(learn, Learner):
+            raise TypeError(
+                f"fit trains a Learner, got {learn!r}: Learner(model, opt, loss_func, data)"
+            )
         start = find_start(self, resume)
         return self._run(learn, token, "fit", lambda: self.all_epochs(epochs), start)
 
@@ -277,13 +283,31 @@ class Runner(Loop):
         return picture(self.bus, self)
 
 
+def _made_by(make: Callable[[], Callback]) -> Callback:
+    """Call one of the functions in ``cb_funcs``."""
+    if isinstance(make, Callback) or not callable(make):
+        raise CallbackError(
+            f"cb_funcs, the second argument of Runner, holds functions that make a callback, got "
+            f"{make!r}. Several callbacks go into one list: Runner([first, second])"
+        )
+    return make()
+
+
 def _by_name(callbacks: Sequence[Callback], run: Runner) -> dict[str, Callback]:
     """Name callbacks that are to join those of ``run``."""
     taken = {callback.name: callback for callback in run.cbs}
     named: dict[str, Callback] = {}
     for callback in callbacks:
+        if isinstance(callback, type) and issubclass(callback, Callback):
+            own = callback.__name__
+            raise CallbackError(
+                f"a callback must be an instance of Callback, got the class {own}: pass {own}(...)"
+            )
         if not isinstance(callback, Callback):
-            raise CallbackError(f"a callback must be an instance of Callback, got {callback!r}")
+            raise CallbackError(
+                f"a callback must be an instance of Callback, got {callback!r}. "
+                "A function is subscribed with run.on(event, function)."
+            )
         name = callback.name
         other = named.get(name) or taken.get(name)
         if other is not None:

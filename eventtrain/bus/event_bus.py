@@ -244,6 +244,11 @@ class EventBus(Namespace):
             ValueError: An option is out of range.
             OrderError: A constraint names nobody, or constraints form a cycle.
         """
+        if callable(event):
+            raise TypeError(
+                f"on needs the name of an event before the function: on('after_loss', "
+                f"{name_of(event)}), or the decorator @run.on('after_loss')"
+            )
         events = (event,) if isinstance(event, str) else tuple(event)
 
         def subscribe(function: Receiver) -> Subscription:

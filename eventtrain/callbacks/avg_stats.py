@@ -212,16 +212,26 @@ class AvgStatsCallback(Callback):
 
 def _keeps_state(metric: Any) -> bool:
     """Whether it is a torchmetrics metric, or one that behaves alike."""
+    if isinstance(metric, type):
+        return False
     return all(callable(getattr(metric, name, None)) for name in ("update", "compute", "reset"))
 
 
 def _listed(metrics: Metric | Iterable[Metric] | None) -> list[Metric]:
     # A collection could be iterated over, for its names.
-    return [metrics] if _keeps_state(metrics) else listify(metrics)
+    is_one = _keeps_state(metrics) or isinstance(metrics, torch.Tensor)
+    return [metrics] if is_one else listify(metrics)
 
 
 def _members(metric: Metric) -> list[tuple[str, Metric]]:
     """Return a metric under its name, or those of a torchmetrics collection under theirs."""
+    if isinstance(metric, type):
+        raise TypeError(f"metric {metric.__name__} is a class: pass an instance, or a function")
+    if not callable(metric):
+        raise TypeError(
+            f"a metric must be a function of (pred, yb) or a torchmetrics metric, got {metric!r}: "
+            "pass accuracy itself, say, and not what accuracy(pred, yb) returns"
+        )
     if not _keeps_state(metric):
         return [(name_of(metric), metric)]
     if hasattr(metric, "items"):

@@ -44,6 +44,12 @@ class LRScheduler(SchedulerCallback):
         self, make: Callable[[Any], Any], step: Literal["batch", "epoch"] = "batch"
     ) -> None:
         super().__init__()
+        if isinstance(make, torch_schedulers.LRScheduler):
+            own = type(make).__name__
+            raise TypeError(
+                f"pass a function that makes the scheduler, for each fit makes a new one: "
+                f"LRScheduler(lambda opt: {own}(opt, ...))"
+            )
         if not callable(make):
             raise TypeError(f"make must be a function of the optimizer, got {make!r}")
         if step not in ("batch", "epoch"):

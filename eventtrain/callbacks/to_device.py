@@ -44,7 +44,13 @@ class ToDevice(Callback):
     priority = MOVE_DATA
 
     def __init__(self, device: torch.device | str | None = None, prefetch: int = 2) -> None:
-        self.device = None if device is None else torch.device(device)
+        try:
+            self.device = None if device is None else torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"ToDevice(device={device!r}): torch knows no such device. Write 'cuda', 'cuda:1', "
+                "'mps' or 'cpu', or leave it out for the device of the model"
+            ) from error
         self.prefetch = whole_number("prefetch", prefetch, 1, "batches")
         self._replaced: tuple[Any, str, Any, _Ahead] | None = None
         # One for all epochs: freed memory stays with the stream that it was allocated on.

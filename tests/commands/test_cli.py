@@ -181,21 +181,21 @@ def test_a_folder_where_the_picture_should_be_is_told_in_one_line_before_trainin
 
 
 @pytest.mark.parametrize(
-    ("module", "package"),
+    ("module", "package", "extra"),
     [
-        ("click", "click"),
-        ("tqdm", "tqdm"),
-        ("matplotlib", "matplotlib"),
-        ("sklearn", "scikit-learn"),
+        ("click", "click", "cli"),
+        ("tqdm", "tqdm", "demo"),
+        ("matplotlib", "matplotlib", "demo"),
+        ("sklearn", "scikit-learn", "demo"),
     ],
 )
 def test_a_missing_package_is_told_in_one_line_with_the_extra_that_brings_it(
-    module: str, package: str, tmp_path: Path
+    module: str, package: str, extra: str, tmp_path: Path
 ) -> None:
     code, stdout, stderr = run_without(module, "demo", "--out", str(tmp_path))
     assert code == 1
     assert stdout == ""
-    assert stderr.endswith(f'needs {package}: pip install "eventtrain[demo]"\n')
+    assert stderr.endswith(f'needs {package}: pip install "eventtrain[{extra}]"\n')
     assert stderr.count("\n") == 1
 
 
