@@ -279,7 +279,7 @@ def test_mypy_finds_the_types_of_an_editable_install(editable: Editable, tmp_pat
     options = ("--strict", "--config-file", str(settings), "--cache-dir", str(cache))
     for folder in (tmp_path, editable.clone.parent):
         printed = run(*("-m", "mypy", *options, "-c", TYPED), cwd=folder, program=editable.python)
-        assert 'Revealed type is "eventtrain.cancellation.CancellationToken"' in printed
+        assert 'Revealed type is "eventtrain.cancellation.token.CancellationToken"' in printed
 
 
 def test_pyright_finds_the_types_of_an_editable_install(editable: Editable, tmp_path: Path) -> None:

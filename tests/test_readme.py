@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from eventtrain import Callback, EventBus, Runner
-from eventtrain.events import EVENTS
+from eventtrain.events import EVENTS, SCOPES
 from eventtrain.state import RunState
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -69,6 +69,12 @@ def test_the_picture_has_the_events_in_the_order_of_the_table() -> None:
     table = [event.name for event in EVENTS]
     assert set(shown) <= set(table)
     assert shown == sorted(shown, key=table.index)
+
+
+def test_every_scope_is_in_the_line_of_the_scopes() -> None:
+    line = re.search(r"the scopes are\n`(.*?)`", README)
+    assert line is not None
+    assert re.findall(r"\w+", line[1]) == [scope for scope in SCOPES if scope != "predict"]
 
 
 def test_every_option_of_on_is_in_the_table_with_its_default() -> None:

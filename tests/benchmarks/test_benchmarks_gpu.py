@@ -17,7 +17,7 @@ from benchmarks.measure import Group, Options, Target
 from benchmarks.plugin_packages import MODULE, installed
 from benchmarks.steps import CASES, CapturedRunner, CapturedStep, Case, learner, perceptron
 from benchmarks.syncs import count_syncs
-from eventtrain import DataBunch, Learner, Runner
+from eventtrain import EVENTS as VOCABULARY, DataBunch, Learner, Runner
 from eventtrain.plugins import installed_plugins
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -55,6 +55,11 @@ def test_the_hand_written_loop_calls_every_handler_once_a_batch() -> None:
         seen.clear()
         way(null_learner(2))
         assert seen == [*EVENTS] * 2
+
+
+def test_those_events_are_all_that_a_training_batch_fires() -> None:
+    of_a_batch = [e for e in VOCABULARY if e.scope in ("batch", "step")]
+    assert [e.name for e in of_a_batch if e.only_after is None] == list(EVENTS)
 
 
 def test_the_runner_fires_those_events_once_a_batch() -> None:
