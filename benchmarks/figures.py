@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from eventtrain.callbacks.shared.plots import tidy
+
 from .emit import BOUND, FOR
 from .libraries import BLINKER, PLUGGY, PSYGNAL, PSYGNAL_FAST
 from .records import Record
@@ -90,8 +92,7 @@ def _axes(title: str, x: str, y: str, origin: str) -> tuple[Any, Any]:
     axes.set_title(title, fontsize=12, loc="left")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.grid(alpha=0.3, which="major")
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
     figure.supxlabel(origin, fontsize=7, color="0.4", x=0.99, ha="right")
     return figure, axes
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from eventtrain.text_table import text_table
+
 from .records import Misuse, Record
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
@@ -120,14 +122,7 @@ def _table(group: Record) -> str:
         else:
             over = f"{ratio['median']:.3g}"
             rows.append((*row, number(more["median"]), over, _range(ratio)))
-    widths = [max(len(row[i]) for row in rows) for i in range(6)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return text_table(rows, left=1)
 
 
 def _verdict(target: Record) -> str:
