@@ -101,9 +101,14 @@ class Callback:
             the callback. Assign another to use two of a class.
         checkpoint_folder: From where ``fit(resume="auto")`` goes on, if the callback
             saves checkpoints.
+        counts_within_batch: Whether running a batch a second time would count it twice, when a
+            handler cancelled the fit within it. Where it is ``True`` and there is a
+            ``Checkpoint``, ``state_dict`` is called after every batch: it must be small, read
+            nothing from the device, and hold no list whose tensors are changed in place.
     """
 
     priority: float = 0
+    counts_within_batch: bool = False
     checkpoint_folder: Path | None = None
 
     def __init_subclass__(cls, **arguments: Any) -> None:

@@ -7,11 +7,10 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Literal
 
-from .cancellation import CancellationToken, is_closing
-from .errors import ScopeNotOpenError
+from .cancellation import CancellationToken, is_closing, runs_in
 
 OnInterrupt = Literal["raise", "return"]
 
@@ -23,7 +22,8 @@ class Interrupts:
     """While it is entered, the first signal cancels the run and the second acts at once.
 
     A second one that comes while a scope closes acts when that closing is over, so that no
-    scope that has begun goes without its closing event; a third does not wait for it.
+    scope that has begun goes without its closing event; a third does not wait for it. A
+    second one that finds the first held back (until a batch has ended) has it take effect.
 
     When it is left, the handlers that stood before stand again, and unless
     ``on_interrupt`` is ``"return"`` they are given the signal that came:
@@ -38,9 +38,10 @@ class Interrupts:
     """
 
     def __init__(self, token: CancellationToken, on_interrupt: OnInterrupt) -> None:
-        self._token = token
+        self.token = token
         self._on_interrupt = on_interrupt
         self._previous: dict[int, Any] = {}
+        self._on_child: Callable[[int, FrameType | None], Any] | None = None
         self._received: int | None = None
         self._has_insisted = False
 
@@ -63,6 +64,29 @@ class Interrupts:
         if not isinstance(error, KeyboardInterrupt):
             _hand_over(received, self._previous[received], None)
 
+    def watch_workers(self, waiting: CodeType) -> None:
+        """Have a worker that dies of the signal which ends the run too disturb nothing.
+
+        torch raises for a worker that died wherever the main thread is. Now it does so only
+        in ``waiting``, and elsewhere if no signal has come or is about to.
+
+        Args:
+            waiting: The code that waits for the workers.
+        """
+        on_child = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+        if self not in _entered or self._on_child is not None or not callable(on_child):
+            return
+        self._on_child = on_child
+
+        def child_has_died(number: int, frame: FrameType | None) -> None:
+            try:
+                on_child(number, frame)
+            except RuntimeError:
+                if runs_in(frame, {waiting}) or not self.token.is_interrupted_soon():
+                    raise
+
+        signal.signal(signal.SIGCHLD, child_has_died)
+
     def run_has_ended(self) -> None:
         """Have a signal that comes from now on handed over: it cannot cancel anything."""
         if self._received is None:
@@ -74,29 +98,37 @@ class Interrupts:
             _entered.remove(self)
         for number, previous in self._previous.items():
             signal.signal(number, previous)
+        if self._on_child is not None:
+            signal.signal(signal.SIGCHLD, self._on_child)
+            self._on_child = None
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received is None:
             self._received = number
-            self._ask(signal.Signals(number).name)
-        elif not self._has_insisted and (is_closing(frame) or not self._token.open_scopes):
+            self.token.interrupt(signal.Signals(number).name)
+        elif self.token.release():
+            pass  # the request waited for the end of the batch, and does so no longer
+        elif not self._has_insisted and (is_closing(frame) or not self.token.open_scopes):
             # Where no scope is open, the run is being put away: leaving it hands the signal over.
             self._has_insisted = True
-            self._token.insist = lambda: self._give_way(number, None)
+            self.token.insist = lambda: self._give_way(number, None)
         else:
             self._give_way(number, frame)
-
-    def _ask(self, name: str) -> None:
-        scopes = self._token.open_scopes
-        with suppress(ScopeNotOpenError):  # raised when the run is closing already
-            self._token.cancel(scopes[0] if scopes else "fit", name, by=name)
 
     def _give_way(self, number: int, frame: FrameType | None) -> None:
         """Do what the handler that stood before would have done."""
         self.restore()
         self._received = None
+        self.token.is_interrupted = False
         _hand_over(number, self._previous[number], frame)
         raise KeyboardInterrupt
+
+
+def watch_workers(token: CancellationToken, waiting: CodeType) -> None:
+    """Do so for the run that ``token`` steers, if it takes signals; see ``Interrupts``."""
+    for interrupts in _entered:
+        if interrupts.token is token:
+            interrupts.watch_workers(waiting)
 
 
 def _hand_over(

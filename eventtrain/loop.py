@@ -63,7 +63,7 @@ class Loop(RunState):
         try:
             with scope:
                 self.emit.begin_epoch()
-                if not self.starting_point.is_past("train", self):
+                if not self.starting_point.enter_epoch(self):
                     self.training_phase()
                 if self.data.valid_dl is not None:
                     self.validation_phase()

@@ -15,6 +15,7 @@ from .checkpoints.snapshot import (
     restore_rest,
     set_random_states,
 )
+from .data.workers import batches_of
 from .errors import CheckpointError
 from .state import RunState
 
@@ -34,13 +35,21 @@ class FromTheStart:
     def enter_fit(self, run: RunState) -> None:
         """Put back what belongs to the fit, once ``begin_fit`` has fired."""
 
-    def is_past(self, phase: str, run: RunState) -> bool:
-        """Whether ``phase`` of the current epoch was done before the run was interrupted."""
+    def enter_epoch(self, run: RunState) -> bool:
+        """Put back what belongs to the epoch, once ``begin_epoch`` has fired.
+
+        Returns:
+            Whether the training of this epoch was done before the run was interrupted.
+        """
+        return False
+
+    def is_yet_to_be_entered(self, run: RunState) -> bool:
+        """Whether ``run`` still has to be brought to where it was saved."""
         return False
 
     def rest_of(self, loader: Iterable[Any], run: RunState) -> tuple[Iterable[Any], int]:
         """Return the batches of the current phase that are to be run, and how many were."""
-        return loader, 0
+        return batches_of(loader, run.token), 0
 
     def phase_start(self, run: RunState) -> Mapping[str, Any] | None:
         """Return the random states from which the loader of the current phase is iterated."""
@@ -90,9 +99,19 @@ class Resumption(FromTheStart):
         if self.phase is None:
             self._restore_rest(run)
 
-    def is_past(self, phase: str, run: RunState) -> bool:
-        """Whether ``phase`` of the current epoch was done: training, where it validated."""
-        return self._is_to_be_resumed_in(run) and phase == "train" and self.phase != "train"
+    def enter_epoch(self, run: RunState) -> bool:
+        """Put everything back if training had just ended; return whether it had, or before.
+
+        What was interrupted within a phase follows when that is entered.
+        """
+        is_trained = self._is_to_be_resumed_in(run) and self.phase != "train"
+        if is_trained and not self.batch:
+            self._restore_all(run)
+        return is_trained
+
+    def is_yet_to_be_entered(self, run: RunState) -> bool:
+        """Whether there is anything that has not been put back."""
+        return bool(self._content)
 
     def rest_of(self, loader: Iterable[Any], run: RunState) -> tuple[Iterable[Any], int]:
         """Return the rest of the batches of the phase, everything else being put back.
@@ -101,10 +120,13 @@ class Resumption(FromTheStart):
             CheckpointError: The loader has fewer batches than were done.
         """
         if not (self._is_to_be_resumed_in(run) and self.phase == run.phase):
-            return loader, 0
+            return batches_of(loader, run.token), 0
+        if not self.batch:  # the loader draws its order while it gives the first batch
+            self._restore_all(run)
+            return batches_of(loader, run.token), 0
         assert self._phase_start is not None
         set_random_states(run, self._phase_start)
-        batches = iter(loader)
+        batches = iter(batches_of(loader, run.token))
         for index in range(self.batch):
             try:
                 next(batches)
@@ -113,10 +135,7 @@ class Resumption(FromTheStart):
                     f"{self._origin} was taken after {self.batch} batches of the {self.phase} "
                     f"loader, which now ends after {index}: it must be the same data"
                 ) from None
-        restore_learner(run, self._content)
-        run.set_counters(self._content["counters"])
-        run.history[-1].update(self._content["history"][-1])
-        self._restore_rest(run)
+        self._restore_all(run)
         return batches, self.batch
 
     def phase_start(self, run: RunState) -> Mapping[str, Any] | None:
@@ -127,6 +146,12 @@ class Resumption(FromTheStart):
 
     def _is_to_be_resumed_in(self, run: RunState) -> bool:
         return bool(self._content) and self.phase is not None and self.epoch == run.epoch
+
+    def _restore_all(self, run: RunState) -> None:
+        restore_learner(run, self._content)
+        run.set_counters(self._content["counters"])
+        run.history[-1].update(self._content["history"][-1])
+        self._restore_rest(run)
 
     def _restore_rest(self, run: RunState) -> None:
         restore_rest(run, self._content)

@@ -28,10 +28,11 @@ HOUSE = """
     cancellation.records  cancellation.token  cancellation.scope  cancellation  interrupts
     bus.receivers  bus.ordering  bus.filters  bus.handlers  bus.subscription  bus.dispatch
     bus.binding  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus  bus  profiling
-    data.batch  data.loaders  data.bunch  data.mnist  data.datasets  data
+    data.batch  data.loaders  data.workers  data.bunch  data.mnist  data.datasets  data
     submodules  discriminative  learner  state  param_groups  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.files  checkpoints.random_state  checkpoints.compatibility
-    checkpoints.snapshot  checkpoints.restore_point  checkpoints  checkpoint_files
+    checkpoints.snapshot  checkpoints.save_point  checkpoints.restore_point  checkpoints
+    checkpoint_files
     resuming  loop
     reports.picture  reports.replay  reports.plugin_reports  reports
     runner

@@ -94,7 +94,10 @@ class AvgStats:
             else:
                 exact = torch.float32 if value.device.type == "mps" else torch.float64
                 self._sums[index] = torch.zeros((), dtype=exact, device=value.device)
-            self._sums[index].add_(value.mean() if value.ndim else value, alpha=n)
+            # Not in place: a checkpoint may still hold the sum of before.
+            self._sums[index] = self._sums[index].add(
+                value.mean() if value.ndim else value, alpha=n
+            )
         else:
             self._sums[index] += value * n
 
@@ -139,6 +142,7 @@ class AvgStatsCallback(Callback):
     """
 
     priority = 50  # metrics: before anything that reads run.history
+    counts_within_batch = True
 
     def __init__(
         self,

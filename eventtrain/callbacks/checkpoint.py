@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -17,6 +15,7 @@ import torch
 from ..arguments import flag, real_number, whole_number
 from ..atomic_file import prepare_folder
 from ..callback import handler
+from ..cancellation import CancellationToken, Request
 from ..checkpoints.files import (
     Record,
     list_checkpoints,
@@ -25,9 +24,11 @@ from ..checkpoints.files import (
     remove_unfinished,
     write_checkpoint,
 )
+from ..checkpoints.save_point import Buffers, SavePoint
 from ..checkpoints.snapshot import take_snapshot
 from ..errors import CheckpointError
-from ..priorities import AFTER_EVERYONE, CHECKPOINTS
+from ..param_groups import gradients
+from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, CHECKPOINTS
 from .shared.monitored import Mode, Monitored, MonitoringCallback, checked_mode
 from .shared.readings import numbers_of
 
@@ -44,9 +45,15 @@ class Checkpoint(MonitoringCallback):
     with the weights, bit for bit, that it would have ended with.
 
     A checkpoint is written whole or not at all, and checked by its SHA-256 sum
-    when it is read. After SIGTERM, one more is saved when the batch has ended, and
-    the run is cancelled; a second SIGTERM does not wait. Saving reads everything from the device:
-    it is the one thing here that waits for it.
+    when it is read. Saving reads everything from the device: it is the one thing here that
+    waits for it.
+
+    A fit that ends by request, whoever asked, leaves a checkpoint of its last whole step. A
+    signal, a timer, another thread, or a handler that comes after the step ends the fit when
+    the batch has ended; a second signal does not wait. A handler that comes before the
+    step is obeyed at once, so that a step can be prevented; the checkpoint is then of the place
+    before that batch, which is run again when the run goes on. (What else writes a line a batch
+    shows such a batch twice.) A fit that fails leaves no checkpoint of its own.
 
     Args:
         folder: Where the files go, made if it is not there. Runs do not share one at a
@@ -119,8 +126,9 @@ class Checkpoint(MonitoringCallback):
         self._phase_start: Mapping[str, Any] | None = None
         self._steps = 0
         self._time = 0.0
-        self._previous: Any = None
-        self._is_asked = False
+        self._is_phase_over = False
+        self._save_point: SavePoint | None = None
+        self._buffers: Buffers | None = None
 
     @property
     def last(self) -> Path | None:
@@ -145,7 +153,7 @@ class Checkpoint(MonitoringCallback):
             self._steps = self.run.steps  # those of the checkpoint: it was the last one
 
     def begin_fit(self, run: Runner) -> None:
-        """Make the folder, clear away what a killed run left half written, listen for SIGTERM."""
+        """Make the folder, and clear away what a killed run left half written."""
         try:
             prepare_folder(self.checkpoint_folder)
             remove_unfinished(self.checkpoint_folder)
@@ -156,44 +164,114 @@ class Checkpoint(MonitoringCallback):
         self._fit = uuid4().hex
         self._steps, self._time = run.steps, time.monotonic()
         self._failure = None
-        self._listen()
+        self._save_point, self._buffers = None, Buffers(run)
+        if run.token.grant_by is None:  # otherwise others see to it that batches are ended
+            run.token.grant_by = self._grant
 
     @handler(["begin_train", "begin_validate"], priority=AFTER_EVERYONE)
     def note_random_states(self, run: Runner) -> None:
         """Keep the random numbers with which the loader is about to be iterated."""
-        if run.epoch is not None:
-            self._phase_start = run.starting_point.phase_start(run)
+        if run.epoch is None:
+            return
+        self._phase_start = run.starting_point.phase_start(run)
+        if run.phase == "train" and not run.starting_point.is_yet_to_be_entered(run):
+            self._note(run, run.epoch, "train", 0)
+
+    @handler("after_batch", priority=BEFORE_EVERYONE)
+    def save_before_cut_batch(self, run: Runner) -> None:
+        """Save the place before a batch in which the fit was cancelled: others yet may count."""
+        if run.outcome == "cancelled" and self._is_ending(run):
+            self._save_place(run)
 
     def after_batch(self, run: Runner) -> None:
         """Save when it is time to, and where the run is about to end."""
-        if run.epoch is None or run.phase is None or run.batch_index is None:
+        pending = run.token.pending
+        if pending is None or run.outcome == "failed":
+            run.token.release()  # else an inner scope is being left, and its end is the place
+        if run.epoch is None or run.phase is None or run.batch_index is None or not _is_whole(run):
             return
-        if _is_whole(run):
-            if self._is_ending(run) or (run.in_train and self._is_due(run)):
-                self._save(run, run.epoch, run.phase, run.batch_index + 1)
-        elif run.outcome != "failed":
-            return  # what is left early here ends where a checkpoint can be saved
-        self._hand_over()
+        place = run.epoch, run.phase, run.batch_index + 1
+        if run.in_train and self._has_no_gradients(run):
+            self._note(run, *place)
+        if run.token.pending is not None or (run.in_train and self._is_due(run)):
+            self._save(run, *place)
+
+    @handler(["after_train", "after_validate"], priority=BEFORE_EVERYONE)
+    def note_how_phase_ended(self, run: Runner) -> None:
+        """Note whether the phase has ended, or is left for a scope around it."""
+        self._is_phase_over = run.token.pending is None and run.outcome != "failed"
+
+    @handler(["after_train", "after_validate"], priority=AFTER_EVERYONE)
+    def save_at_phase_end(self, run: Runner) -> None:
+        """Save where the fit is cancelled between two batches, or between the phases."""
+        run.token.release()
+        if run.epoch is None or run.token.closing_error is not None:
+            return
+        is_trained = self._is_phase_over and run.phase == "train"
+        if self._is_ending(run) and is_trained:
+            self._save(run, run.epoch, "validate", 0)
+        elif self._is_ending(run):
+            self._save_place(run)
+        elif is_trained and self._has_no_gradients(run):
+            self._note(run, run.epoch, "validate", 0)
+
+    @handler("after_epoch", priority=BEFORE_EVERYONE)
+    def save_before_cut_epoch(self, run: Runner) -> None:
+        """Save the place before an epoch in whose ``begin_epoch`` the fit was cancelled."""
+        if run.outcome == "cancelled" and self._is_ending(run):
+            self._save_place(run)
 
     def after_epoch(self, run: Runner) -> None:
         """Save every so many epochs."""
+        run.token.release()
         assert run.epoch is not None
+        if not _is_whole(run):
+            return
+        self._note(run, run.epoch + 1, None, 0)
         due = self.every_epochs is not None and (run.epoch + 1) % self.every_epochs == 0
-        if _is_whole(run) and (due or run.epoch + 1 == run.epochs or self._is_ending(run)):
+        if due or run.epoch + 1 == run.epochs or run.token.pending is not None:
             self._save(run, run.epoch + 1, None, 0)
-        self._hand_over()
 
     def after_fit(self, run: Runner) -> None:
-        """Wait until everything is written."""
-        self._hand_over()
-        self._stop_listening()
-        self._phase_start = None
+        """Save where the fit was cancelled last of all; wait until everything is written."""
+        if run.token.grant_by == self._grant:
+            run.token.grant_by = None
+        run.token.release()
+        if run.outcome == "cancelled":
+            self._save_place(run)
+        self._phase_start = self._save_point = self._buffers = None
         self._join()
 
     # When
 
+    def _grant(self, request: Request) -> None:
+        """Have what ends the fit wait for the end of the batch, unless it may prevent a step."""
+        run = self.run
+        assert run is not None
+        token: CancellationToken = run.token
+        scopes = token.open_scopes
+        place = self._save_point
+        has_stepped = place is not None and place.steps != run.steps
+        may_wait = "batch" in scopes or token.outcome is not None  # in a closing event
+        if (
+            may_wait
+            and _ends_fit(request.cancellation.scope, scopes)
+            and (has_stepped or not request.is_by_handler)
+        ):
+            token.hold_back(request)
+        else:
+            token.grant(request)
+
     def _is_ending(self, run: Runner) -> bool:
-        return self._is_asked or run.token.pending is not None
+        pending = run.token.pending
+        return pending is not None and _ends_fit(pending.scope, run.token.open_scopes)
+
+    def _has_no_gradients(self, run: Runner) -> bool:
+        """Whether no gradient waits for a step, so that the run can go on from here without."""
+        place = self._save_point
+        if place is not None and place.steps != run.steps:
+            return True  # a step zeroes them
+        return next(gradients(run), None) is None
 
     def _is_due(self, run: Runner) -> bool:
         if self.every_steps is not None and run.steps - self._steps >= self.every_steps:
@@ -203,10 +281,29 @@ class Checkpoint(MonitoringCallback):
 
     # What
 
+    def _note(self, run: Runner, epoch: int, phase: str | None, batch: int) -> None:
+        assert self._buffers is not None
+        self._save_point = SavePoint(run, self._buffers, epoch, phase, batch)
+
+    def _save_place(self, run: Runner) -> None:
+        """Save the last place from which the run can go on."""
+        place = self._save_point
+        if place is None or not place.batches or place.is_saved or place.steps != run.steps:
+            return
+        phase_start = self._phase_start if place.phase == "train" else None
+        self._write_snapshot(
+            run, place.snapshot(run, phase_start), place.epoch, place.phase, place.batch
+        )
+
     def _save(self, run: Runner, epoch: int, phase: str | None, batch: int) -> None:
-        self._join()
         start = self._phase_start if phase is not None else None
         content = take_snapshot(run, epoch=epoch, phase=phase, batch=batch, phase_start=start)
+        self._write_snapshot(run, content, epoch, phase, batch)
+
+    def _write_snapshot(
+        self, run: Runner, content: dict[str, Any], epoch: int, phase: str | None, batch: int
+    ) -> None:
+        self._join()
         path, serial = self._next_path()
         metrics = numbers_of(run.history[-1])
         if self.monitored is not None and phase is None:
@@ -220,6 +317,8 @@ class Checkpoint(MonitoringCallback):
         else:
             self._write(record, content)
         self._steps, self._time = run.steps, time.monotonic()
+        if self._save_point is not None:
+            self._save_point.is_saved = True
 
     def _next_path(self) -> tuple[Path, int]:
         try:
@@ -262,32 +361,11 @@ class Checkpoint(MonitoringCallback):
         key, ends = self.monitored.key, [record for record in records if record.phase is None]
         return self.monitored.best_of(ends, self.keep_best, lambda record: record.metrics.get(key))
 
-    # SIGTERM: asks the run to end between two batches, where its state is whole
 
-    def _listen(self) -> None:
-        self._is_asked = False
-        if threading.current_thread() is threading.main_thread():
-            previous = signal.getsignal(signal.SIGTERM)
-            if callable(previous):  # the run's own: it is not there where signals are ignored
-                self._previous = previous
-                signal.signal(signal.SIGTERM, self._receive)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._is_asked:
-            self._hand_over()
-        self._is_asked = True
-
-    def _hand_over(self) -> None:
-        """Give the run the signal that came."""
-        if self._is_asked and self._previous is not None:
-            previous: Callable[[int, FrameType | None], Any] = self._previous
-            self._stop_listening()
-            previous(signal.SIGTERM, None)
-
-    def _stop_listening(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
-            self._previous = None
+def _ends_fit(scope: str, open_scopes: tuple[str, ...]) -> bool:
+    """Whether a request for ``scope`` ends the fit: it is the fit, or a scope around it."""
+    around = open_scopes[: open_scopes.index("fit") + 1] if "fit" in open_scopes else ()
+    return scope in around
 
 
 def _is_whole(run: Runner) -> bool:
@@ -297,7 +375,7 @@ def _is_whole(run: Runner) -> bool:
     pending = run.token.pending
     if pending is not None:
         # An inner scope is being left: its next batches would not be run, but be resumed.
-        return pending.scope == "fit" and run.outcome == "completed"
+        return run.outcome == "completed" and _ends_fit(pending.scope, run.token.open_scopes)
     return run.outcome in ("completed", "cancelled")
 
 

@@ -45,6 +45,8 @@ class GradientAccumulation(Callback):
         TypeError, ValueError: ``n`` is no whole number, or below 1.
     """
 
+    counts_within_batch = True
+
     def __init__(self, n: int) -> None:
         self.n = whole_number("n", n, 1, "batches")
         self._true_loss: Tensor | None = None

@@ -12,7 +12,7 @@ Source: scopes that absorb only their own cancellation are trio's
 """
 
 from .records import Cancellation, Origin, Outcome, Request, Unwind
-from .scope import CLOSING_CODE, Scope, is_closing
+from .scope import CLOSING_CODE, Scope, is_closing, runs_in
 from .token import HISTORY, CancellationToken
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "Scope",
     "Unwind",
     "is_closing",
+    "runs_in",
 ]

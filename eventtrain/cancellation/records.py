@@ -62,7 +62,10 @@ class Request:
     Attributes:
         cancellation: Its record.
         target: The open scope that it aims at; ``None`` for a fit that has not begun.
+        is_by_handler: Whether a handler asked, which may want to keep what follows it from
+            happening; a signal, a timer or another thread comes at any moment.
     """
 
     cancellation: Cancellation
     target: OpenScope | None
+    is_by_handler: bool = False

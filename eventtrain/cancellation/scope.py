@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from types import FrameType, TracebackType
+from collections.abc import Callable, Container, Sequence
+from types import CodeType, FrameType, TracebackType
 from typing import NoReturn
 
 from ..errors import combine_errors, set_context
@@ -156,13 +156,18 @@ CLOSING_CODE = {Scope.__enter__.__code__, Scope.__exit__.__code__}
 closes it; a subclass of ``Scope`` adds its own."""
 
 
-def is_closing(frame: FrameType | None) -> bool:
-    """Whether the code that runs in ``frame``, or whoever called it, opens or closes a scope."""
+def runs_in(frame: FrameType | None, codes: Container[CodeType]) -> bool:
+    """Whether one of ``codes`` runs in ``frame``, or has called what does."""
     while frame is not None:
-        if frame.f_code in CLOSING_CODE:
+        if frame.f_code in codes:
             return True
         frame = frame.f_back
     return False
+
+
+def is_closing(frame: FrameType | None) -> bool:
+    """Whether the code that runs in ``frame``, or whoever called it, opens or closes a scope."""
+    return runs_in(frame, CLOSING_CODE)
 
 
 def _called(scope: Scope, name: str) -> Callable[[], object]:

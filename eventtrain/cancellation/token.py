@@ -29,7 +29,8 @@ class CancellationToken:
             as a run that accumulates gradients makes one in almost every batch.
         accepted: How many requests have been accepted in all.
         grant_by: Called with each request that is asked for, in the asking thread; calls
-            ``grant`` with it, then or later. ``None``: it is granted at once.
+            ``grant`` with it, then or later, or ``hold_back``. ``None``: it is granted at once.
+        is_interrupted: Whether a signal has asked for the end of the run.
         outcome: How the scope whose closing event is running ended; ``None``
             outside of closing events.
         exception: The exception that is escaping, or ``None``.
@@ -44,6 +45,7 @@ class CancellationToken:
         "_children",
         "_finished",
         "_granted",
+        "_held",
         "_lock",
         "_parents",
         "_timers",
@@ -55,6 +57,7 @@ class CancellationToken:
         "history",
         "innermost",
         "insist",
+        "is_interrupted",
         "origin",
         "outcome",
         "pending",
@@ -80,6 +83,8 @@ class CancellationToken:
         self.origin: Callable[[], Origin] | None = None
         self.grant_by: Callable[[Request], object] | None = None
         self.insist: Callable[[], object] | None = None
+        self.is_interrupted = False
+        self._held: list[Request] = []
         self._granted: Request | None = None
         self.innermost: OpenScope | None = None
         self._finished = False
@@ -148,9 +153,37 @@ class CancellationToken:
         handler, event, epoch, batch = self.origin() if self.origin else (None,) * 4
         name = by or handler or _caller()
         record = Cancellation(str(scope), reason, name, event, epoch, batch, time.time())
-        self._ask(record)
+        self._ask(record, is_by_handler=event is not None)
         if scope == "fit":
             self._lead(record)
+
+    def interrupt(self, name: str) -> None:
+        """Ask the outermost scope to end, in the name of a signal; nothing if that is closing.
+
+        As ``cancel``, but nobody's: the handler that it interrupts has not asked for it.
+
+        Args:
+            name: The signal's, kept as the reason and as who asked.
+        """
+        self.is_interrupted = True
+        _, event, epoch, batch = self.origin() if self.origin else (None,) * 4
+        scope = (self.open_scopes or ("fit",))[0]
+        record = Cancellation(scope, name, name, event, epoch, batch, time.time())
+        with suppress(ScopeNotOpenError):
+            self._ask(record)
+            if scope == "fit":
+                self._lead(record)
+
+    def is_interrupted_soon(self, seconds: float = 1.0) -> bool:
+        """Return whether a signal has asked for the end of the run, or does within ``seconds``.
+
+        Where it goes to all processes of a group, another one may die of it before this one
+        has received it.
+        """
+        end = time.monotonic() + seconds
+        while not self.is_interrupted and time.monotonic() < end:
+            time.sleep(0.01)  # signal handlers run meanwhile
+        return self.is_interrupted
 
     def cancel_after(
         self, seconds: float, scope: str = "fit", reason: str | None = None
@@ -236,13 +269,15 @@ class CancellationToken:
         """Drop what belongs to the run that has ended; ``history`` stays."""
         self.pending = self.absorbed = self._granted = None
         self.exception = self.closing_error = self.outcome = self.origin = self.insist = None
+        self._held.clear()
+        self.is_interrupted = False
 
     # Asking
 
-    def _ask(self, record: Cancellation) -> None:
+    def _ask(self, record: Cancellation, is_by_handler: bool = False) -> None:
         """Put a request on record, and have it granted."""
         with self._lock:
-            request = Request(record, self._find(record.scope))
+            request = Request(record, self._find(record.scope), is_by_handler)
             self.history.append(record)
             self.accepted += 1
             if len(self.history) >= 2 * HISTORY:
@@ -288,6 +323,26 @@ class CancellationToken:
             if self._granted is None or self._is_outside(request.target):
                 self._granted = request
                 self.pending = request.cancellation
+
+    def hold_back(self, request: Request) -> None:
+        """Keep a request until ``release``."""
+        with self._lock:
+            self._held.append(request)
+
+    def release(self) -> bool:
+        """Grant what has been held back and aims at an open scope; return whether any does."""
+        with self._lock:
+            held, self._held = self._held, []
+            held = [request for request in held if self._is_open(request.target)]
+            for request in held:
+                self.grant(request)
+        return bool(held)
+
+    def _is_open(self, target: OpenScope | None) -> bool:
+        scope = self.innermost
+        while scope is not None and scope is not target:
+            scope = scope.parent
+        return scope is not None
 
     def _is_outside(self, target: OpenScope | None) -> bool:
         """Whether ``target`` encloses the scope that the pending request aims at."""

@@ -40,6 +40,14 @@ def set_random_states(run: RunState, states: Mapping[str, Any]) -> None:
     set_random_state(states["global"])
 
 
+def counters_at(run: RunState, phase: str | None) -> dict[str, Any]:
+    """Return the counters with which ``run`` goes on in ``phase``, ``None`` between epochs."""
+    counters = run.counters()
+    if phase is None and run.outcome == "completed":
+        counters["epochs_done"] += 1  # the loop counts it once after_epoch is over
+    return counters
+
+
 def take_snapshot(
     run: RunState,
     *,
@@ -61,15 +69,12 @@ def take_snapshot(
         CheckpointError: A callback's state, or a row of the history, holds what
             could not be read again.
     """
-    counters = run.counters()
-    if phase is None and run.outcome == "completed":
-        counters["epochs_done"] += 1  # the loop counts it once after_epoch is over
     gradients = {index: p.grad for index, p in _parameters(run) if p.grad is not None}
     return {
         "format": FORMAT,
         "position": {"epoch": epoch, "phase": phase, "batch": batch},
         "epochs": run.epochs,
-        "counters": counters,
+        "counters": counters_at(run, phase),
         "history": plain_data(list(run.history), "history"),
         "model": plain_data(state_of(run.model), "model"),
         "buffers": plain_data(_other_buffers(run.model), "buffers"),

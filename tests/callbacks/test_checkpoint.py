@@ -373,8 +373,10 @@ def test_a_run_lost_in_validation_skips_training(tmp_path: Path) -> None:
     run = Runner([AvgStatsCallback(accuracy, report=None), Checkpoint(tmp_path), log])
     run.fit(EPOCHS, learn, resume="auto")
     assert [r["event"] for r in log.records][1:4] == [
-        "begin_epoch", "begin_validate", "after_validate"
-    ]  # fmt: skip
+        "begin_epoch",
+        "begin_validate",
+        "begin_batch",
+    ]
     assert_same_run((run, learn), uninterrupted())
 
 

@@ -52,6 +52,7 @@ class BatchMixing(Callback, ABC):
     """
 
     priority = TRANSFORM
+    counts_within_batch = True
 
     def __init__(self, alpha: float, generator: torch.Generator | None = None) -> None:
         is_number = isinstance(alpha, Real) and not isinstance(alpha, bool)

@@ -1,0 +1,121 @@
+"""A place between two batches from which a run can go on though the next batch has begun."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from ..state import RunState
+from .plain_data import plain_data
+from .snapshot import counters_at, random_states, take_snapshot
+
+
+class SavePoint:
+    """What a batch changes before its step, as it was before that batch.
+
+    A handler that cancels the fit within a batch leaves the parameters as the last whole step
+    made them, while random numbers have been drawn, running means have moved, and callbacks
+    have counted. Kept here, those of before go into the checkpoint, and the batch is run again
+    when the run goes on: with the weights, bit for bit, that it would have had.
+
+    Args:
+        epoch, phase, batch: Where the run goes on; as for ``take_snapshot``.
+        run: The run, which is there now, and has no gradients that wait for a step.
+        buffers: The buffers of its model and loss function.
+
+    Attributes:
+        steps: The optimizer steps taken so far.
+        batches: The training batches that have ended so far.
+        is_saved: Whether a checkpoint has been written of it, or of something later.
+    """
+
+    def __init__(
+        self, run: RunState, buffers: Buffers, epoch: int, phase: str | None, batch: int
+    ) -> None:
+        self.epoch, self.phase, self.batch = epoch, phase, batch
+        self.steps, self.batches = run.steps, run.n_iter
+        self.is_saved = False
+        self._counters = counters_at(run, phase)
+        self._rows = len(run.history)
+        self._row = dict(run.history[-1])
+        self._callbacks = {
+            callback.name: _copied(callback.state_dict())
+            for callback in run.cbs
+            if callback.counts_within_batch
+        }
+        buffers.keep()
+        self._buffers = buffers
+        self._random = random_states(run)
+
+    def snapshot(self, run: RunState, phase_start: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return what ``take_snapshot`` would have returned there.
+
+        Args:
+            run: No step has been taken meanwhile.
+            phase_start: As for ``take_snapshot``.
+        """
+        position = {"epoch": self.epoch, "phase": self.phase, "batch": self.batch}
+        content = take_snapshot(run, **position, phase_start=phase_start)  # type: ignore[arg-type]
+        content["counters"] = self._counters
+        content["history"][self._rows - 1 :] = [plain_data(self._row, "history")]
+        for name, state in self._callbacks.items():
+            content["callbacks"][name] = plain_data(state, f"callbacks[{name!r}]")
+        content["random"] = self._random
+        content["gradients"] = {}
+        for part, name, buffer in self._buffers.kept():
+            for each in (part, "buffers") if part == "model" else (part,):
+                if name in content[each]:
+                    content[each] = {**content[each], name: buffer}
+        return content
+
+
+class Buffers:
+    """The buffers of a model and a loss function, copied when they have changed.
+
+    Args:
+        run: Whose they are.
+    """
+
+    def __init__(self, run: RunState) -> None:
+        self._slots = list(_slots("model", run.model)) + list(_slots("loss_func", run.loss_func))
+        self._marks: list[tuple[int, int] | None] = [None] * len(self._slots)
+        self._copies: list[Tensor | None] = [None] * len(self._slots)
+
+    def keep(self) -> None:
+        """Copy those that have changed since."""
+        for index, (_, _, slots, key, is_running) in enumerate(self._slots):
+            buffer = slots.get(key)
+            mark = None if buffer is None else (id(buffer), buffer._version)
+            # Running means are moved by code that leaves the version as it is.
+            if mark == self._marks[index] and not is_running:
+                continue
+            self._marks[index] = mark
+            self._copies[index] = None if buffer is None else buffer.detach().clone()
+
+    def kept(self) -> Iterator[tuple[str, str, Tensor]]:
+        """Yield part, name and copy of each."""
+        for (part, name, *_), kept in zip(self._slots, self._copies, strict=True):
+            if kept is not None:
+                yield part, name, kept
+
+
+def _slots(part: str, module: Any) -> Iterator[tuple[str, str, dict[str, Any], str, bool]]:
+    """Yield where buffers are held: part, name in it, dictionary, key, whether it is a mean."""
+    if isinstance(module, nn.Module):
+        for path, owner in module.named_modules():
+            is_running = isinstance(owner, _NormBase)
+            for key in owner._buffers:
+                yield part, f"{path}.{key}".lstrip("."), owner._buffers, key, is_running
+
+
+def _copied(value: Any) -> Any:
+    """Copy a state, but for tensors in lists: those are added to, and not changed."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _copied(each) for key, each in value.items()}
+    return copy.copy(value)
