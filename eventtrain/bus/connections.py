@@ -1,0 +1,276 @@
+"""Connections: who is subscribed to a signal, for whom, and in which order."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import blinker
+from blinker import Namespace
+from blinker._utilities import make_id
+from blinker.base import ANY, ANY_ID
+
+from .handlers import Around, Handler, Options
+from .ordering import in_order, require_no_cycle
+from .receivers import Receiver, is_same
+
+__all__ = ["ANY", "ANY_ID", "Connections", "Namespace", "make_id"]
+
+F = TypeVar("F", bound=Receiver)
+
+CHECKED_AGAINST = "1.9.0"
+"""The version of blinker in which the names below are what this module takes them for."""
+PRIVATE_NAMES = {
+    "blinker._utilities": ["make_id"],
+    "blinker.base": ["ANY_ID"],
+    "blinker.Signal": [
+        *("_by_receiver", "_by_sender", "_weak_senders"),
+        *("_clear_state", "_disconnect", "_make_cleanup_sender"),
+    ],
+}
+"""What of blinker is used here that it does not document."""
+
+
+class Connections(blinker.NamedSignal):
+    """A ``blinker.Signal`` whose receivers have an order; ``Signal`` adds how they are called.
+
+    Args:
+        doc: Docstring of the signal.
+        name: Name of the event; empty for a signal outside of a bus.
+
+    Attributes:
+        lock: Held by whoever changes subscriptions, or compiles what follows from them: of two
+            threads, the one that changes last is the one whose change counts.
+    """
+
+    def __init__(self, doc: str | None = None, *, name: str = "") -> None:
+        self.lock = threading.RLock()
+        self._handlers: dict[Any, Handler] = {}
+        self._in_order: list[Handler] | None = None
+        self._around: Around | None = None
+        self._is_muted = False
+        self._mute_depth = 0
+        super().__init__(name, doc)
+
+    # Order
+
+    @property
+    def handlers(self) -> list[Handler]:
+        """Every handler on this signal, for whatever sender, in order of dispatch."""
+        in_order = self._in_order
+        return list(self._put_in_order() if in_order is None else in_order)
+
+    def _put_in_order(self) -> list[Handler]:
+        with self.lock:
+            subscribed = self.subscribed
+            for handler in subscribed:
+                handler.around = self._around
+            self._in_order = in_order(subscribed, self.name)
+            return self._in_order
+
+    @property
+    def subscribed(self) -> list[Handler]:
+        """The same handlers in order of subscription, which costs no sorting."""
+        with self.lock:
+            # blinker keeps a receiver of its own that has no sender left.
+            return [
+                self._handlers[key] for key in list(self.receivers) if self._by_receiver.get(key)
+            ]
+
+    def handlers_for(self, sender: object) -> list[Handler]:
+        """Return the handlers that an emission by ``sender`` runs, in order."""
+        if self.is_muted:
+            return []
+        keys = self._keys_for(sender)
+        return [handler for handler in self.handlers if handler.key in keys]
+
+    def _keys_for(self, sender: object) -> set[Any]:
+        own = () if sender is ANY else self._by_sender.get(make_id(sender), ())
+        return {*self._by_sender.get(ANY_ID, ()), *own}
+
+    def changed(self) -> None:
+        """Drop what followed from the subscriptions as they were; called after every change."""
+        with self.lock:
+            self._in_order = None
+
+    def wrap_calls(self, around: Around | None) -> None:
+        """Have ``around`` wrap every handler's call from the next emission on; ``None`` ends it."""
+        self._around = around
+        self.changed()
+
+    # Subscription
+
+    def attach(self, handler: Handler, sender: Any = ANY) -> None:
+        """Put a handler on this signal for ``sender``, or for any; see ``EventBus.attach``."""
+        with self.lock:
+            handler.key = make_id(handler)
+            handler.detach = lambda: self._disconnect(make_id(handler), ANY_ID)
+            self._handlers[handler.key] = handler
+            super().connect(handler, sender, weak=False)
+            self.changed()
+
+    def confine(self, handler: Handler, sender: Any) -> None:
+        """Have a handler that serves any sender serve ``sender`` alone, in the place it has."""
+        with self.lock:
+            receiver = handler if self.receivers.get(handler.key) is handler else handler.receiver
+            if receiver is not None and ANY_ID in self._by_receiver.get(handler.key, ()):
+                self._by_sender[ANY_ID].discard(handler.key)
+                self._by_receiver[handler.key].discard(ANY_ID)
+                weak = receiver is not handler and handler.options.weak
+                super().connect(receiver, sender, weak=weak)
+            self.changed()
+
+    def snapshot(self) -> Callable[[], None]:
+        """Return a function that puts all receivers back as they stand now."""
+        tables: list[dict[Any, Any]] = [
+            self.receivers,
+            self._handlers,
+            self._weak_senders,
+            self._by_receiver,
+            self._by_sender,
+        ]
+        copies = [
+            {key: value.copy() if isinstance(value, set) else value for key, value in table.items()}
+            for table in tables
+        ]
+        standing = [(h, h.key, h.detach, list(h.tally.handlers)) for h in self._handlers.values()]
+        muting = self._is_muted, self._mute_depth
+
+        def restore() -> None:
+            for handler in self._handlers.values():
+                handler.leave()
+            for table, copy in zip(tables, copies, strict=True):
+                table.clear()
+                table.update(copy)
+            for handler, key, detach, together in standing:
+                handler.key, handler.detach = key, detach
+                handler.tally.handlers = together
+            self._is_muted, self._mute_depth = muting
+            self.changed()
+
+        return restore
+
+    def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
+        """Connect as ``blinker`` does: weakly by default, at priority 0."""
+        key = make_id(receiver)
+        handler = Handler(self.name, receiver, Options(weak=weak))
+        with self.lock:
+            others = [known for known in self.subscribed if known.key != key]
+            require_no_cycle([handler], others, self.name)  # which its name may close
+            handler.key = key
+            handler.detach = lambda: self._disconnect(key, ANY_ID)
+            self._handlers[key] = handler
+            try:
+                return super().connect(receiver, sender, weak)
+            finally:
+                self.changed()
+
+    @contextmanager
+    def connected_to(self, receiver: Receiver, sender: Any = ANY) -> Generator[None, None, None]:
+        """Connect ``receiver`` while the block runs; what was connected before stays so."""
+        key = make_id(receiver)
+        sender_id = ANY_ID if sender is ANY else make_id(sender)
+        stood = self.receivers.get(key)
+        handler = self._handlers.get(key)
+        had_sender = sender_id in self._by_receiver.get(key, ())
+        self.connect(receiver, sender=sender, weak=False)
+        try:
+            yield
+        finally:
+            if stood is None or handler is None:
+                super().disconnect(receiver)
+            elif key in self.receivers:
+                self.receivers[key], self._handlers[key] = stood, handler
+                if not had_sender:
+                    self._by_sender[sender_id].discard(key)
+                    self._by_receiver[key].discard(sender_id)
+                self.changed()
+
+    def disconnect(self, receiver: Receiver, sender: Any = ANY) -> None:
+        """Disconnect a receiver, however it was connected, from one sender or from all."""
+        sender_id = ANY_ID if sender is ANY else make_id(sender)
+        with self.lock:
+            for handler in list(self._handlers.values()):
+                if is_same(handler.receiver, receiver):
+                    self._disconnect(handler.key, sender_id)
+                    self._drop_if_orphaned(handler.key)
+            super().disconnect(receiver, sender)
+
+    def _disconnect(self, receiver_id: Any, sender_id: Any) -> None:
+        with self.lock:
+            super()._disconnect(receiver_id, sender_id)
+            if receiver_id not in self.receivers:
+                handler = self._handlers.pop(receiver_id, None)
+                if handler is not None:
+                    handler.leave()
+            self.changed()
+
+    def _drop_if_orphaned(self, key: Any) -> None:
+        """Forget a handler from ``attach`` once no sender is left that it could serve."""
+        if isinstance(self.receivers.get(key), Handler) and not self._by_receiver[key]:
+            self._disconnect(key, ANY_ID)
+
+    def _make_cleanup_sender(self, sender_id: Any) -> Callable[[weakref.ref[Any]], None]:
+        cleanup = super()._make_cleanup_sender(sender_id)
+
+        def forget(reference: weakref.ref[Any]) -> None:
+            with self.lock:
+                keys = list(self._by_sender.get(sender_id, ()))
+                cleanup(reference)
+                for key in keys:
+                    self._drop_if_orphaned(key)
+                self.changed()
+
+        return forget
+
+    # The rest of blinker's interface
+
+    @property
+    def is_muted(self) -> bool:
+        """Whether emissions call nobody."""
+        return self._is_muted or self._mute_depth > 0
+
+    @is_muted.setter
+    def is_muted(self, value: bool) -> None:
+        self._is_muted = value
+        self.changed()
+
+    @contextmanager
+    def muted(self) -> Generator[None, None, None]:
+        """Call nobody while the block runs; blocks may nest."""
+        self._mute_depth += 1
+        self.changed()
+        try:
+            yield
+        finally:
+            self._mute_depth -= 1
+            self.changed()
+
+    def receivers_for(self, sender: Any) -> Generator[Receiver, None, None]:
+        """Yield the receivers to be called for ``sender``, in order."""
+        keys = self._keys_for(sender)
+        for handler in self.handlers:
+            if handler.key in keys and handler.key in self.receivers:
+                connected = self.receivers[handler.key]
+                receiver = handler if connected is handler else handler.receiver
+                if receiver is not None:
+                    yield receiver
+
+    def senders_of(self, handler: Handler) -> str:
+        """Say whom a handler serves, for people; empty when it serves any sender."""
+        ids = self._by_receiver.get(handler.key, set())
+        if ANY_ID in ids:
+            return ""
+        alive = [reference() for key, reference in self._weak_senders.items() if key in ids]
+        return ", ".join(type(s).__name__ for s in alive if s is not None) or "by value"
+
+    def _clear_state(self) -> None:
+        with self.lock:
+            super()._clear_state()
+            for handler in self._handlers.values():
+                handler.leave()
+            self._handlers.clear()
+            self.changed()
