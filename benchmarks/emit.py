@@ -12,9 +12,11 @@ from .measure import Group, Options, Suite, Target, Variant, compare, distinct_f
 from .statement import Statement
 
 COUNTS = (0, 1, 3, 10, 100)
+SENT_TO = (1, 10, 100)
 FOR = "for f in functions: f(run)"
 SIGNAL = "signal.emit(run)"
 BOUND = "emit.after_loss()"
+SEND = "signal.send(run)"
 GUARD = "if signal.receivers: signal.emit(run)"
 
 
@@ -34,6 +36,10 @@ def run(options: Options) -> Suite:
             value = ten.ratio(name, SIGNAL).median
             text = f"{name} over {SIGNAL}, 10 handlers"
             targets.append(Target(text, value, limit, at_least=True))
+    for count in SENT_TO:
+        value = groups[count].ratio(SEND, BLINKER).median
+        plural = "s" * (count > 1)
+        targets.append(Target(f"{SEND} over {BLINKER}, {count} handler{plural}", value, 1))
     least = guard.time(GUARD).median
     targets.append(Target("guarded dispatch without handlers", least, 40, "ns"))
     _, missing = calls([])
@@ -57,7 +63,7 @@ def handlers(count: int, options: Options) -> Group:
         SIGNAL: SIGNAL,
         "signal.emit(run, token)": "signal.emit(run, token)",
         BOUND: BOUND,
-        "signal.send(run)": "signal.send(run)",
+        SEND: SEND,
     }
     variants: dict[str, Variant] = {
         name: Statement(text, _seconds(options), **names) for name, text in statements.items()

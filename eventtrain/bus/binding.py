@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..cancellation import CancellationToken, Origin, Scope
 from ..events import Event
-from .dispatch import Style, running_handler
+from .dispatch import Style
+from .running import running_handler
 
 
 class Source(Protocol):

@@ -87,6 +87,11 @@ class Connections(blinker.NamedSignal):
         keys = self._keys_for(sender)
         return [handler for handler in self.handlers if handler.key in keys]
 
+    @property
+    def has_own_senders(self) -> bool:
+        """Whether anybody is subscribed for one sender alone."""
+        return any(key != ANY_ID and bucket for key, bucket in list(self._by_sender.items()))
+
     def _keys_for(self, sender: object) -> set[Any]:
         own = () if sender is ANY else self._by_sender.get(make_id(sender), ())
         return {*self._by_sender.get(ANY_ID, ()), *own}

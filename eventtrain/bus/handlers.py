@@ -158,12 +158,22 @@ class Handler:
         held: Receiver = self._receiver
         return held
 
+    @property
+    def reference(self) -> Callable[[], Receiver | None] | None:
+        """The weak reference to the function, where it is held weakly."""
+        return self._receiver if self.options.weak else None
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing stands between a call and the function: neither filter nor guard."""
+        return self.calls is None and self.options.on_error == "raise"
+
     def __call__(self, sender: object, **arguments: object) -> object:
         """Run it as ``blinker.Signal.send`` does, filters and all."""
         receiver = self.receiver
         if receiver is None:
             return None
-        if self.calls is None and self.options.on_error == "raise":
+        if self.is_bare:
             return receiver(sender, **arguments)
         if arguments:
             receiver = functools.partial(receiver, **arguments)

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ..cancellation import CancellationToken
 from ..events import Event
 from .binding import Binding
-from .connections import ANY, ANY_ID, Connections, Namespace
+from .connections import ANY, ANY_ID, Connections, Namespace, make_id
 from .dispatch import LiveEmission, Style, make_emission, rebind
-from .handlers import Handler
-from .receivers import Receiver
+from .sending import AsyncWrap, Call, Result, Wrap, calls_of, send_async_to, send_to
 
 __all__ = ["ANY", "Namespace", "Signal"]
 
@@ -36,6 +35,8 @@ class Signal(Connections):
         self.bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
         self._by_id: dict[int, tuple[object, Callable[..., None]]] = {}
         self._compiled: dict[tuple[object, ...], Callable[..., None]] = {}
+        self._calls: dict[Any, list[Call]] = {}
+        self._calls_to_any: list[Call] | None = None
         self._live = LiveEmission(self._prepare)
         super().__init__(doc, name=name)
         if not TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Signal(Connections):
             self._live.reset()
             self._by_id.clear()
             self._compiled.clear()
+            self._calls.clear()
+            self._calls_to_any = None
             for binding in list(self.bindings):
                 binding.refresh(self)
 
@@ -69,7 +72,7 @@ class Signal(Connections):
     def _prepare(self, sender: Any, token: CancellationToken | None) -> None:
         """Compile what ``emit`` does, and do it."""
         with self.lock:
-            if any(key != ANY_ID and bucket for key, bucket in list(self._by_sender.items())):
+            if self.has_own_senders:
                 self._live.serve_by_sender(self._by_id, self._emission_by)
             else:
                 self._live.serve(self.handlers_for(ANY))
@@ -104,21 +107,36 @@ class Signal(Connections):
                 self._compiled[key] = make_emission(style, handlers)
             return rebind(self._compiled[key], sender, token)
 
-    def send(self, sender: Any = None, /, **arguments: Any) -> list[tuple[Receiver, Any]]:
+    def send(
+        self, sender: Any = None, /, *, _async_wrapper: Wrap | None = None, **arguments: Any
+    ) -> list[Result]:
         """Call the receivers in order and return ``(receiver, value)`` pairs, as blinker does."""
-        return _with_functions(super().send(sender, **arguments))
+        calls = self._calls_to_any
+        if calls is None:
+            calls = self._calls_to(sender)
+        if not calls:
+            return []
+        return send_to(calls, self.receivers, _async_wrapper, sender, arguments)
 
     async def send_async(
-        self, sender: Any = None, /, **arguments: Any
-    ) -> list[tuple[Receiver, Any]]:
+        self, sender: Any = None, /, *, _sync_wrapper: AsyncWrap | None = None, **arguments: Any
+    ) -> list[Result]:
         """Await the receivers in order and return ``(receiver, value)`` pairs, as blinker does."""
-        return _with_functions(await super().send_async(sender, **arguments))
+        calls = self._calls_to(sender)
+        return await send_async_to(calls, self.receivers, _sync_wrapper, sender, arguments)
 
+    def _calls_to(self, sender: Any) -> list[Call]:
+        """Return what ``send`` does for ``sender``: worked out once between two changes."""
+        calls = self._calls.get(self._sending_key(sender))
+        if calls is None:
+            with self.lock:
+                calls = calls_of(self.handlers_for(sender))
+                self._calls[self._sending_key(sender)] = calls
+                if not self.has_own_senders:
+                    self._calls_to_any = calls
+        return calls
 
-def _with_functions(results: list[tuple[Receiver, Any]]) -> list[tuple[Receiver, Any]]:
-    """Put the user's functions in the place of their handlers."""
-    pairs = []
-    for receiver, value in results:
-        function = receiver.receiver if isinstance(receiver, Handler) else receiver
-        pairs.append((receiver if function is None else function, value))
-    return pairs
+    def _sending_key(self, sender: Any) -> Any:
+        # Senders that nobody named share one list: a million of them take no room.
+        key = make_id(sender)
+        return key if key in self._by_sender else ANY_ID
