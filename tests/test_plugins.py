@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -185,6 +187,238 @@ def test_a_connected_receiver_that_fails_is_disconnected_too(install, learner, c
     run = Runner(plugins=["demo"], plugin_errors="disable")
     assert run.fit(1, learner).outcome == "completed"
     assert len([r for r in caplog.records if r.name == "eventtrain"]) == 1
+
+
+LATER = {
+    "bus.on": "run.bus.on('after_step', fail)",
+    "bus.on, as a decorator": "run.bus.on('after_step')(fail)",
+    "run.on": "run.on('after_step', fail)",
+    "signal.connect": "run.bus['after_step'].connect(fail, weak=False)",
+    "signal.connect_via": "run.bus['after_step'].connect_via(run)(fail)",
+    "bus.attach": "run.bus.attach([Handler('after_step', fail, Options())])",
+    "a coroutine": "run.bus['after_step'].connect(later, weak=False)",
+    "deep in other calls": "list(map(partial(run.bus.on, 'after_step'), [fail]))",
+    "in a nested emission": "run.bus.on('after_demo', on_demo); run.bus.emit('after_demo', run)",
+    "in a nested send": "run.bus.on('after_demo', on_demo); run.bus['after_demo'].send(run)",
+    "among many": "[run.on('after_demo', id, name=str(i)) for i in range(130)]; "
+    "run.on('after_demo', on_demo); run.bus.emit('after_demo', run)",
+}
+"""What a handler of a plugin does to subscribe one that fails."""
+SUBSCRIBING_LATER = """
+    from functools import partial
+    from eventtrain import Callback
+    from eventtrain.bus.handlers import Handler, Options
+
+    def fail(run):
+        1 / 0
+
+    async def later(run): ...
+
+    def on_demo(run):
+        run.on("after_step", fail)
+
+    def subscribe(run):
+        LATER
+"""
+AS_REGISTER = """
+    def Demo(bus):
+        bus.declare("after_demo")
+        bus.on("WHEN", subscribe, once=True)
+"""
+AS_CALLBACK = """
+    from eventtrain.callback import handler
+
+    class Demo(Callback):
+        def set_runner(self, run):
+            super().set_runner(run)
+            if "after_demo" not in run.bus:
+                run.bus.declare("after_demo")
+
+        @handler(once=True)
+        def WHEN(self, run):
+            subscribe(run)
+"""
+
+
+def subscribing_later(way: str, form: str, event: str = "begin_fit") -> str:
+    code = SUBSCRIBING_LATER.replace("LATER", LATER[way]) + form
+    return code.replace("WHEN", event)
+
+
+@pytest.mark.parametrize("form", [AS_REGISTER, AS_CALLBACK], ids=["register", "class"])
+@pytest.mark.parametrize("way", LATER)
+class TestSubscribingLater:
+    def test_it_bears_the_plugins_label(self, way: str, form: str, install, learner) -> None:
+        install(subscribing_later(way, form))
+        run = Runner(plugins=["demo"])
+        run.on("begin_epoch", lambda run: run.token.cancel("fit"))
+        run.fit(1, learner)
+        (row,) = run.bus.explain("after_step")
+        assert "demo of demo-package 1.2" in row.source
+
+    def test_it_fails_as_plugins_may(self, way: str, form: str, install, learner, caplog) -> None:
+        install(subscribing_later(way, form))
+        run = Runner(plugins=["demo"], plugin_errors="disable")
+        assert run.fit(1, learner).outcome == "completed"
+        (record,) = [record for record in caplog.records if record.name == "eventtrain"]
+        assert "demo of demo-package 1.2" in record.getMessage()
+
+    def test_it_hears_its_own_runner_alone(self, way: str, form: str, install, learner) -> None:
+        install(subscribing_later(way, form))
+        bus = EventBus()
+        run, other = Runner(bus=bus, plugins=["demo"]), Runner(bus=bus)
+        run.on("begin_epoch", lambda run: run.token.cancel("fit"))
+        run.fit(1, learner)
+        assert len(bus["after_step"].handlers_for(run)) == 1
+        assert other.fit(1, learner).outcome == "completed"
+
+
+@pytest.mark.parametrize("event", ["begin_batch", "after_batch", "after_epoch"])
+def test_what_a_plugin_subscribes_in_any_kind_of_event_is_its_own(event, install, learner) -> None:
+    install(subscribing_later("bus.on", AS_REGISTER, event))
+    run = Runner(plugins=["demo"], plugin_errors="disable")
+    assert run.fit(2, learner).outcome == "completed"
+
+
+def test_what_a_later_handler_subscribes_is_the_plugins_too(install, learner) -> None:
+    install("""
+        def Demo(bus):
+            def subscribe(run, depth=0):
+                def again(run):
+                    subscribe(run, depth + 1)
+                bus.on("begin_step", again if depth < 3 else print, once=True, name=f"h{depth}")
+            bus.on("begin_fit", subscribe)
+    """)
+    run = Runner(plugins=["demo"])
+    seen = []
+    run.on("after_epoch", lambda run: seen.extend(run.bus.explain("begin_step")))
+    run.fit(1, learner)
+    assert [row.handler for row in seen] == ["h3"]
+    assert "demo of demo-package" in seen[0].source
+
+
+def test_a_handler_of_the_users_that_a_plugins_event_calls_subscribes_for_the_user(
+    install: Install, learner: Learner
+) -> None:
+    install(REGISTER)
+    run = Runner(plugins=["demo"], plugin_errors="disable")
+
+    @run.on("after_demo", once=True)
+    def mine(run: Any) -> None:
+        run.bus.on("after_epoch", lambda run: 1 / 0, name="mine_too")
+
+    with pytest.raises(ZeroDivisionError):
+        run.fit(1, learner)
+    (row,) = run.bus.explain("after_epoch")
+    assert "demo" not in row.source
+
+
+def test_a_runner_that_a_plugin_makes_for_itself_is_as_any_runner(install, learner) -> None:
+    install("""
+        from eventtrain import Runner
+        made = []
+        def Demo(bus):
+            bus.on("begin_fit", lambda run: made.append(Runner()))
+            bus.on("begin_fit", lambda run: made[0].bus.on("after_fit", print))
+            bus.on("begin_fit", lambda run: run.token.cancel("fit"))
+    """)
+    run = Runner(plugins=["demo"], plugin_errors="disable")
+    run.fit(1, learner)
+    (made,) = __import__(run.plugins[0].entry.module).made
+    handlers = [handler for signal in made.bus.values() for handler in signal.handlers]
+    assert {(handler.plugin, handler.options.on_error) for handler in handlers} == {(None, "raise")}
+    assert len(made.bus["after_fit"].handlers_for("anyone")) == 1
+
+
+def test_what_a_callback_subscribes_when_it_gets_its_runner_is_the_plugins(install) -> None:
+    install("""
+        from eventtrain import Callback
+        class Demo(Callback):
+            def set_runner(self, run):
+                super().set_runner(run)
+                run.bus.on("after_fit", print)
+    """)
+    bus = EventBus()
+    run = Runner(bus=bus, plugins=["demo"])
+    (row,) = bus.explain("after_fit")
+    assert "demo of demo-package" in row.source
+    assert not bus["after_fit"].handlers_for("someone else")
+    del run
+
+
+def test_what_another_thread_subscribes_while_a_plugin_loads_is_not_the_plugins(
+    install: Install,
+) -> None:
+    install("""
+        def Demo(bus, meanwhile):
+            meanwhile()
+            bus.on("after_fit", print, name="own")
+    """)
+    bus = EventBus()
+
+    def meanwhile() -> None:
+        thread = threading.Thread(target=lambda: bus.on("after_fit", print, name="user"))
+        thread.start()
+        thread.join(10)
+
+    run = Runner(bus=bus, plugins={"demo": {"meanwhile": meanwhile}})
+    sources = {row.handler: row.source for row in bus.explain("after_fit")}
+    assert "demo" in sources["own"]
+    assert "demo" not in sources["user"]
+    del run
+
+
+OUTSIDE = {
+    "SystemExit": "raise SystemExit(3)",
+    "GeneratorExit": "raise GeneratorExit",
+    "CancelledError": "import asyncio; raise asyncio.CancelledError",
+    "Skipped": "import pytest; pytest.skip('no', allow_module_level=True)",
+    "Exit": "import pytest; pytest.exit('no')",
+    "Mine": "class Mine(BaseException): ...\nraise Mine('why')",
+    "BaseExceptionGroup": "raise BaseExceptionGroup('several', [GeneratorExit()])",
+    "StopIteration": "raise StopIteration",
+    "Silent": "class Silent(BaseException):\n    def __str__(self): 1 / 0\nraise Silent",
+}
+
+
+@pytest.mark.parametrize("where", ["import", "register", "factory"])
+@pytest.mark.parametrize("kind", OUTSIDE)
+def test_no_exception_of_a_plugins_own_passes_raw(kind: str, where: str, install) -> None:
+    code = OUTSIDE[kind]
+    if where != "import":
+        head = "def Demo(bus):" if where == "register" else "def Demo():"
+        subscribing = "\n    bus.on('after_fit', print)" if where == "register" else ""
+        code = head + subscribing + "\n" + textwrap.indent(code, "    ")
+    install(code)
+    bus = EventBus()
+    with pytest.raises(PluginError, match=rf"could not be loaded: {kind}") as caught:
+        Runner(bus=bus, plugins=["demo"])
+    assert type(caught.value.__cause__).__name__ == kind
+    assert not list(bus.explain())
+
+
+@pytest.mark.parametrize(
+    "code", ["raise KeyboardInterrupt", "raise BaseExceptionGroup('both', [KeyboardInterrupt()])"]
+)
+def test_ctrl_c_while_a_plugin_loads_passes_and_leaves_the_bus_as_it_was(code, install) -> None:
+    install("def Demo(bus):\n    bus.on('after_fit', print)\n    " + code)
+    bus = EventBus()
+    with pytest.raises(BaseException) as caught:  # the kind is looked at below
+        Runner(bus=bus, plugins=["demo"], plugins_on_error="warn")
+    assert isinstance(caught.value, (KeyboardInterrupt, BaseExceptionGroup))
+    assert not list(bus.explain())
+
+
+def test_a_cancellation_that_is_delivered_while_a_plugin_loads_passes(install, learner) -> None:
+    install("def Demo(bus, check): check()")
+    run = Runner()
+
+    @run.on("begin_epoch")
+    def load(run: Any) -> None:
+        run.token.cancel("fit", "enough")
+        Runner(plugins={"demo": {"check": run.token.check}})
+
+    assert run.fit(1, learner).reason == "enough"
 
 
 @pytest.mark.parametrize("kind", BROKEN)

@@ -16,6 +16,7 @@ from blinker.base import ANY, ANY_ID
 from .handlers import Around, Handler, Options
 from .ordering import in_order, require_no_cycle
 from .receivers import Receiver, is_same
+from .running import running_provider
 
 __all__ = ["ANY", "ANY_ID", "Connections", "Namespace", "make_id"]
 
@@ -44,10 +45,12 @@ class Connections(blinker.NamedSignal):
     Attributes:
         lock: Held by whoever changes subscriptions, or compiles what follows from them: of two
             threads, the one that changes last is the one whose change counts.
+        home: What the signals of one bus have in common.
     """
 
     def __init__(self, doc: str | None = None, *, name: str = "") -> None:
         self.lock = threading.RLock()
+        self.home: object = object()
         self._handlers: dict[Any, Handler] = {}
         self._in_order: list[Handler] | None = None
         self._around: Around | None = None
@@ -111,21 +114,10 @@ class Connections(blinker.NamedSignal):
     def attach(self, handler: Handler, sender: Any = ANY) -> None:
         """Put a handler on this signal for ``sender``, or for any; see ``EventBus.attach``."""
         with self.lock:
-            handler.key = make_id(handler)
+            handler.key, handler.home = make_id(handler), self.home
             handler.detach = lambda: self._disconnect(make_id(handler), ANY_ID)
             self._handlers[handler.key] = handler
             super().connect(handler, sender, weak=False)
-            self.changed()
-
-    def confine(self, handler: Handler, sender: Any) -> None:
-        """Have a handler that serves any sender serve ``sender`` alone, in the place it has."""
-        with self.lock:
-            receiver = handler if self.receivers.get(handler.key) is handler else handler.receiver
-            if receiver is not None and ANY_ID in self._by_receiver.get(handler.key, ()):
-                self._by_sender[ANY_ID].discard(handler.key)
-                self._by_receiver[handler.key].discard(ANY_ID)
-                weak = receiver is not handler and handler.options.weak
-                super().connect(receiver, sender, weak=weak)
             self.changed()
 
     def snapshot(self) -> Callable[[], None]:
@@ -162,10 +154,14 @@ class Connections(blinker.NamedSignal):
         """Connect as ``blinker`` does: weakly by default, at priority 0."""
         key = make_id(receiver)
         handler = Handler(self.name, receiver, Options(weak=weak))
+        provider = running_provider(self.home)
+        if provider is not None:
+            provider.take(handler)
+            sender = provider.sender if sender is ANY else sender
         with self.lock:
             others = [known for known in self.subscribed if known.key != key]
             require_no_cycle([handler], others, self.name)  # which its name may close
-            handler.key = key
+            handler.key, handler.home = key, self.home
             handler.detach = lambda: self._disconnect(key, ANY_ID)
             self._handlers[key] = handler
             try:
@@ -176,6 +172,9 @@ class Connections(blinker.NamedSignal):
     @contextmanager
     def connected_to(self, receiver: Receiver, sender: Any = ANY) -> Generator[None, None, None]:
         """Connect ``receiver`` while the block runs; what was connected before stays so."""
+        provider = running_provider(self.home)
+        if provider is not None and sender is ANY:
+            sender = provider.sender
         key = make_id(receiver)
         sender_id = ANY_ID if sender is ANY else make_id(sender)
         stood = self.receivers.get(key)

@@ -19,6 +19,7 @@ from .filters import Tally
 from .handlers import Handler, OnError, Options, names
 from .ordering import require_names, require_no_cycle
 from .receivers import Receiver, check_receiver, name_of
+from .running import running_provider
 from .signals import ANY, Namespace, Signal
 from .subscription import Subscription
 
@@ -43,6 +44,7 @@ class EventBus(Namespace):
 
     Attributes:
         vocabulary: The scopes, and what lies inside what.
+        home: What tells its signals and handlers from those of another bus.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class EventBus(Namespace):
         super().__init__()
         self.vocabulary = Vocabulary(scopes)
         self._lock = threading.RLock()  # one for all signals: a change may concern several
+        self.home = object()
         self._bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
         self._profile: Profile | None = None
         for event in events:
@@ -154,6 +157,7 @@ class EventBus(Namespace):
     def _add(self, event: Event) -> Signal:
         signal = Signal(event.meaning, name=event.name)
         signal.event, signal.lock, signal.bindings = event, self._lock, self._bindings
+        signal.home = self.home
         self[event.name] = signal
         self._wrap_calls(signal)
         return signal
@@ -287,6 +291,11 @@ class EventBus(Namespace):
         Raises:
             UnknownEventError, ValueError, OrderError: See ``on``.
         """
+        provider = running_provider(self.home)
+        if provider is not None:
+            for handler in handlers:
+                provider.take(handler)
+            sender = provider.sender if sender is ANY else sender
         with self._lock:
             by_event: dict[str, list[Handler]] = {}
             for handler in handlers:

@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 from ..arguments import flag, real_number, whole_number
 from ..errors import describe
@@ -68,6 +68,19 @@ class Options:
         object.__setattr__(self, "after", names(self.after))
 
 
+class Owner(Protocol):
+    """Whose handlers are not the user's own; see ``Provider``."""
+
+    def take(self, handler: Handler) -> None:
+        """Have a handler be the plugin's."""
+        ...
+
+    @property
+    def sender(self) -> Any:
+        """Whom its handlers hear where they name nobody."""
+        ...
+
+
 def names(value: str | Iterable[str]) -> tuple[str, ...]:
     """Return one name or several as a tuple."""
     return (value,) if isinstance(value, str) else tuple(value)
@@ -83,6 +96,8 @@ class Handler:
         options: All options.
         source: Where the function was written, as ``module:line``.
         plugin: Which plugin brought it, as people should read it; ``None`` for user code.
+        provider: That plugin itself, on the bus that it was loaded onto; or ``None``.
+        home: What the signals of one bus have in common; that of the signal it was put on last.
         calls: How often it has run, counted for handlers with a filter;
             ``None`` for the others, which are called without any detour.
         tally: What ``every`` and ``once`` count, together with the handlers
@@ -101,11 +116,13 @@ class Handler:
         "calls",
         "detach",
         "event",
+        "home",
         "key",
         "name",
         "options",
         "plugin",
         "priority",
+        "provider",
         "source",
         "tally",
     )
@@ -129,6 +146,8 @@ class Handler:
         self.after = options.after
         self.source = source_of(written)
         self.plugin = plugin
+        self.provider: Owner | None = None
+        self.home: object = None
         self.key: Any = None
         self.detach: Callable[[], None] = _nothing
         self.around: Around | None = None
@@ -206,9 +225,8 @@ class Handler:
 
     def callee(self) -> Callable[[Any], object]:
         """Return what an emission calls: the bare function when nothing stands between."""
-        if is_async(self.receiver):
-            return self._refuse_to_await
-        call = self.filtered(self.unfiltered())
+        refused = is_async(self.receiver)
+        call = self.filtered(self._refuse_to_await if refused else self.unfiltered())
         return call if self.around is None else self.around(self, call)
 
     def unfiltered(self) -> Callable[[Any], object]:
