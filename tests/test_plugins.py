@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import textwrap
 import threading
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eventtrain import Callback, EventBus, Learner, PluginError, Runner
+from eventtrain import Callback, CancellationToken, EventBus, Learner, PluginError, Runner
 from eventtrain.plugins import installed_plugins, requested_plugins
 
 Install = Callable[..., str]
@@ -482,6 +483,129 @@ def test_a_handler_that_a_broken_plugin_took_away_is_back(install: Install) -> N
     bus.emit("after_fit", 2)
     assert seen == [2]
     assert subscription.connected
+
+
+UNDONE = {
+    "a replaced signal": "bus['after_step'] = Signal(name='after_step')",
+    "a replaced signal with a handler": "bus['after_step'] = Signal(); bus.on('after_step', print)",
+    "no signal": "bus['after_step'] = 5",
+    "a deleted signal": "del bus['after_step']",
+    "all deleted": "bus.clear()",
+    "popped": "bus.pop('after_step')",
+    "deleted and declared": "del bus['after_step']; bus.declare('after_step')",
+    "another order": "bus['begin_fit'] = bus.pop('begin_fit')",
+    "an event": "bus.declare('after_demo')",
+    "a scope": "bus.declare_scope('demo', inside='fit', points=['demo_point'])",
+    "a phase": "bus.declare_scope('demo', inside='epoch', is_phase=True)",
+    "disconnected": "bus['after_step'].disconnect(next(bus['after_step'].receivers_for(ANY)))",
+    "cleared": "bus['after_step']._clear_state()",
+    "connected": "bus['after_step'].connect(print, weak=False)",
+    "connected for a sender": "bus['after_step'].connect(print, sender='x', weak=False)",
+    "muted": "bus['after_step'].is_muted = True",
+    "muted by a block": "bus.kept = bus['after_step'].muted(); bus.kept.__enter__()",
+    "a watcher": "bus['after_step'].receiver_connected.connect(print, weak=False)",
+    "all of it": "bus.declare_scope('demo'); bus.pop('after_fit'); bus['after_step'] = Signal()",
+}
+
+
+def whole_state(bus: EventBus) -> Any:
+    signals = [
+        (
+            name,
+            id(signal),
+            signal.is_muted,
+            [(id(handler), handler.plugin, handler.key) for handler in signal.handlers],
+            sorted(map(str, signal._by_sender.items())),
+            {name for name in vars(signal) if name.startswith("receiver_")},
+        )
+        for name, signal in bus.items()
+    ]
+    return signals, dict(bus.vocabulary.scopes)
+
+
+@pytest.mark.parametrize("kind", UNDONE)
+def test_nothing_of_what_a_failed_load_did_remains(kind: str, install, learner) -> None:
+    head = "from blinker import ANY\nfrom eventtrain import Signal\ndef Demo(bus):\n    "
+    install(f"{head}{UNDONE[kind]}\n    raise RuntimeError('halfway')\n")
+    bus, seen = EventBus(), []
+    subscription = bus.on("after_step", lambda run: seen.append("mine"), name="mine")
+    run = Runner(bus=bus)
+    emit, scope = bus.bind(run, CancellationToken())
+    known = set(vars(emit)), set(vars(scope))
+    before = whole_state(bus)
+    with pytest.raises(PluginError, match="halfway"):
+        Runner(bus=bus, plugins=["demo"])
+    assert whole_state(bus) == before
+    assert (set(vars(emit)), set(vars(scope))) == known
+    emit.after_step()
+    run.fit(1, learner)
+    assert seen == ["mine"] * 4
+    subscription.disconnect()
+    run.fit(1, learner)
+    assert seen == ["mine"] * 4
+
+
+def test_a_weak_receiver_that_died_during_a_failed_load_does_not_come_back(install) -> None:
+    install("def Demo(bus, drop):\n    drop()\n    raise RuntimeError('halfway')")
+    bus, held = EventBus(), [lambda run: None, lambda run: None]
+    bus["after_fit"].connect(held[0])
+    bus.on("after_fit", held[1], weak=True)
+    with pytest.raises(PluginError, match="halfway"):
+        Runner(bus=bus, plugins={"demo": {"drop": held.clear}})
+    assert not bus["after_fit"].receivers
+
+
+def test_a_sender_that_died_during_a_failed_load_leaves_no_handler(install) -> None:
+    install("def Demo(bus, drop):\n    drop()\n    raise RuntimeError('halfway')")
+    bus = EventBus()
+    held = [Runner(bus=bus)]
+    bus.on("after_fit", print, sender=held[0])
+    with pytest.raises(PluginError, match="halfway"):
+        Runner(bus=bus, plugins={"demo": {"drop": held.clear}})
+    gc.collect()
+    assert not list(bus.explain())
+
+
+def test_what_other_threads_did_during_a_failed_load_stays(install: Install) -> None:
+    install("def Demo(bus, meanwhile):\n    meanwhile()\n    raise RuntimeError('halfway')")
+    bus, seen = EventBus(), []
+    leaving = bus.on("after_fit", seen.append, name="leaving")
+    bus.on("after_fit", seen.append, name="staying")
+    block = bus["after_loss"].muted()
+    block.__enter__()
+
+    def other() -> None:
+        leaving.disconnect()
+        block.__exit__(None, None, None)
+        bus.on("after_fit", print, name="coming", sender="x")
+        bus["after_fit"].connect(pytest.fail, weak=False, sender="y")
+        bus.declare("after_other")
+        bus.declare_scope("elsewhere", inside="epoch", is_phase=True)
+
+    def meanwhile() -> None:
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(10)
+
+    with pytest.raises(PluginError, match="halfway"):
+        Runner(bus=bus, plugins={"demo": {"meanwhile": meanwhile}})
+    names = [handler.name for handler in bus["after_fit"].handlers]
+    assert names == ["staying", "coming", "_Fail"]
+    assert [handler.name for handler in bus["after_fit"].handlers_for("x")] == names[:2]
+    assert not bus["after_loss"].is_muted
+    assert "after_other" in bus
+    assert "elsewhere" in bus.vocabulary.scopes["batch"].parents
+
+
+def test_a_once_handler_that_a_failed_load_called_does_not_run_again(install: Install) -> None:
+    install("def Demo(bus):\n    bus.emit('after_fit', 1)\n    raise RuntimeError('halfway')")
+    bus, seen = EventBus(), []
+    subscription = bus.on(["after_fit", "begin_fit"], seen.append, once=True)
+    with pytest.raises(PluginError, match="halfway"):
+        Runner(bus=bus, plugins=["demo"])
+    bus.emit("after_fit", 2)
+    assert seen == [1]
+    assert not subscription.connected
 
 
 def test_one_broken_plugin_does_not_take_the_others_along(install: Install) -> None:

@@ -86,6 +86,13 @@ class Binding:
         setattr(self.scopes, name, scope)
         return scope
 
+    def remove(self, events: Iterable[str], scopes: Iterable[str]) -> None:
+        """Take back events and scopes that were declared in vain."""
+        for name in events:
+            vars(self.emit).pop(name, None)
+        for name in scopes:
+            vars(self.scopes).pop(name, None)
+
     def refresh(self, signal: Source) -> None:
         """Take up a changed list of handlers, from the next emission on.
 

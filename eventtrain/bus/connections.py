@@ -8,17 +8,17 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import blinker
-from blinker import Namespace
+from blinker import NamedSignal, Namespace
 from blinker._utilities import make_id
 from blinker.base import ANY, ANY_ID
 
 from .handlers import Around, Handler, Options
+from .locking import SubscriptionLock
 from .ordering import in_order, require_no_cycle
 from .receivers import Receiver, is_same
 from .running import running_provider
 
-__all__ = ["ANY", "ANY_ID", "Connections", "Namespace", "make_id"]
+__all__ = ["ANY", "ANY_ID", "Connections", "NamedSignal", "Namespace", "make_id"]
 
 F = TypeVar("F", bound=Receiver)
 
@@ -29,13 +29,14 @@ PRIVATE_NAMES = {
     "blinker.base": ["ANY_ID"],
     "blinker.Signal": [
         *("_by_receiver", "_by_sender", "_weak_senders"),
-        *("_clear_state", "_disconnect", "_make_cleanup_sender"),
+        *("_clear_state", "_disconnect"),
+        *("_make_cleanup_receiver", "_make_cleanup_sender"),
     ],
 }
 """What of blinker is used here that it does not document."""
 
 
-class Connections(blinker.NamedSignal):
+class Connections(NamedSignal):
     """A ``blinker.Signal`` whose receivers have an order; ``Signal`` adds how they are called.
 
     Args:
@@ -46,16 +47,19 @@ class Connections(blinker.NamedSignal):
         lock: Held by whoever changes subscriptions, or compiles what follows from them: of two
             threads, the one that changes last is the one whose change counts.
         home: What the signals of one bus have in common.
+        muted_by_hand: What ``is_muted`` was set to.
+        by_key: The handlers by the keys of ``receivers``.
+        mutings: A thread and a mark for each ``muted`` block that is under way.
     """
 
     def __init__(self, doc: str | None = None, *, name: str = "") -> None:
-        self.lock = threading.RLock()
+        self.lock = SubscriptionLock()
         self.home: object = object()
-        self._handlers: dict[Any, Handler] = {}
+        self.by_key: dict[Any, Handler] = {}
         self._in_order: list[Handler] | None = None
         self._around: Around | None = None
-        self._is_muted = False
-        self._mute_depth = 0
+        self.muted_by_hand = False
+        self.mutings: list[tuple[int, object]] = []
         super().__init__(name, doc)
 
     # Order
@@ -79,9 +83,8 @@ class Connections(blinker.NamedSignal):
         """The same handlers in order of subscription, which costs no sorting."""
         with self.lock:
             # blinker keeps a receiver of its own that has no sender left.
-            return [
-                self._handlers[key] for key in list(self.receivers) if self._by_receiver.get(key)
-            ]
+            keys = [key for key in list(self.receivers) if self._by_receiver.get(key)]
+            return [self.by_key[key] for key in keys]
 
     def handlers_for(self, sender: object) -> list[Handler]:
         """Return the handlers that an emission by ``sender`` runs, in order."""
@@ -114,41 +117,20 @@ class Connections(blinker.NamedSignal):
     def attach(self, handler: Handler, sender: Any = ANY) -> None:
         """Put a handler on this signal for ``sender``, or for any; see ``EventBus.attach``."""
         with self.lock:
-            handler.key, handler.home = make_id(handler), self.home
-            handler.detach = lambda: self._disconnect(make_id(handler), ANY_ID)
-            self._handlers[handler.key] = handler
+            self.take_in(handler, make_id(handler))
             super().connect(handler, sender, weak=False)
             self.changed()
 
-    def snapshot(self) -> Callable[[], None]:
-        """Return a function that puts all receivers back as they stand now."""
-        tables: list[dict[Any, Any]] = [
-            self.receivers,
-            self._handlers,
-            self._weak_senders,
-            self._by_receiver,
-            self._by_sender,
-        ]
-        copies = [
-            {key: value.copy() if isinstance(value, set) else value for key, value in table.items()}
-            for table in tables
-        ]
-        standing = [(h, h.key, h.detach, list(h.tally.handlers)) for h in self._handlers.values()]
-        muting = self._is_muted, self._mute_depth
+    def take_in(self, handler: Handler, key: Any) -> None:
+        """Have a handler be the one that goes by ``key``, which is then put on this signal."""
 
-        def restore() -> None:
-            for handler in self._handlers.values():
-                handler.leave()
-            for table, copy in zip(tables, copies, strict=True):
-                table.clear()
-                table.update(copy)
-            for handler, key, detach, together in standing:
-                handler.key, handler.detach = key, detach
-                handler.tally.handlers = together
-            self._is_muted, self._mute_depth = muting
-            self.changed()
+        def detach() -> None:
+            self._disconnect(key, ANY_ID)
 
-        return restore
+        handler.key, handler.home, handler.detach = key, self.home, detach
+        handler.bury = lambda: self.lock.soon(lambda: self._bury(key))
+        handler.changed_in = threading.get_ident()
+        self.by_key[key] = handler
 
     def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
         """Connect as ``blinker`` does: weakly by default, at priority 0."""
@@ -161,9 +143,7 @@ class Connections(blinker.NamedSignal):
         with self.lock:
             others = [known for known in self.subscribed if known.key != key]
             require_no_cycle([handler], others, self.name)  # which its name may close
-            handler.key, handler.home = key, self.home
-            handler.detach = lambda: self._disconnect(key, ANY_ID)
-            self._handlers[key] = handler
+            self.take_in(handler, key)
             try:
                 return super().connect(receiver, sender, weak)
             finally:
@@ -178,7 +158,7 @@ class Connections(blinker.NamedSignal):
         key = make_id(receiver)
         sender_id = ANY_ID if sender is ANY else make_id(sender)
         stood = self.receivers.get(key)
-        handler = self._handlers.get(key)
+        handler = self.by_key.get(key)
         had_sender = sender_id in self._by_receiver.get(key, ())
         self.connect(receiver, sender=sender, weak=False)
         try:
@@ -187,7 +167,7 @@ class Connections(blinker.NamedSignal):
             if stood is None or handler is None:
                 super().disconnect(receiver)
             elif key in self.receivers:
-                self.receivers[key], self._handlers[key] = stood, handler
+                self.receivers[key], self.by_key[key] = stood, handler
                 if not had_sender:
                     self._by_sender[sender_id].discard(key)
                     self._by_receiver[key].discard(sender_id)
@@ -197,7 +177,7 @@ class Connections(blinker.NamedSignal):
         """Disconnect a receiver, however it was connected, from one sender or from all."""
         sender_id = ANY_ID if sender is ANY else make_id(sender)
         with self.lock:
-            for handler in list(self._handlers.values()):
+            for handler in list(self.by_key.values()):
                 if is_same(handler.receiver, receiver):
                     self._disconnect(handler.key, sender_id)
                     self._drop_if_orphaned(handler.key)
@@ -207,50 +187,64 @@ class Connections(blinker.NamedSignal):
         with self.lock:
             super()._disconnect(receiver_id, sender_id)
             if receiver_id not in self.receivers:
-                handler = self._handlers.pop(receiver_id, None)
+                handler = self.by_key.pop(receiver_id, None)
                 if handler is not None:
                     handler.leave()
+                    handler.changed_in = threading.get_ident()
             self.changed()
+
+    def _bury(self, key: Any) -> None:
+        """Take off whoever goes by ``key``, unless it is somebody else by now."""
+        handler = self.by_key.get(key)
+        if handler is not None and handler.receiver is None:
+            self._disconnect(key, ANY_ID)
 
     def _drop_if_orphaned(self, key: Any) -> None:
         """Forget a handler from ``attach`` once no sender is left that it could serve."""
         if isinstance(self.receivers.get(key), Handler) and not self._by_receiver[key]:
             self._disconnect(key, ANY_ID)
 
+    def _make_cleanup_receiver(self, receiver_id: Any) -> Callable[[weakref.ref[Any]], None]:
+        # Its handler holds it weakly too, and has it buried.
+        return lambda reference: None
+
     def _make_cleanup_sender(self, sender_id: Any) -> Callable[[weakref.ref[Any]], None]:
         cleanup = super()._make_cleanup_sender(sender_id)
 
         def forget(reference: weakref.ref[Any]) -> None:
-            with self.lock:
-                keys = list(self._by_sender.get(sender_id, ()))
-                cleanup(reference)
-                for key in keys:
-                    self._drop_if_orphaned(key)
-                self.changed()
+            if self._weak_senders.get(sender_id) is not reference:  # somebody else by now
+                return
+            keys = list(self._by_sender.get(sender_id, ()))
+            cleanup(reference)
+            for key in keys:
+                self._drop_if_orphaned(key)
+            self.changed()
 
-        return forget
+        return lambda reference: self.lock.soon(lambda: forget(reference))
 
     # The rest of blinker's interface
 
     @property
     def is_muted(self) -> bool:
         """Whether emissions call nobody."""
-        return self._is_muted or self._mute_depth > 0
+        return self.muted_by_hand or bool(self.mutings)
 
     @is_muted.setter
     def is_muted(self, value: bool) -> None:
-        self._is_muted = value
+        self.muted_by_hand = value
         self.changed()
 
     @contextmanager
     def muted(self) -> Generator[None, None, None]:
         """Call nobody while the block runs; blocks may nest."""
-        self._mute_depth += 1
+        muting = threading.get_ident(), object()
+        self.mutings.append(muting)
         self.changed()
         try:
             yield
         finally:
-            self._mute_depth -= 1
+            if muting in self.mutings:  # unless a transaction has taken it back
+                self.mutings.remove(muting)
             self.changed()
 
     def receivers_for(self, sender: Any) -> Generator[Receiver, None, None]:
@@ -274,7 +268,7 @@ class Connections(blinker.NamedSignal):
     def _clear_state(self) -> None:
         with self.lock:
             super()._clear_state()
-            for handler in self._handlers.values():
+            for handler in self.by_key.values():
                 handler.leave()
-            self._handlers.clear()
+            self.by_key.clear()
             self.changed()

@@ -17,10 +17,12 @@ from ..events import EVENTS, SCOPE_SPECS, Event, ScopeSpec, Vocabulary
 from .binding import Binding, Emitter, Scopes
 from .filters import Tally
 from .handlers import Handler, OnError, Options, names
+from .locking import SubscriptionLock
 from .ordering import require_names, require_no_cycle
 from .receivers import Receiver, check_receiver, name_of
+from .restoring import Snapshot
 from .running import running_provider
-from .signals import ANY, Namespace, Signal
+from .signals import ANY, NamedSignal, Namespace, Signal
 from .subscription import Subscription
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class EventBus(Namespace):
     ) -> None:
         super().__init__()
         self.vocabulary = Vocabulary(scopes)
-        self._lock = threading.RLock()  # one for all signals: a change may concern several
+        self._lock = SubscriptionLock()  # one for all signals: a change may concern several
         self.home = object()
         self._bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
         self._profile: Profile | None = None
@@ -100,8 +102,9 @@ class EventBus(Namespace):
         Raises:
             ValueError: The name is taken or is no identifier.
         """
-        self._check_new(name)
-        return self._add(Event(name, "", "point", (), doc))
+        with self._lock:
+            self._check_new(name)
+            return self._add(Event(name, "", "point", (), doc))
 
     def declare_scope(
         self,
@@ -321,17 +324,45 @@ class EventBus(Namespace):
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
         """Undo every subscription and declaration made in the block if the block raises."""
-        declared = set(self)
-        restores = [self.signal(name).snapshot() for name in self]
+        with self._lock:
+            declared, scopes = dict(self), dict(self.vocabulary.scopes)
+            snapshots = [Snapshot(self.signal(name)) for name in self]
         try:
             yield
         except BaseException:
-            for name in set(self) - declared:
-                self.signal(name)._clear_state()
-                del self[name]
-            for restore in restores:
-                restore()
+            with self._lock:
+                self._restore_declarations(declared, scopes)
+                for snapshot in snapshots:
+                    snapshot.restore()
             raise
+
+    def _restore_declarations(
+        self, declared: dict[str, NamedSignal], scopes: dict[str, ScopeSpec]
+    ) -> None:
+        """Take back events and scopes that are new, and put back those that are gone."""
+        added = [
+            name
+            for name, signal in self.items()
+            if signal is not declared.get(name) and not self._is_by_another_thread(signal)
+        ]
+        for name in added:
+            if isinstance(self[name], Signal):
+                self.signal(name)._clear_state()
+            del self[name]
+        order = {**declared, **{name: self[name] for name in self if name not in declared}}
+        for name, signal in order.items() if list(self) != list(order) else ():
+            self.pop(name, None)
+            self[name] = signal
+        specs, self.vocabulary.scopes = self.vocabulary.scopes, scopes
+        for name in specs.keys() - scopes.keys():
+            if f"begin_{name}" in self:  # another thread's
+                self.vocabulary.add(specs[name])
+        gone = specs.keys() - self.vocabulary.scopes.keys()
+        for binding in list(self._bindings):
+            binding.remove([name for name in added if name not in declared], gone)
+
+    def _is_by_another_thread(self, signal: object) -> bool:
+        return isinstance(signal, Signal) and signal.made_in != threading.get_ident()
 
     def explain(self, event: str | None = None) -> Explanation:
         """Return the handlers of one event, or of all, in the order in which they run.
@@ -345,7 +376,7 @@ class EventBus(Namespace):
         from .explain import Explanation, row_of  # here: most runs are never explained
 
         rows: list[Row] = []
-        for name in self if event is None else (event,):
+        for name in list(self) if event is None else [event]:
             signal = self.signal(name)
             for position, handler in enumerate(signal.handlers, 1):
                 row = row_of(handler, position, signal.senders_of(handler))
@@ -381,14 +412,14 @@ class EventBus(Namespace):
         self._profile = profile = Profile(max_spans)
         try:
             profile.start()
-            for name in self:
+            for name in list(self):
                 self._wrap_calls(self.signal(name))
             for binding in list(self._bindings):
                 profile.follow(binding.scopes)
             yield profile
         finally:
             self._profile = None
-            for name in self:
+            for name in list(self):
                 self._wrap_calls(self.signal(name))
             for binding in list(self._bindings):
                 profile.unfollow(binding.scopes)

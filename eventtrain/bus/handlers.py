@@ -104,6 +104,8 @@ class Handler:
             subscribed in the same call.
         key: What its signal knows it by; ``None`` while it is on none.
         detach: Takes it off its signal; does nothing the second time.
+        bury: Called when its function, which is held weakly, has died; its signal sets it.
+        changed_in: The thread that has put it on its signal, or taken it off, last.
         around: What ``callee`` wraps its function in, or ``None``; its signal sets it.
     """
 
@@ -113,7 +115,9 @@ class Handler:
         "after",
         "around",
         "before",
+        "bury",
         "calls",
+        "changed_in",
         "detach",
         "event",
         "home",
@@ -150,6 +154,8 @@ class Handler:
         self.home: object = None
         self.key: Any = None
         self.detach: Callable[[], None] = _nothing
+        self.bury: Callable[[], object] = _nothing
+        self.changed_in: int | None = None
         self.around: Around | None = None
         self._receiver: Any = receiver
         if options.weak:
@@ -301,14 +307,14 @@ class Handler:
     def leave(self) -> None:
         """Note that it is on no signal any more; its signal calls this."""
         self.key = None
-        # Both refer to this handler, which would otherwise live until a collection.
-        self.detach = _nothing
+        # They refer to this handler, which would otherwise live until a collection.
+        self.detach = self.bury = _nothing
         self.around = None
         if self in self.tally.handlers:
             self.tally.handlers.remove(self)
 
     def _receiver_died(self, _: object) -> None:
-        self.detach()
+        self.bury()
 
 
 def _nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from ..cancellation import CancellationToken
 from ..events import Event
 from .binding import Binding
-from .connections import ANY, ANY_ID, Connections, Namespace, make_id
+from .connections import ANY, ANY_ID, Connections, NamedSignal, Namespace, make_id
 from .dispatch import LiveEmission, Style, make_emission, rebind
 from .sending import AsyncWrap, Call, Result, Wrap, calls_of, send_async_to, send_to
 
-__all__ = ["ANY", "Namespace", "Signal"]
+__all__ = ["ANY", "NamedSignal", "Namespace", "Signal"]
 
 
 class Signal(Connections):
@@ -32,6 +33,7 @@ class Signal(Connections):
 
     def __init__(self, doc: str | None = None, *, name: str = "") -> None:
         self.event = Event(name, "", "point", (), doc or "")
+        self.made_in = threading.get_ident()
         self.bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
         self._by_id: dict[int, tuple[object, Callable[..., None]]] = {}
         self._compiled: dict[tuple[object, ...], Callable[..., None]] = {}
