@@ -15,6 +15,7 @@ from ..cancellation import CancellationToken, Scope
 from ..errors import UnknownEventError, did_you_mean
 from ..events import EVENTS, SCOPE_SPECS, Event, ScopeSpec, Vocabulary
 from .binding import Binding, Emitter, Scopes
+from .copying import Copied, copied_from, deeply, fill, require_picklable
 from .filters import Tally
 from .handlers import Handler, OnError, Options, names
 from .locking import SubscriptionLock
@@ -68,6 +69,46 @@ class EventBus(Namespace):
 
     def __ne__(self, other: object) -> bool:
         return self is not other
+
+    def __copy__(self) -> EventBus:
+        """Return a bus with the same events, scopes and handlers, which counts for itself."""
+        return self._filled({}, lambda copied, memo: copied)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> EventBus:
+        """Return a copy; objects that are held strongly for their methods are copied too."""
+        return self._filled(memo, deeply)
+
+    def _filled(
+        self,
+        memo: dict[int, Any],
+        change: Callable[[list[Copied], dict[int, Any]], list[Copied]],
+    ) -> EventBus:
+        with self._lock:
+            bus = type(self)((), self.vocabulary.scopes.values())
+            memo[id(self)] = bus
+            for name in self:
+                signal = self.signal(name)
+                new = bus._add(signal.event)
+                fill(new, change(copied_from(signal, memo), memo), signal)
+                new.is_muted = signal.muted_by_hand
+            return bus
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        memo: dict[int, Any] = {}
+        rows = []
+        with self._lock:
+            for name in self:
+                signal = self.signal(name)
+                copied = copied_from(signal, memo)
+                require_picklable(signal, copied)
+                rows.append((signal.event, signal.muted_by_hand, copied))
+            return type(self), ((), list(self.vocabulary.scopes.values())), rows
+
+    def __setstate__(self, rows: list[tuple[Event, bool, list[Copied]]]) -> None:
+        for event, is_muted, copied in rows:
+            signal = self._add(event)
+            fill(signal, copied)
+            signal.is_muted = is_muted
 
     def __repr__(self) -> str:
         count = sum(len(signal.receivers) for signal in self.values())
@@ -446,14 +487,22 @@ def _check_phase(vocabulary: Vocabulary, event: Event, handler: Handler) -> None
 
 def _keep_phase(bus: EventBus, opening: str, closing: str, phase: str) -> None:
     """Have ``phase`` of a sender right while it is in that scope."""
-    outer: dict[int, str | None] = {}
+    keeper = _PhaseKeeper(phase)
+    bus.on(opening, keeper.enter_phase, priority=math.inf)
+    bus.on(closing, keeper.leave_phase, priority=-math.inf)
 
-    def enter_phase(run: Any) -> None:
-        outer[id(run)] = getattr(run, "phase", None)
-        run.phase = phase
 
-    def leave_phase(run: Any) -> None:
-        run.phase = outer.pop(id(run), None)
+class _PhaseKeeper:
+    def __init__(self, phase: str) -> None:
+        self._phase = phase
+        self._outer: dict[int, str | None] = {}
 
-    bus.on(opening, enter_phase, priority=math.inf)
-    bus.on(closing, leave_phase, priority=-math.inf)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._phase,)  # who is in the phase now is not in a copy's
+
+    def enter_phase(self, run: Any) -> None:
+        self._outer[id(run)] = getattr(run, "phase", None)
+        run.phase = self._phase
+
+    def leave_phase(self, run: Any) -> None:
+        run.phase = self._outer.pop(id(run), None)

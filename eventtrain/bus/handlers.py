@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, NoReturn, Protocol, cast
 
 from ..arguments import flag, real_number, whole_number
 from ..errors import describe
@@ -203,6 +203,12 @@ class Handler:
         if arguments:
             receiver = functools.partial(receiver, **arguments)
         return self.filtered(receiver)(sender)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self.describe()} cannot be copied or pickled: it belongs to its signal. "
+            "Copy the bus, or subscribe the function again with bus.on(...)."
+        )
 
     def __repr__(self) -> str:
         return f"<{self.describe()}>"

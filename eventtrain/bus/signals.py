@@ -11,6 +11,7 @@ from ..cancellation import CancellationToken
 from ..events import Event
 from .binding import Binding
 from .connections import ANY, ANY_ID, Connections, NamedSignal, Namespace, make_id
+from .copying import Copied, copied_from, deeply, fill, require_picklable
 from .dispatch import LiveEmission, Style, make_emission, rebind
 from .sending import AsyncWrap, Call, Result, Wrap, calls_of, send_async_to, send_to
 
@@ -142,3 +143,36 @@ class Signal(Connections):
         # Senders that nobody named share one list: a million of them take no room.
         key = make_id(sender)
         return key if key in self._by_sender else ANY_ID
+
+    # Copies
+
+    def __copy__(self) -> Signal:
+        """Return a signal outside of any bus, with the same handlers, which counts for itself.
+
+        Those who listen to ``receiver_connected`` and its like are not in the copy.
+        """
+        return _made(type(self), self.event, self.muted_by_hand, copied_from(self, {}), self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Signal:
+        """Return a copy; objects that are held strongly for their methods are copied too."""
+        copied = deeply(copied_from(self, memo), memo)
+        return _made(type(self), self.event, self.muted_by_hand, copied, self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        copied = copied_from(self, {})
+        require_picklable(self, copied)
+        return _made, (type(self), self.event, self.muted_by_hand, copied)
+
+
+def _made(
+    kind: type[Signal],
+    event: Event,
+    is_muted: bool,
+    copied: list[Copied],
+    source: Signal | None = None,
+) -> Signal:
+    signal = kind(event.meaning, name=event.name)
+    signal.event = event
+    fill(signal, copied, source)
+    signal.is_muted = is_muted
+    return signal
