@@ -99,11 +99,14 @@ class Callback:
         priority: Priority of all its handlers, unless ``@handler(priority=...)`` says otherwise.
         name: The class's name without ``Callback``, in snake case; ``run.<name>`` is
             the callback. Assign another to use two of a class.
+        held_in_run: Names of attributes that hold, while a run is under way, what cannot be
+            copied (a file, a hook, a thread); empty between runs.
         checkpoint_folder: From where ``fit(resume="auto")`` goes on, if the callback
             saves checkpoints.
     """
 
     priority: float = 0
+    held_in_run: tuple[str, ...] = ()
     checkpoint_folder: Path | None = None
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -162,7 +165,18 @@ class Callback:
             ) from None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_run"}
+        held = [name for name in self.held_in_run if self.__dict__.get(name)]
+        if held:
+            raise TypeError(
+                f"{self!r} cannot be copied or pickled while a run uses it (it holds "
+                f"{', '.join(held)}): do it before the fit, or after it"
+            )
+        # What it knows weakly, as its runner, is another's: a copy has yet to be given one.
+        return {
+            key: None if isinstance(value, weakref.ref) else value
+            for key, value in self.__dict__.items()
+            if key != "_run"
+        }
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
