@@ -15,6 +15,7 @@ import torch
 import eventtrain.callbacks as stock
 from eventtrain import (
     Callback,
+    CancellationToken,
     DataBunch,
     DataError,
     FitResult,
@@ -25,6 +26,7 @@ from eventtrain import (
     UnknownEventError,
     accuracy,
 )
+from eventtrain.cancellation import Scope
 from eventtrain.errors import CallbackError, CheckpointError, EmptyLoaderError, OrderError
 
 Copy = Callable[[Any], Any]
@@ -232,3 +234,11 @@ def test_exceptions_keep_text_attributes_and_notes(copied: Copy, error: Exceptio
     ours = copied(error)
     assert type(ours) is type(error)
     assert (str(ours), ours.args, vars(ours)) == (str(error), error.args, vars(error))
+
+
+def test_a_token_and_a_scope_say_what_to_do_instead(copied: Copy) -> None:
+    token = CancellationToken()
+    with pytest.raises(TypeError, match=r"CancellationToken cannot be copied.*linked\(token\)"):
+        copied(token)
+    with pytest.raises(TypeError, match=r"Scope cannot be copied.*Scope\(token, name\)"):
+        copied(Scope(token, "fit"))
