@@ -111,7 +111,7 @@ class EventBus(Namespace):
             signal.is_muted = is_muted
 
     def __repr__(self) -> str:
-        count = sum(len(signal.receivers) for signal in self.values())
+        count = sum(len(signal.receivers) for signal in self._signals())
         return f"<EventBus: {len(self)} events, {count} handlers>"
 
     def __missing__(self, name: object) -> Signal:
@@ -119,6 +119,10 @@ class EventBus(Namespace):
             f"the bus declares no event {name!r}.{did_you_mean(str(name), self)} "
             "An event of your own is added with bus.declare(name)."
         )
+
+    def _signals(self) -> list[Signal]:
+        """The signals of now: other threads may add some meanwhile, and take them back."""
+        return [signal for signal in list(self.values()) if isinstance(signal, Signal)]
 
     def signal(self, name: str, doc: str | None = None) -> Signal:
         """Return the signal of a declared event.
@@ -417,8 +421,7 @@ class EventBus(Namespace):
         from .explain import Explanation, row_of  # here: most runs are never explained
 
         rows: list[Row] = []
-        for name in list(self) if event is None else [event]:
-            signal = self.signal(name)
+        for signal in self._signals() if event is None else [self.signal(event)]:
             for position, handler in enumerate(signal.handlers, 1):
                 row = row_of(handler, position, signal.senders_of(handler))
                 if self._profile is not None:
@@ -453,15 +456,15 @@ class EventBus(Namespace):
         self._profile = profile = Profile(max_spans)
         try:
             profile.start()
-            for name in list(self):
-                self._wrap_calls(self.signal(name))
+            for signal in self._signals():
+                self._wrap_calls(signal)
             for binding in list(self._bindings):
                 profile.follow(binding.scopes)
             yield profile
         finally:
             self._profile = None
-            for name in list(self):
-                self._wrap_calls(self.signal(name))
+            for signal in self._signals():
+                self._wrap_calls(signal)
             for binding in list(self._bindings):
                 profile.unfollow(binding.scopes)
             profile.stop()
