@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import textwrap
 import threading
@@ -197,7 +198,6 @@ LATER = {
     "signal.connect": "run.bus['after_step'].connect(fail, weak=False)",
     "signal.connect_via": "run.bus['after_step'].connect_via(run)(fail)",
     "bus.attach": "run.bus.attach([Handler('after_step', fail, Options())])",
-    "a coroutine": "run.bus['after_step'].connect(later, weak=False)",
     "deep in other calls": "list(map(partial(run.bus.on, 'after_step'), [fail]))",
     "in a nested emission": "run.bus.on('after_demo', on_demo); run.bus.emit('after_demo', run)",
     "in a nested send": "run.bus.on('after_demo', on_demo); run.bus['after_demo'].send(run)",
@@ -212,8 +212,6 @@ SUBSCRIBING_LATER = """
 
     def fail(run):
         1 / 0
-
-    async def later(run): ...
 
     def on_demo(run):
         run.on("after_step", fail)
@@ -367,6 +365,75 @@ def test_what_another_thread_subscribes_while_a_plugin_loads_is_not_the_plugins(
     assert "demo" in sources["own"]
     assert "demo" not in sources["user"]
     del run
+
+
+NEVER_RUN = {
+    "coroutine function": "async def lazy(run): ...",
+    "generator function": "def lazy(run): yield",
+    "async generator function": "async def lazy(run): yield",
+    "object with such a method": "class Lazy:\n    async def __call__(self, run): ...\n"
+    "lazy = Lazy()",
+    "partial of one": "from functools import partial\n"
+    "async def waiting(run): ...\nlazy = partial(waiting)",
+    "function of two": "def lazy(run, other): ...",
+}
+ATTACHED = {
+    "connect": "bus['after_step'].connect(lazy, weak=False)",
+    "connect_via": "bus['after_step'].connect_via('x')(lazy)",
+    "on": "bus.on('after_step', lazy)",
+    "attach": "bus.attach([Handler('after_step', lazy, Options())])",
+}
+HANDLERS = "from eventtrain.bus.handlers import Handler, Options\n"
+
+
+@pytest.mark.parametrize("way", ATTACHED)
+@pytest.mark.parametrize("kind", NEVER_RUN)
+class TestWhatNoLoopCanCall:
+    def test_it_is_refused_while_the_plugin_loads(self, kind: str, way: str, install) -> None:
+        install(f"{HANDLERS}{NEVER_RUN[kind]}\ndef Demo(bus): {ATTACHED[way]}")
+        bus = EventBus()
+        with pytest.raises(PluginError, match=r"demo-package 1.2.*for event 'after_step'"):
+            Runner(bus=bus, plugins=["demo"])
+        assert not list(bus.explain())
+
+    def test_later_it_is_a_failure_of_the_plugins(
+        self, kind: str, way: str, install, learner, caplog
+    ) -> None:
+        later = f"def Demo(bus):\n    def demo(run): {ATTACHED[way]}\n    bus.on('begin_fit', demo)"
+        install(f"{HANDLERS}{NEVER_RUN[kind]}\n{later}")
+        run = Runner(plugins=["demo"], plugin_errors="disable")
+        assert run.fit(1, learner).outcome == "completed"
+        (record,) = [record for record in caplog.records if record.name == "eventtrain"]
+        assert "demo of demo-package 1.2" in record.getMessage()
+
+
+@pytest.mark.parametrize("call", ["emit", "send"])
+@pytest.mark.parametrize("kind", ["coroutine function", "function of two"])
+def test_on_an_event_of_its_own_it_is_the_plugins_failure_when_it_is_called(
+    kind: str, call: str, install: Install, learner: Learner, caplog
+) -> None:
+    install(
+        NEVER_RUN[kind] + "\ndef Demo(bus): bus.declare('after_demo').connect(lazy, weak=False)"
+    )
+    run = Runner(plugins=["demo"], plugin_errors="disable")
+    run.on("after_batch", lambda run: getattr(run.bus["after_demo"], call)(run) and None)
+    assert run.fit(1, learner).outcome == "completed"
+    (record,) = [record for record in caplog.records if record.name == "eventtrain"]
+    assert "demo of demo-package 1.2" in record.getMessage()
+    assert not run.bus["after_demo"].receivers
+
+
+def test_what_a_plugin_awaits_itself_fails_as_plugins_may(install: Install) -> None:
+    install("""
+        async def lazy(run): 1 / 0
+        def Demo(bus): bus.declare("after_demo").connect(lazy, weak=False)
+    """)
+    run = Runner(plugins=["demo"], plugin_errors="warn")
+    with pytest.warns(RuntimeWarning, match=r"plugin demo of demo-package 1.2\) failed: ZeroDiv"):
+        pairs = asyncio.run(run.bus["after_demo"].send_async(run))
+    assert [value for _, value in pairs] == [None]
+    with pytest.warns(RuntimeWarning, match=r"plugin demo of demo-package 1.2\) failed: ZeroDiv"):
+        run.bus["after_demo"].send(run, _async_wrapper=lambda f: lambda r: asyncio.run(f(r)))
 
 
 OUTSIDE = {

@@ -12,10 +12,11 @@ from blinker import NamedSignal, Namespace
 from blinker._utilities import make_id
 from blinker.base import ANY, ANY_ID
 
+from ..events import Event
 from .handlers import Around, Handler, Options
 from .locking import SubscriptionLock
 from .ordering import in_order, require_no_cycle
-from .receivers import Receiver, is_same
+from .receivers import Receiver, check_receiver, is_same
 from .running import running_provider
 
 __all__ = ["ANY", "ANY_ID", "Connections", "NamedSignal", "Namespace", "make_id"]
@@ -44,6 +45,7 @@ class Connections(NamedSignal):
         name: Name of the event; empty for a signal outside of a bus.
 
     Attributes:
+        event: The row of the vocabulary; one in no scope for a signal outside of a bus.
         lock: Held by whoever changes subscriptions, or compiles what follows from them: of two
             threads, the one that changes last is the one whose change counts.
         home: What the signals of one bus have in common.
@@ -53,6 +55,7 @@ class Connections(NamedSignal):
     """
 
     def __init__(self, doc: str | None = None, *, name: str = "") -> None:
+        self.event = Event(name, "", "point", (), doc or "")
         self.lock = SubscriptionLock()
         self.home: object = object()
         self.by_key: dict[Any, Handler] = {}
@@ -133,11 +136,17 @@ class Connections(NamedSignal):
         self.by_key[key] = handler
 
     def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
-        """Connect as ``blinker`` does: weakly by default, at priority 0."""
+        """Connect as ``blinker`` does: weakly by default, at priority 0.
+
+        Raises:
+            TypeError: A plugin connects what a loop cannot call, to an event that loops fire.
+        """
         key = make_id(receiver)
         handler = Handler(self.name, receiver, Options(weak=weak))
         provider = running_provider(self.home)
         if provider is not None:
+            if self.event.scope:  # others may be sent, and awaited, by the plugin itself
+                check_receiver(receiver, self.name)
             provider.take(handler)
             sender = provider.sender if sender is ANY else sender
         with self.lock:

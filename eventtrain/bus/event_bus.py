@@ -342,6 +342,7 @@ class EventBus(Namespace):
         provider = running_provider(self.home)
         if provider is not None:
             for handler in handlers:
+                check_receiver(handler.receiver, handler.event)
                 provider.take(handler)
             sender = provider.sender if sender is ANY else sender
         with self._lock:

@@ -290,25 +290,34 @@ class Handler:
         return call
 
     def _guarding(self, receiver: Callable[[Any], object]) -> Callable[[Any], object]:
-        disable = self.options.on_error == "disable"
-
         def call(sender: object) -> object:
             try:
                 result = receiver(sender)
                 reject_result(result)
                 return result
             except Exception as error:
-                where = self.describe() + place_of(sender)
-                if disable:
-                    self.detach()
-                    logger.exception("%s failed and has been disconnected", where)
-                else:
-                    # Epoch and batch are in it: Python shows warnings of equal text only once.
-                    text = f"{where} failed: {describe(error)}"
-                    warnings.warn(text, RuntimeWarning, stacklevel=2)
+                if not self.forgives(error, sender):
+                    raise
                 return None
 
         return call
+
+    def forgives(self, error: Exception, sender: object) -> bool:
+        """Do what ``on_error`` says about an exception of this handler; whether that was all.
+
+        Called where ``error`` is being handled.
+        """
+        if self.options.on_error == "raise":
+            return False
+        where = self.describe() + place_of(sender)
+        if self.options.on_error == "disable":
+            self.detach()
+            logger.exception("%s failed and has been disconnected", where)
+        else:
+            # Epoch and batch are in it: Python shows warnings of equal text only once.
+            text = f"{where} failed: {describe(error)}"
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
+        return True
 
     def leave(self) -> None:
         """Note that it is on no signal any more; its signal calls this."""

@@ -51,7 +51,7 @@ def send_to(
         RuntimeError: There is a coroutine function, and no ``wrap``.
     """
     results = []
-    for key, handler, reference, receiver, call, is_async in calls:  # noqa: B007  # running.py reads it
+    for key, handler, reference, receiver, call, is_async in calls:  # running.py reads it
         if key not in connected:
             continue
         if reference is not None:
@@ -61,9 +61,7 @@ def send_to(
             if call is None:
                 call = receiver
         if is_async:
-            if wrap is None:
-                raise RuntimeError("Cannot send to a coroutine function.")
-            call = wrap(call)
+            call = _called_here(handler, call, wrap)
         results.append((receiver, call(sender, **arguments)))
     return results
 
@@ -81,7 +79,7 @@ async def send_async_to(
         RuntimeError: There is a function that is none to be awaited, and no ``wrap``.
     """
     results = []
-    for key, handler, reference, receiver, call, is_async in calls:  # noqa: B007  # running.py reads it
+    for key, handler, reference, receiver, call, is_async in calls:  # running.py reads it
         if key not in connected:
             continue
         if reference is not None:
@@ -94,8 +92,32 @@ async def send_async_to(
             if wrap is None:
                 raise RuntimeError("Cannot send to a non-coroutine function.")
             call = wrap(call)
-        results.append((receiver, await call(sender, **arguments)))
+        try:
+            value = await call(sender, **arguments)
+        except Exception as error:
+            if not handler.forgives(error, sender):
+                raise
+            value = None
+        results.append((receiver, value))
     return results
+
+
+def _called_here(
+    handler: Handler, function: Callable[..., Any], wrap: Wrap | None
+) -> Callable[..., Any]:
+    """Return what ``send`` calls for a coroutine function."""
+
+    def call(sender: object, **arguments: object) -> object:
+        try:
+            if wrap is None:
+                raise RuntimeError("Cannot send to a coroutine function.")
+            return wrap(function)(sender, **arguments)
+        except Exception as error:
+            if not handler.forgives(error, sender):
+                raise
+            return None
+
+    return call
 
 
 def _filtered(handler: Handler) -> Callable[..., object]:

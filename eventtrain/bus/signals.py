@@ -33,7 +33,6 @@ class Signal(Connections):
     """
 
     def __init__(self, doc: str | None = None, *, name: str = "") -> None:
-        self.event = Event(name, "", "point", (), doc or "")
         self.made_in = threading.get_ident()
         self.bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
         self._by_id: dict[int, tuple[object, Callable[..., None]]] = {}
