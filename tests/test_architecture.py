@@ -27,8 +27,8 @@ HOUSE = """
     lazy_exports  arguments  atomic_file  errors  events  priorities  text_table
     cancellation.records  cancellation.token  cancellation.scope  cancellation  interrupts
     bus.locking  bus.receivers  bus.ordering  bus.filters  bus.handlers  bus.subscription
-    bus.dispatch  bus.sending  bus.running  bus.connections  bus.restoring  bus.copying
-    bus.binding  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus  bus  profiling
+    bus.dispatch  bus.sending  bus.running  bus.connections  bus.copying  bus.binding
+    bus.restoring  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus  bus  profiling
     data.batch  data.loaders  data.bunch  data.mnist  data.datasets  data
     submodules  discriminative  learner  state  param_groups  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.files  checkpoints.random_state  checkpoints.compatibility

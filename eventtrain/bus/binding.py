@@ -7,7 +7,7 @@ once for a fit, so that a batch looks nothing up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..cancellation import CancellationToken, Origin, Scope
@@ -86,12 +86,17 @@ class Binding:
         setattr(self.scopes, name, scope)
         return scope
 
-    def remove(self, events: Iterable[str], scopes: Iterable[str]) -> None:
-        """Take back events and scopes that were declared in vain."""
-        for name in events:
-            vars(self.emit).pop(name, None)
-        for name in scopes:
-            vars(self.scopes).pop(name, None)
+    @property
+    def names(self) -> frozenset[str]:
+        """The events and scopes that it has."""
+        return frozenset((*vars(self.emit), *vars(self.scopes)))
+
+    def keep(self, names: Container[str]) -> None:
+        """Forget the events and scopes that are not among ``names``: they were declared in vain."""
+        for bound in (vars(self.emit), vars(self.scopes)):
+            for name in list(bound):
+                if name not in names and not name.startswith("_"):
+                    del bound[name]
 
     def refresh(self, signal: Source) -> None:
         """Take up a changed list of handlers, from the next emission on.

@@ -46,6 +46,7 @@ class Connections(NamedSignal):
 
     Attributes:
         event: The row of the vocabulary; one in no scope for a signal outside of a bus.
+        made_in: The thread that made it.
         lock: Held by whoever changes subscriptions, or compiles what follows from them: of two
             threads, the one that changes last is the one whose change counts.
         home: What the signals of one bus have in common.
@@ -56,6 +57,7 @@ class Connections(NamedSignal):
 
     def __init__(self, doc: str | None = None, *, name: str = "") -> None:
         self.event = Event(name, "", "point", (), doc or "")
+        self.made_in = threading.get_ident()
         self.lock = SubscriptionLock()
         self.home: object = object()
         self.by_key: dict[Any, Handler] = {}

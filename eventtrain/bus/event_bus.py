@@ -21,9 +21,9 @@ from .handlers import Handler, OnError, Options, names
 from .locking import SubscriptionLock
 from .ordering import require_names, require_no_cycle
 from .receivers import Receiver, check_receiver, name_of
-from .restoring import Snapshot
+from .restoring import Declarations, Snapshot
 from .running import running_provider
-from .signals import ANY, NamedSignal, Namespace, Signal
+from .signals import ANY, Namespace, Signal
 from .subscription import Subscription
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class EventBus(Namespace):
         self.home = object()
         self._bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
         self._profile: Profile | None = None
+        self._profile_thread: int | None = None
         for event in events:
             self._add(event)
 
@@ -369,46 +370,27 @@ class EventBus(Namespace):
 
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
-        """Undo every subscription and declaration made in the block if the block raises."""
+        """Undo whatever is done to the bus in the block if the block raises.
+
+        Subscriptions, events, scopes, muting and profiling are then as they were. Not undone:
+        what was emitted, and what other threads have done meanwhile.
+        """
+        profile = self._profile
         with self._lock:
-            declared, scopes = dict(self), dict(self.vocabulary.scopes)
-            snapshots = [Snapshot(self.signal(name)) for name in self]
+            declarations = Declarations(self, self.vocabulary, self._bindings)
+            snapshots = [Snapshot(signal) for signal in self._signals()]
         try:
             yield
         except BaseException:
             with self._lock:
-                self._restore_declarations(declared, scopes)
+                self.vocabulary = declarations.restore(self.home, self.vocabulary, self._bindings)
                 for snapshot in snapshots:
                     snapshot.restore()
+                if self._profile is not profile and self._profile_thread == threading.get_ident():
+                    self._end(self._profile)
+                for signal in self._signals():
+                    self._wrap_calls(signal)
             raise
-
-    def _restore_declarations(
-        self, declared: dict[str, NamedSignal], scopes: dict[str, ScopeSpec]
-    ) -> None:
-        """Take back events and scopes that are new, and put back those that are gone."""
-        added = [
-            name
-            for name, signal in self.items()
-            if signal is not declared.get(name) and not self._is_by_another_thread(signal)
-        ]
-        for name in added:
-            if isinstance(self[name], Signal):
-                self.signal(name)._clear_state()
-            del self[name]
-        order = {**declared, **{name: self[name] for name in self if name not in declared}}
-        for name, signal in order.items() if list(self) != list(order) else ():
-            self.pop(name, None)
-            self[name] = signal
-        specs, self.vocabulary.scopes = self.vocabulary.scopes, scopes
-        for name in specs.keys() - scopes.keys():
-            if f"begin_{name}" in self:  # another thread's
-                self.vocabulary.add(specs[name])
-        gone = specs.keys() - self.vocabulary.scopes.keys()
-        for binding in list(self._bindings):
-            binding.remove([name for name in added if name not in declared], gone)
-
-    def _is_by_another_thread(self, signal: object) -> bool:
-        return isinstance(signal, Signal) and signal.made_in != threading.get_ident()
 
     def explain(self, event: str | None = None) -> Explanation:
         """Return the handlers of one event, or of all, in the order in which they run.
@@ -455,6 +437,7 @@ class EventBus(Namespace):
         from .profiling import Profile  # here: most runs are never profiled
 
         self._profile = profile = Profile(max_spans)
+        self._profile_thread = threading.get_ident()
         try:
             profile.start()
             for signal in self._signals():
@@ -463,12 +446,17 @@ class EventBus(Namespace):
                 profile.follow(binding.scopes)
             yield profile
         finally:
-            self._profile = None
-            for signal in self._signals():
-                self._wrap_calls(signal)
-            for binding in list(self._bindings):
-                profile.unfollow(binding.scopes)
-            profile.stop()
+            self._end(profile)
+
+    def _end(self, profile: Profile | None) -> None:
+        if profile is None or self._profile is not profile:  # a transaction has ended it
+            return
+        self._profile = None
+        for signal in self._signals():
+            self._wrap_calls(signal)
+        for binding in list(self._bindings):
+            profile.unfollow(binding.scopes)
+        profile.stop()
 
     def _wrap_calls(self, signal: Signal) -> None:
         profile = self._profile

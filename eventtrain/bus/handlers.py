@@ -319,6 +319,10 @@ class Handler:
             warnings.warn(text, RuntimeWarning, stacklevel=3)
         return True
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return the values of all slots that may change, but for how often it has run."""
+        return {name: getattr(self, name) for name in self.__slots__ if name not in _LASTING}
+
     def leave(self) -> None:
         """Note that it is on no signal any more; its signal calls this."""
         self.key = None
@@ -330,6 +334,9 @@ class Handler:
 
     def _receiver_died(self, _: object) -> None:
         self.bury()
+
+
+_LASTING = ("__weakref__", "calls")
 
 
 def _nothing() -> None:

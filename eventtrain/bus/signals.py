@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,6 @@ class Signal(Connections):
     """
 
     def __init__(self, doc: str | None = None, *, name: str = "") -> None:
-        self.made_in = threading.get_ident()
         self.bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
         self._by_id: dict[int, tuple[object, Callable[..., None]]] = {}
         self._compiled: dict[tuple[object, ...], Callable[..., None]] = {}
