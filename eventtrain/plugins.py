@@ -235,14 +235,14 @@ def load_plugin(
         with bus.transaction():
             provider.run(lambda: _subscribe(plugin, options, bus, sender, adopt))
     except BaseException as error:
-        if _goes_through(error):
+        if goes_through(error):
             raise
         # A module may call sys.exit when it is imported, or pytest.skip, or raise of its own.
         raise plugin.error(describe(error)) from error
 
 
-def _goes_through(error: BaseException) -> bool:
-    """Whether it is the user's Ctrl-C, or a cancellation of a run that is under way."""
+def goes_through(error: BaseException) -> bool:
+    """Whether what a plugin raised is no failure of its own: Ctrl-C, or the end of a run."""
     if isinstance(error, BaseExceptionGroup):
         return error.subgroup((KeyboardInterrupt, Unwind)) is not None
     return isinstance(error, (KeyboardInterrupt, Unwind))

@@ -675,6 +675,24 @@ def test_a_once_handler_that_a_failed_load_called_does_not_run_again(install: In
     assert not subscription.connected
 
 
+def test_a_callback_that_refuses_its_runner_leaves_none_of_its_factorys_there(install) -> None:
+    install("""
+        from eventtrain import Callback
+        class First(Callback):
+            def after_fit(self): ...
+        class Second(Callback):
+            def set_runner(self, run):
+                raise RuntimeError("not this one")
+        def Demo(): return [First(), Second()]
+    """)
+    with pytest.warns(RuntimeWarning, match="not this one"):
+        run = Runner(plugins=["demo"], plugins_on_error="warn")
+    assert [callback.name for callback in run.cbs] == ["train_eval"]
+    assert not hasattr(run, "first")
+    assert not hasattr(run, "second")
+    assert not run.bus["after_fit"].handlers
+
+
 def test_one_broken_plugin_does_not_take_the_others_along(install: Install) -> None:
     install(CALLBACK, name="good", dist="good-package")
     install("raise RuntimeError('no')", name="bad", dist="bad-package")
