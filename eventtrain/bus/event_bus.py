@@ -292,8 +292,9 @@ class EventBus(Namespace):
 
         Raises:
             UnknownEventError: The bus does not declare the event.
-            TypeError: ``fn`` cannot be called with one argument, or an option has
-                the wrong type.
+            TypeError: ``fn`` cannot be called with one argument; calling it would not
+                run its body, as with a generator function, a coroutine function or an
+                async generator function; or an option has the wrong type.
             ValueError: An option is out of range.
             OrderError: A constraint names nobody, or constraints form a cycle.
         """
