@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 import weakref
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeVar
 
 from .bus.handlers import Handler, Options
 from .bus.receivers import Receiver, why_not_run
+from .copies import Emptied, why_not_pickled, without_weak_references
 from .errors import CallbackError, did_you_mean
 from .events import event_names
 
@@ -172,11 +174,32 @@ class Callback:
                 f"{', '.join(held)}): do it before the fit, or after it"
             )
         # What it knows weakly, as its runner, is another's: a copy has yet to be given one.
-        return {
-            key: None if isinstance(value, weakref.ref) else value
-            for key, value in self.__dict__.items()
-            if key != "_run"
-        }
+        state = {key: value for key, value in self.__dict__.items() if key != "_run"}
+        return without_weak_references(state)
+
+    def __copy__(self) -> Self:
+        state = self.__getstate__()
+        empty = {key: v.kind() for key, v in state.items() if isinstance(v, Emptied)}
+        return self._made_of({**state, **empty})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self._made_of(copy.deepcopy(self.__getstate__(), memo), memo)
+
+    def _made_of(self, state: dict[str, Any], memo: dict[int, Any] | None = None) -> Self:
+        made = type(self).__new__(type(self))
+        if memo is not None:
+            memo[id(self)] = made
+        take_back = getattr(made, "__setstate__", made.__dict__.update)
+        take_back(state)
+        return made
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        # Only pickle asks for it, as copies are made above.
+        for name, value in self.__getstate__().items():
+            cause = why_not_pickled(value)
+            if cause is not None:
+                raise TypeError(f"{self!r} cannot be pickled: {name}: {cause}")
+        return super().__reduce_ex__(protocol)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"

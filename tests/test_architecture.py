@@ -24,7 +24,7 @@ PACKAGE = Path(eventtrain.__file__).parent
 ROOT = PACKAGE.parent
 
 HOUSE = """
-    lazy_exports  arguments  atomic_file  errors  events  priorities  text_table
+    lazy_exports  arguments  atomic_file  errors  copies  events  priorities  text_table
     cancellation.records  cancellation.token  cancellation.scope  cancellation  interrupts
     bus.locking  bus.receivers  bus.ordering  bus.filters  bus.handlers  bus.subscription
     bus.dispatch  bus.sending  bus.running  bus.connections  bus.copying  bus.binding

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,20 +13,28 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
+import eventtrain
 import eventtrain.callbacks as stock
 from eventtrain import (
     Callback,
     CancellationToken,
     DataBunch,
     DataError,
+    Dataset,
+    EventBus,
     FitResult,
     Learner,
     PluginError,
     Runner,
+    Signal,
     TensorLoader,
+    TrainEvalCallback,
     UnknownEventError,
     accuracy,
+    get_dls,
+    get_model,
 )
 from eventtrain.cancellation import Scope
 from eventtrain.errors import CallbackError, CheckpointError, EmptyLoaderError, OrderError
@@ -97,6 +107,7 @@ MAKE: dict[str, Callable[[], Callback]] = {
     "TimeLimit": lambda: stock.TimeLimit(1000),
     "Timing": stock.Timing,
     "ToDevice": lambda: stock.ToDevice("cpu"),
+    "TrainEvalCallback": TrainEvalCallback,
 }
 NOT_FITTED_HERE = ("CutMix", "LRFinder", "ActivationCheckpointing", "Freeze")
 """Those that need other data or another model than the learner's here."""
@@ -115,13 +126,15 @@ def fit(callback: Callback, learner: Learner, *others: Callback) -> FitResult:
         pytest.skip("it needs other data or another model")
     stats = stock.AvgStatsCallback(accuracy, report=None)
     cbs = [*([] if callback.name == stats.name else [stats]), callback, *others]
+    if isinstance(callback, TrainEvalCallback):
+        callback.name = "another_train_eval"  # beside the runner's own
     return Runner(cbs).fit(1, learner)
 
 
 def test_the_table_has_every_callback_that_ships() -> None:
     exported = (getattr(stock, name) for name in stock.__all__)
     shipped = {c.__name__ for c in exported if isinstance(c, type) and issubclass(c, Callback)}
-    assert set(MAKE) == shipped
+    assert set(MAKE) == shipped | {"TrainEvalCallback"}
 
 
 def test_a_new_callback_can_be_copied(callback: Callback, copied: Copy) -> None:
@@ -242,3 +255,166 @@ def test_a_token_and_a_scope_say_what_to_do_instead(copied: Copy) -> None:
         copied(token)
     with pytest.raises(TypeError, match=r"Scope cannot be copied.*Scope\(token, name\)"):
         copied(Scope(token, "fit"))
+
+
+def handle(run: Any) -> None: ...
+
+
+def a_bus() -> EventBus:
+    bus = EventBus()
+    bus.on("after_loss", handle, every=2)
+    return bus
+
+
+def a_signal() -> Signal:
+    signal = Signal()
+    signal.connect(handle, weak=False)
+    return signal
+
+
+def some_data() -> DataBunch:
+    x, y = torch.zeros(8, 5), torch.zeros(8, dtype=torch.long)
+    return DataBunch(*get_dls(Dataset(x, y), Dataset(x, y), 4), c=3)
+
+
+def a_learner() -> Learner:
+    return Learner(*get_model(some_data(), lr=0.1), torch.nn.functional.cross_entropy, some_data())
+
+
+def a_run() -> Runner:
+    run = Runner()
+    run.on("after_loss", lambda run: run.token.cancel("fit", "why"), once=True)
+    run.fit(1, a_learner())
+    return run
+
+
+def a_profile() -> Any:
+    with EventBus().profile() as profile:
+        return profile
+
+
+def bound(index: int) -> Any:
+    return EventBus().bind(object(), CancellationToken())[index]
+
+
+PUBLIC: dict[str, Callable[[], Any]] = {
+    "EVENTS": lambda: eventtrain.EVENTS,
+    "AvgStats": lambda: stock.AvgStats(accuracy, True),
+    "Callback": Callback,
+    "Cancellation": lambda: a_run().result.cancellations[0],
+    "DataBunch": some_data,
+    "Dataset": lambda: Dataset(torch.zeros(2), torch.zeros(2)),
+    "Event": lambda: eventtrain.EVENTS[0],
+    "EventBus": a_bus,
+    "FitResult": lambda: a_run().result,
+    "Learner": a_learner,
+    "ScopeNotOpenError": lambda: eventtrain.ScopeNotOpenError("fit", ["epoch"]),
+    "EventTrainError": lambda: eventtrain.EventTrainError("text"),
+    "Signal": a_signal,
+    "TensorLoader": lambda: TensorLoader(torch.zeros(4), torch.zeros(4), bs=2, shuffle=True),
+    "the order": lambda: a_bus().explain(),
+    "the vocabulary": lambda: a_bus().vocabulary,
+    **{type(error).__name__: lambda error=error: error for error in ERRORS},
+    **MAKE,
+}
+REFUSED: dict[str, Callable[[], Any]] = {
+    "CancellationToken": CancellationToken,
+    "Runner": a_run,
+    "Scope": lambda: Scope(CancellationToken(), "fit"),
+    "Subscription": lambda: a_bus().on("after_loss", handle, name="another"),
+    "a handler": lambda: a_bus()["after_loss"].handlers[0],
+    "an emitter": lambda: bound(0),
+    "scopes": lambda: bound(1),
+    "a profile": a_profile,
+}
+
+
+def test_the_tables_have_every_public_name() -> None:
+    names = {*eventtrain.__all__, *stock.__all__}
+    functions = {n for n in names if inspect.isfunction(getattr(eventtrain, n, None))}
+    functions |= {n for n in stock.__all__ if inspect.isfunction(getattr(stock, n))}
+    assert names - functions - {*PUBLIC, *REFUSED} == set()
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_is_public_can_be_copied(name: str, copied: Copy) -> None:
+    value = PUBLIC[name]()
+    ours = copied(value)
+    assert type(ours) is type(value)
+    assert dir(ours) == dir(value)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_copied_says_what_to_do(name: str, copied: Copy) -> None:
+    with pytest.raises(TypeError, match=r"cannot be copied or pickled: .*(Make|Take|Copy|Subscr)"):
+        copied(REFUSED[name]())
+
+
+FUNCTIONS_INSIDE: dict[str, Callable[[], Any]] = {
+    "BatchTransform": lambda: stock.BatchTransform(x=lambda xb: xb),
+    "LRScheduler": lambda: stock.LRScheduler(lambda opt: None),
+    "ParamScheduler": lambda: stock.ParamScheduler("lr", lambda position: 0.1),
+    "AvgStatsCallback": lambda: stock.AvgStatsCallback(lambda pred, target: pred.mean()),
+    "Freeze": lambda: stock.Freeze(lambda name, module: True),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS_INSIDE)
+def test_a_callback_with_a_lambda_is_copied_and_says_why_it_is_not_pickled(name: str) -> None:
+    callback = FUNCTIONS_INSIDE[name]()
+    assert copy.copy(callback).name == copy.deepcopy(callback).name == callback.name
+    with pytest.raises(TypeError, match=rf"{name} .*cannot be pickled: .*the top of a module"):
+        pickle.dumps(callback)
+
+
+def test_a_bus_with_a_lambda_is_copied_and_says_why_it_is_not_pickled() -> None:
+    for options in ({}, {"when": lambda run: True}):
+        bus = EventBus()
+        bus.on("after_loss", handle if options else lambda run: None, name="mine", **options)
+        assert copy.copy(bus)["after_loss"].handlers[0].name == "mine"
+        with pytest.raises(TypeError, match=r"pickled: 'mine': .*the top of a module"):
+            pickle.dumps(bus)
+
+
+def test_a_callback_that_holds_its_runner_passes_on_what_that_says() -> None:
+    callback = stock.BatchTransform(x=negated)
+    callback.mine = Runner()
+    with pytest.raises(TypeError, match=r"pickled: mine: TypeError: a Runner cannot be copied"):
+        pickle.dumps(callback)
+
+
+def test_what_a_callback_holds_weakly_is_empty_in_a_copy(copied: Copy) -> None:
+    kept, callback = Dataset(torch.zeros(1), torch.zeros(1)), Callback()
+    callback.seen = weakref.WeakSet([kept])
+    callback.last = weakref.ref(kept)
+    ours = copied(callback)
+    assert (list(ours.seen), ours.last) == ([], None)
+    ours.seen.add(kept)
+    assert list(callback.seen) == [kept]
+
+
+class Noting(torch.utils.data.Dataset):
+    """A dataset that holds what workers are sent."""
+
+    def __init__(self, *held: Any) -> None:
+        self.held = held
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> int:
+        self.held[0].emit("after_loss", self)
+        return index
+
+
+def test_workers_that_are_spawned_get_a_bus_and_callbacks_that_work() -> None:
+    dataset = Noting(a_bus(), stock.EMA(), some_data())
+    loader = DataLoader(dataset, num_workers=1, multiprocessing_context="spawn", timeout=100)
+    assert [batch.tolist() for batch in loader] == [[0], [1]]
+
+
+@pytest.mark.filterwarnings("ignore:Got pickle error")  # torch says so too
+def test_workers_are_not_spawned_with_a_runner_and_the_error_says_what_to_do() -> None:
+    loader = DataLoader(Noting(Runner()), num_workers=1, multiprocessing_context="spawn")
+    with pytest.raises(TypeError, match="a Runner cannot be copied or pickled"):
+        next(iter(loader))

@@ -8,12 +8,17 @@ once for a fit, so that a batch looks nothing up.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ..cancellation import CancellationToken, Origin, Scope
 from ..events import Event
 from .dispatch import Style
 from .running import running_handler
+
+_OF_ONE_RUN = (
+    "the {} of a run cannot be copied or pickled: made for that run's bus and token. "
+    "Make others with bus.bind(sender, token)."
+)
 
 
 class Source(Protocol):
@@ -41,6 +46,9 @@ class Scopes:
     def __iter__(self) -> Iterator[Scope]:
         return iter(vars(self).values())
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(_OF_ONE_RUN.format("scopes"))
+
 
 class Emitter:
     """Fires events for one sender: one attribute an event, called without arguments.
@@ -53,6 +61,9 @@ class Emitter:
 
     def __init__(self, binding: Binding) -> None:
         self._binding = binding  # the bus knows it weakly; it lives as long as this does
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(_OF_ONE_RUN.format("emitter"))
 
     if TYPE_CHECKING:
         # For the type checker alone: a class with a __getattr__ is slow to read from.

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..copies import why_not_pickled
 from .connections import Connections, make_id
 from .filters import Tally
 from .handlers import Handler, Options
@@ -69,7 +70,8 @@ def require_picklable(signal: Connections, copied: Iterable[Copied]) -> None:
     """See that every handler can be found again by another process.
 
     Raises:
-        TypeError: A function is held weakly, or a handler serves an object that is held weakly.
+        TypeError: A function is held weakly or cannot be found by its name, or a handler serves
+            an object that is held weakly.
     """
     for each in copied:
         if each.options.weak:
@@ -82,6 +84,9 @@ def require_picklable(signal: Connections, copied: Iterable[Copied]) -> None:
                 f"{signal!r} cannot be pickled: {each.name!r} serves one sender alone, which is "
                 "another object in the other process; subscribe it there, or for any sender"
             )
+        cause = why_not_pickled((each.receiver, each.options))
+        if cause is not None:
+            raise TypeError(f"{signal!r} cannot be pickled: {each.name!r}: {cause}")
 
 
 def fill(signal: Connections, copied: Iterable[Copied], source: Connections | None = None) -> None:
