@@ -230,10 +230,11 @@ def load_plugin(
     Raises:
         PluginError: It could not be loaded; what went wrong is its ``__cause__``.
     """
-    provider = Provider(plugin.label, bus.home, sender, on_error)
+    provider = Provider(plugin.label, plugin.entry.module, bus.home, sender, on_error)
     try:
         with bus.transaction():
             provider.run(lambda: _subscribe(plugin, options, bus, sender, adopt))
+            bus.home.providers.append(provider)
     except BaseException as error:
         if goes_through(error):
             raise

@@ -7,6 +7,7 @@ import gc
 import textwrap
 import threading
 from collections.abc import Callable
+from threading import Thread, Timer
 from typing import Any
 
 import pytest
@@ -365,6 +366,73 @@ def test_what_another_thread_subscribes_while_a_plugin_loads_is_not_the_plugins(
     assert "demo" in sources["own"]
     assert "demo" not in sources["user"]
     del run
+
+
+ELSEWHERE = {
+    "a closure that is called from outside": "later()",
+    "a thread": "thread = Thread(target=later); thread.start(); thread.join(10)",
+    "a timer": "timer = Timer(0, later); timer.start(); timer.join(10)",
+    "a hook of the model": "run.model.register_forward_hook(lambda *_: later())",
+    "a task": "import asyncio\nasync def task(): later()\nasyncio.run(task())",
+}
+FROM_A_CLOSURE = """
+    def fail(run): 1 / 0
+    made = []
+    def Demo(bus, with_sender=False):
+        done = []
+        def later(run=None):
+            if not done:
+                done.append(1)
+                options = {"sender": run} if with_sender else {}
+                bus.on("after_step", fail, **options)
+        made.append(later)
+"""
+
+
+@pytest.mark.parametrize("way", ELSEWHERE)
+def test_what_the_code_of_a_plugin_subscribes_anywhere_is_its_own(
+    way: str, install: Install, learner: Learner, caplog
+) -> None:
+    module = install(FROM_A_CLOSURE)
+    run = Runner(plugins=["demo"], plugin_errors="disable")
+    later = __import__(module).made[0]
+
+    @run.on("begin_epoch")
+    def call(run: Any) -> None:
+        exec(ELSEWHERE[way], {"run": run, "later": later, "Thread": Thread, "Timer": Timer})
+
+    assert run.fit(1, learner).outcome == "completed"
+    (record,) = [record for record in caplog.records if record.name == "eventtrain"]
+    assert "plugin demo of demo-package 1.2" in record.getMessage()
+
+
+def test_a_plugin_that_several_runs_have_says_for_which_it_subscribes(install: Install) -> None:
+    module = install(FROM_A_CLOSURE)
+    bus = EventBus()
+    runs = [Runner(bus=bus, plugins={"demo": {"with_sender": w}}) for w in (False, True)]
+    unclear, clear = __import__(module).made
+    with pytest.raises(ValueError, match=r"demo-package 1.2 was loaded for several.*sender=run"):
+        unclear()
+    clear(runs[0])
+    (row,) = bus.explain("after_step")
+    assert "demo of demo-package" in row.source
+    assert len(bus["after_step"].handlers_for(runs[0])) == 1
+    del runs[1]
+    gc.collect()
+    unclear()
+    assert {row.sender for row in bus.explain("after_step")} == {"Runner"}
+
+
+def test_a_plugin_whose_load_failed_owns_nothing(install: Install) -> None:
+    module = install(FROM_A_CLOSURE)
+    install("def Demo(bus): 1 / 0", name="bad", dist="bad-package")
+    bus = EventBus()
+    with pytest.raises(PluginError) as caught:
+        Runner(bus=bus, plugins=["demo", "bad"])
+    __import__(module).made[0]()
+    (row,) = bus.explain("after_step")
+    assert "demo-package" not in row.source
+    assert caught.value.plugin == "bad"
 
 
 NEVER_RUN = {

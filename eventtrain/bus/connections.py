@@ -17,7 +17,7 @@ from .handlers import Around, Handler, Options
 from .locking import SubscriptionLock
 from .ordering import in_order, require_no_cycle
 from .receivers import Receiver, check_receiver, is_same
-from .running import running_provider
+from .running import Home, running_provider
 
 __all__ = ["ANY", "ANY_ID", "Connections", "NamedSignal", "Namespace", "make_id"]
 
@@ -59,7 +59,7 @@ class Connections(NamedSignal):
         self.event = Event(name, "", "point", (), doc or "")
         self.made_in = threading.get_ident()
         self.lock = SubscriptionLock()
-        self.home: object = object()
+        self.home = Home()
         self.by_key: dict[Any, Handler] = {}
         self._in_order: list[Handler] | None = None
         self._around: Around | None = None
@@ -145,7 +145,7 @@ class Connections(NamedSignal):
         """
         key = make_id(receiver)
         handler = Handler(self.name, receiver, Options(weak=weak))
-        provider = running_provider(self.home)
+        provider = running_provider(self.home, sender)
         if provider is not None:
             if self.event.scope:  # others may be sent, and awaited, by the plugin itself
                 check_receiver(receiver, self.name)
@@ -163,7 +163,7 @@ class Connections(NamedSignal):
     @contextmanager
     def connected_to(self, receiver: Receiver, sender: Any = ANY) -> Generator[None, None, None]:
         """Connect ``receiver`` while the block runs; what was connected before stays so."""
-        provider = running_provider(self.home)
+        provider = running_provider(self.home, sender)
         if provider is not None and sender is ANY:
             sender = provider.sender
         key = make_id(receiver)

@@ -22,7 +22,7 @@ from .locking import SubscriptionLock
 from .ordering import require_names, require_no_cycle
 from .receivers import Receiver, check_receiver, name_of
 from .restoring import Declarations, Snapshot
-from .running import running_provider
+from .running import Home, running_provider
 from .signals import ANY, Namespace, Signal
 from .subscription import Subscription
 
@@ -56,7 +56,7 @@ class EventBus(Namespace):
         super().__init__()
         self.vocabulary = Vocabulary(scopes)
         self._lock = SubscriptionLock()  # one for all signals: a change may concern several
-        self.home = object()
+        self.home = Home()
         self._bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
         self._profile: Profile | None = None
         self._profile_thread: int | None = None
@@ -341,7 +341,7 @@ class EventBus(Namespace):
         Raises:
             UnknownEventError, ValueError, OrderError: See ``on``.
         """
-        provider = running_provider(self.home)
+        provider = running_provider(self.home, sender)
         if provider is not None:
             for handler in handlers:
                 check_receiver(handler.receiver, handler.event)
@@ -376,7 +376,7 @@ class EventBus(Namespace):
         Subscriptions, events, scopes, muting and profiling are then as they were. Not undone:
         what was emitted, and what other threads have done meanwhile.
         """
-        profile = self._profile
+        profile, providers = self._profile, list(self.home.providers)
         with self._lock:
             declarations = Declarations(self, self.vocabulary, self._bindings)
             snapshots = [Snapshot(signal) for signal in self._signals()]
@@ -384,6 +384,7 @@ class EventBus(Namespace):
             yield
         except BaseException:
             with self._lock:
+                self.home.providers[:] = providers
                 self.vocabulary = declarations.restore(self.home, self.vocabulary, self._bindings)
                 for snapshot in snapshots:
                     snapshot.restore()
