@@ -195,7 +195,8 @@ class Callback:
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         # Only pickle asks for it, as copies are made above.
-        for name, value in self.__getstate__().items():
+        is_ours = type(self).__reduce__ is object.__reduce__
+        for name, value in self.__getstate__().items() if is_ours else ():
             cause = why_not_pickled(value)
             if cause is not None:
                 raise TypeError(f"{self!r} cannot be pickled: {name}: {cause}")

@@ -234,7 +234,7 @@ def load_plugin(
     try:
         with bus.transaction():
             provider.run(lambda: _subscribe(plugin, options, bus, sender, adopt))
-            bus.home.providers.append(provider)
+            bus.home.add(provider)
     except BaseException as error:
         if goes_through(error):
             raise

@@ -199,6 +199,9 @@ LATER = {
     "signal.connect": "run.bus['after_step'].connect(fail, weak=False)",
     "signal.connect_via": "run.bus['after_step'].connect_via(run)(fail)",
     "bus.attach": "run.bus.attach([Handler('after_step', fail, Options())])",
+    "signal.attach": "run.bus['after_step'].attach(Handler('after_step', fail, Options()))",
+    "signal.connected_to": "run.kept = run.bus['after_step'].connected_to(fail); "
+    "run.kept.__enter__()",
     "deep in other calls": "list(map(partial(run.bus.on, 'after_step'), [fail]))",
     "in a nested emission": "run.bus.on('after_demo', on_demo); run.bus.emit('after_demo', run)",
     "in a nested send": "run.bus.on('after_demo', on_demo); run.bus['after_demo'].send(run)",
@@ -421,6 +424,16 @@ def test_a_plugin_that_several_runs_have_says_for_which_it_subscribes(install: I
     gc.collect()
     unclear()
     assert {row.sender for row in bus.explain("after_step")} == {"Runner"}
+
+
+def test_a_bus_forgets_the_plugins_of_runs_that_are_gone(install: Install) -> None:
+    install(FROM_A_CLOSURE)
+    bus = EventBus()
+    for _ in range(5):
+        run = Runner(bus=bus, plugins=["demo"])
+        gc.collect()
+    assert len(bus.home.providers) <= 2
+    assert run.plugins
 
 
 def test_a_plugin_whose_load_failed_owns_nothing(install: Install) -> None:

@@ -121,6 +121,14 @@ class Connections(NamedSignal):
 
     def attach(self, handler: Handler, sender: Any = ANY) -> None:
         """Put a handler on this signal for ``sender``, or for any; see ``EventBus.attach``."""
+        provider = running_provider(self.home, sender)
+        if provider is not None:
+            provider.take(handler)
+            sender = provider.sender if sender is ANY else sender
+        self.put_on(handler, sender)
+
+    def put_on(self, handler: Handler, sender: Any) -> None:
+        """Do what ``attach`` does with a handler of which it is known whose it is."""
         with self.lock:
             self.take_in(handler, make_id(handler))
             super().connect(handler, sender, weak=False)

@@ -363,7 +363,7 @@ class EventBus(Namespace):
                 require_no_cycle(new, standing, name)
             try:
                 for handler in handlers:
-                    self.signal(handler.event).attach(handler, sender)
+                    self.signal(handler.event).put_on(handler, sender)
             except BaseException:  # from whoever listens to receiver_connected
                 for handler in handlers:
                     handler.detach()

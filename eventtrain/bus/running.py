@@ -28,6 +28,10 @@ class Home:
     def __init__(self) -> None:
         self.providers: list[Provider] = []
 
+    def add(self, provider: Provider) -> None:
+        """Note that a plugin has been loaded, and forget those whose runs are gone."""
+        self.providers[:] = [*(each for each in self.providers if each.is_in_use), provider]
+
 
 class Provider:
     """A plugin that was loaded onto a bus.
