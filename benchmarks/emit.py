@@ -5,16 +5,21 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from eventtrain import CancellationToken, EventBus
+import blinker
+
+from eventtrain import CancellationToken, EventBus, Signal
 
 from .libraries import BLINKER, PLUGGY, PSYGNAL, calls
 from .measure import Group, Options, Suite, Target, Variant, compare, distinct_functions
 from .statement import Statement
 
 COUNTS = (0, 1, 3, 10, 100)
+SENT_TO = (1, 10, 100)
 FOR = "for f in functions: f(run)"
 SIGNAL = "signal.emit(run)"
 BOUND = "emit.after_loss()"
+SEND = "signal.send(run)"
+SUBSCRIBED = "bus.on, signal.send(run)"
 GUARD = "if signal.receivers: signal.emit(run)"
 
 
@@ -34,10 +39,18 @@ def run(options: Options) -> Suite:
             value = ten.ratio(name, SIGNAL).median
             text = f"{name} over {SIGNAL}, 10 handlers"
             targets.append(Target(text, value, limit, at_least=True))
+    sending = {count: _sending(count, options) for count in SENT_TO}
+    targets += [
+        Target(f"{name} over {BLINKER}, {count} receiver{'s' * (count > 1)}",
+               group.ratio(name).median, 1)
+        for count, group in sending.items()
+        for name in (SEND, SUBSCRIBED)
+    ]  # fmt: skip
     least = guard.time(GUARD).median
     targets.append(Target("guarded dispatch without handlers", least, 40, "ns"))
     _, missing = calls([])
-    return Suite([*groups.values(), guard, _order(options), _filters(options)], targets, missing)
+    others = [guard, _order(options), _filters(options)]
+    return Suite([*groups.values(), *sending.values(), *others], targets, missing)
 
 
 def handlers(count: int, options: Options) -> Group:
@@ -57,7 +70,7 @@ def handlers(count: int, options: Options) -> Group:
         SIGNAL: SIGNAL,
         "signal.emit(run, token)": "signal.emit(run, token)",
         BOUND: BOUND,
-        "signal.send(run)": "signal.send(run)",
+        SEND: SEND,
     }
     variants: dict[str, Variant] = {
         name: Statement(text, _seconds(options), **names) for name, text in statements.items()
@@ -85,6 +98,23 @@ def _seconds(options: Options) -> float:
 
 def _new_run() -> Any:
     return SimpleNamespace(phase="train", epoch=0, batch_index=0)
+
+
+def _sending(count: int, options: Options) -> Group:
+    """Measure ``send`` on both signals, to receivers that were connected in the same way."""
+    functions, run = distinct_functions(count), _new_run()
+    theirs, ours, bus = blinker.Signal(), Signal(), EventBus()
+    for function in functions:
+        theirs.connect(function)
+        ours.connect(function)
+        bus.on("after_loss", function)
+    senders = {BLINKER: theirs, SEND: ours, SUBSCRIBED: bus["after_loss"]}
+    variants: dict[str, Variant] = {
+        name: Statement(SEND, _seconds(options), signal=signal, run=run)
+        for name, signal in senders.items()
+    }
+    title = f"one send, {count} idle receiver{'s' * (count != 1)}, beside blinker's own"
+    return _compare(title, variants, options)
 
 
 def _guard(options: Options) -> Group:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 import weakref
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeVar
 
 from .bus.handlers import Handler, Options
 from .bus.receivers import Receiver, why_not_run
+from .copies import Emptied, why_not_pickled, without_weak_references
 from .errors import CallbackError, did_you_mean
 from .events import event_names
 
@@ -99,6 +101,8 @@ class Callback:
         priority: Priority of all its handlers, unless ``@handler(priority=...)`` says otherwise.
         name: The class's name without ``Callback``, in snake case; ``run.<name>`` is
             the callback. Assign another to use two of a class.
+        held_in_run: Names of attributes that hold, while a run is under way, what cannot be
+            copied (a file, a hook, a thread); empty between runs.
         checkpoint_folder: From where ``fit(resume="auto")`` goes on, if the callback
             saves checkpoints.
         counts_within_batch: Whether running a batch a second time would count it twice, when a
@@ -109,6 +113,7 @@ class Callback:
 
     priority: float = 0
     counts_within_batch: bool = False
+    held_in_run: tuple[str, ...] = ()
     checkpoint_folder: Path | None = None
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -167,7 +172,40 @@ class Callback:
             ) from None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_run"}
+        held = [name for name in self.held_in_run if self.__dict__.get(name)]
+        if held:
+            raise TypeError(
+                f"{self!r} cannot be copied or pickled while a run uses it (it holds "
+                f"{', '.join(held)}): do it before the fit, or after it"
+            )
+        # What it knows weakly, as its runner, is another's: a copy has yet to be given one.
+        state = {key: value for key, value in self.__dict__.items() if key != "_run"}
+        return without_weak_references(state)
+
+    def __copy__(self) -> Self:
+        state = self.__getstate__()
+        empty = {key: v.kind() for key, v in state.items() if isinstance(v, Emptied)}
+        return self._made_of({**state, **empty})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self._made_of(copy.deepcopy(self.__getstate__(), memo), memo)
+
+    def _made_of(self, state: dict[str, Any], memo: dict[int, Any] | None = None) -> Self:
+        made = type(self).__new__(type(self))
+        if memo is not None:
+            memo[id(self)] = made
+        take_back = getattr(made, "__setstate__", made.__dict__.update)
+        take_back(state)
+        return made
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        # Only pickle asks for it, as copies are made above.
+        is_ours = type(self).__reduce__ is object.__reduce__
+        for name, value in self.__getstate__().items() if is_ours else ():
+            cause = why_not_pickled(value)
+            if cause is not None:
+                raise TypeError(f"{self!r} cannot be pickled: {name}: {cause}")
+        return super().__reduce_ex__(protocol)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from .commands import bench, demo, doctor, events, explain, plugins, replay, train
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 COMMANDS = (demo, train, replay, explain, events, plugins, bench, doctor)
 """In the order in which help lists them."""
+
+_MODULES = {"demo": ("sklearn", "matplotlib", "tqdm")}
+"""What the extra ``demo`` brings for a command, besides click."""
 
 _EPILOG = """\b
 Try: eventtrain demo
@@ -40,11 +44,7 @@ def main() -> int:
     try:
         import click
     except ModuleNotFoundError:
-        print(
-            'eventtrain: the command line needs click: pip install "eventtrain[cli]"',
-            file=sys.stderr,
-        )
-        return 1
+        return _without_click(sys.argv[1:])
     settings = {"traceback": False}
     try:
         # Click's own standalone mode would answer Ctrl-C with exit code 1.
@@ -60,6 +60,18 @@ def main() -> int:
         print(_in_short(error, traced=settings["traceback"]), file=sys.stderr)
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _without_click(arguments: list[str]) -> int:
+    """Run ``doctor``, which is to tell what is missing, or say what the others need."""
+    if arguments[:1] == ["doctor"]:
+        return doctor.main(arguments[1:])
+    extra = "cli" if all(map(find_spec, _MODULES.get(" ".join(arguments[:1]), ()))) else "demo"
+    print(
+        f'eventtrain: the command line needs click: pip install "eventtrain[{extra}]"',
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _program(settings: dict[str, bool]) -> click.Group:

@@ -24,13 +24,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
 from .bus.event_bus import EventBus
-from .bus.handlers import Handler, OnError
+from .bus.handlers import OnError
+from .bus.running import Provider
 from .callback import Callback, listify
+from .cancellation import Unwind
 from .errors import PluginError, describe, did_you_mean
 
 GROUP = "eventtrain.plugins"
@@ -229,21 +230,40 @@ def load_plugin(
     Raises:
         PluginError: It could not be loaded; what went wrong is its ``__cause__``.
     """
+    provider = Provider(plugin.label, plugin.entry.module, bus.home, sender, on_error)
     try:
         with bus.transaction():
-            offered = plugin.resolve()
-            if takes_bus(offered):
-                _register(plugin, offered, options, bus, sender, on_error)
-                return
-            callbacks = _callbacks(offered, options)
-            handlers = [h for callback in callbacks for h in callback.handlers(plugin.label)]
-            if on_error is not None:
-                for handler in handlers:
-                    handler.options = replace(handler.options, on_error=on_error)
-            bus.attach(handlers, sender=sender)
-            adopt(callbacks)
-    except (Exception, SystemExit) as error:  # a module may call sys.exit when it is imported
+            provider.run(lambda: _subscribe(plugin, options, bus, sender, adopt))
+            bus.home.add(provider)
+    except BaseException as error:
+        if goes_through(error):
+            raise
+        # A module may call sys.exit when it is imported, or pytest.skip, or raise of its own.
         raise plugin.error(describe(error)) from error
+
+
+def goes_through(error: BaseException) -> bool:
+    """Whether what a plugin raised is no failure of its own: Ctrl-C, or the end of a run."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup((KeyboardInterrupt, Unwind)) is not None
+    return isinstance(error, (KeyboardInterrupt, Unwind))
+
+
+def _subscribe(
+    plugin: Plugin,
+    options: dict[str, Any],
+    bus: EventBus,
+    sender: object,
+    adopt: Callable[[Sequence[Callback]], None],
+) -> None:
+    offered = plugin.resolve()
+    if takes_bus(offered):
+        offered(bus, **options)
+        return
+    callbacks = _callbacks(offered, options)
+    handlers = [handler for callback in callbacks for handler in callback.handlers(plugin.label)]
+    bus.attach(handlers, sender=sender)
+    adopt(callbacks)
 
 
 def _check_version(offered: object) -> None:
@@ -279,26 +299,3 @@ def _callbacks(offered: Any, options: dict[str, Any]) -> list[Callback]:
     if not callbacks or not all(isinstance(callback, Callback) for callback in callbacks):
         raise TypeError(f"its factory returned {made!r}, where a Callback or several were expected")
     return callbacks
-
-
-def _register(
-    plugin: Plugin,
-    register: Callable[..., object],
-    options: dict[str, Any],
-    bus: EventBus,
-    sender: object,
-    on_error: OnError | None,
-) -> None:
-    before = {id(handler) for handler in _all_handlers(bus)}
-    register(bus, **options)
-    for handler in _all_handlers(bus):
-        if id(handler) in before:
-            continue
-        handler.plugin = plugin.label
-        if on_error is not None:
-            handler.options = replace(handler.options, on_error=on_error)
-        bus.signal(handler.event).confine(handler, sender)
-
-
-def _all_handlers(bus: EventBus) -> list[Handler]:
-    return [handler for name in bus for handler in bus.signal(name).handlers]

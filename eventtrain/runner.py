@@ -100,10 +100,17 @@ class Runner(Loop):
 
     def _adopt(self, callbacks: Sequence[Callback]) -> None:
         """Take callbacks in under their names, all or none."""
-        for name, callback in _by_name(callbacks, self).items():
-            setattr(self, name, callback)
-            self.cbs.append(callback)
-            callback.set_runner(self)
+        named, known = _by_name(callbacks, self), len(self.cbs)
+        try:
+            for name, callback in named.items():
+                setattr(self, name, callback)
+                self.cbs.append(callback)
+                callback.set_runner(self)
+        except BaseException:
+            del self.cbs[known:]
+            for name in named:
+                vars(self).pop(name, None)
+            raise
 
     @overload
     def on(self, event: str | Iterable[str], fn: Receiver, **options: Any) -> Subscription: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from .bus.binding import Emitter, Scopes
 from .bus.event_bus import EventBus
@@ -110,6 +110,14 @@ class RunState:
         self.is_running = False
         self.reset_counters()
         self.drop_references()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        kind = type(self).__name__
+        raise TypeError(
+            f"a {kind} cannot be copied or pickled: its handlers are subscribed for it alone. Make "
+            f"another with {kind}(...); what it has learned is in learn.model, and a Checkpoint "
+            "keeps the state of a run."
+        )
 
     @property
     def model(self) -> Any:

@@ -17,17 +17,18 @@ import pytest
 import eventtrain
 import eventtrain.callbacks
 import eventtrain.data
-from eventtrain.bus.signals import PRIVATE_NAMES
+from eventtrain.bus.connections import PRIVATE_NAMES
 from eventtrain.events import EVENTS, SCOPES
 
 PACKAGE = Path(eventtrain.__file__).parent
 ROOT = PACKAGE.parent
 
 HOUSE = """
-    lazy_exports  arguments  atomic_file  errors  events  priorities  text_table
+    lazy_exports  arguments  atomic_file  errors  copies  events  priorities  text_table
     cancellation.records  cancellation.token  cancellation.scope  cancellation  interrupts
-    bus.receivers  bus.ordering  bus.filters  bus.handlers  bus.subscription  bus.dispatch
-    bus.binding  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus  bus  profiling
+    bus.locking  bus.receivers  bus.ordering  bus.filters  bus.handlers  bus.subscription
+    bus.dispatch  bus.sending  bus.running  bus.connections  bus.copying  bus.binding
+    bus.restoring  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus  bus  profiling
     data.batch  data.loaders  data.workers  data.bunch  data.mnist  data.datasets  data
     submodules  discriminative  learner  state  param_groups  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.files  checkpoints.random_state  checkpoints.compatibility
@@ -152,9 +153,9 @@ def test_the_bus_and_what_is_below_it_do_not_know_torch(path: Path) -> None:
         assert "torch" not in imported_by(path)[1]
 
 
-def test_only_signals_know_blinker() -> None:
+def test_only_connections_know_blinker() -> None:
     users = {module_of(path) for path in FILES if "blinker" in imported_by(path)[1]}
-    assert users == {"bus.signals"}
+    assert users == {"bus.connections"}
 
 
 def test_importing_every_name_imports_nothing_optional() -> None:

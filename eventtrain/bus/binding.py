@@ -7,12 +7,18 @@ once for a fit, so that a batch looks nothing up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Container, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ..cancellation import CancellationToken, Origin, Scope
 from ..events import Event
-from .dispatch import Style, running_handler
+from .dispatch import Style
+from .running import running_handler
+
+_OF_ONE_RUN = (
+    "the {} of a run cannot be copied or pickled: made for that run's bus and token. "
+    "Make others with bus.bind(sender, token)."
+)
 
 
 class Source(Protocol):
@@ -40,6 +46,9 @@ class Scopes:
     def __iter__(self) -> Iterator[Scope]:
         return iter(vars(self).values())
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(_OF_ONE_RUN.format("scopes"))
+
 
 class Emitter:
     """Fires events for one sender: one attribute an event, called without arguments.
@@ -52,6 +61,9 @@ class Emitter:
 
     def __init__(self, binding: Binding) -> None:
         self._binding = binding  # the bus knows it weakly; it lives as long as this does
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(_OF_ONE_RUN.format("emitter"))
 
     if TYPE_CHECKING:
         # For the type checker alone: a class with a __getattr__ is slow to read from.
@@ -84,6 +96,18 @@ class Binding:
         scope = Scope(self._token, name, owner=self._sender)
         setattr(self.scopes, name, scope)
         return scope
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The events and scopes that it has."""
+        return frozenset((*vars(self.emit), *vars(self.scopes)))
+
+    def keep(self, names: Container[str]) -> None:
+        """Forget the events and scopes that are not among ``names``: they were declared in vain."""
+        for bound in (vars(self.emit), vars(self.scopes)):
+            for name in list(bound):
+                if name not in names and not name.startswith("_"):
+                    del bound[name]
 
     def refresh(self, signal: Source) -> None:
         """Take up a changed list of handlers, from the next emission on.

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import builtins
 import linecache
-import sys
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -96,16 +95,13 @@ def annotate(error: BaseException, entries: Sequence[Handler], sender: object) -
             add_note(error, f"eventtrain: raised in {handler.describe()}{place_of(sender)}")
 
 
-def running_handler() -> Handler | None:
-    """Return the handler that the calling code runs in, or ``None`` outside of handlers."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        code = frame.f_code
-        if code.co_filename.startswith(_PREFIX):
-            entries = next(name for name in code.co_names if name.partition("#")[0] == "entries")
-            return _running(frame, frame.f_lineno, frame.f_globals[entries])
-        frame = frame.f_back
-    return None
+def emitting_in(frame: FrameType) -> Handler | None:
+    """Return the handler that is called in ``frame``; ``None`` if that is no emission."""
+    code = frame.f_code
+    if not code.co_filename.startswith(_PREFIX):
+        return None
+    entries = next(name for name in code.co_names if name.partition("#")[0] == "entries")
+    return _running(frame, frame.f_lineno, frame.f_globals[entries])
 
 
 def make_emission(

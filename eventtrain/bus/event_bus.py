@@ -15,10 +15,14 @@ from ..cancellation import CancellationToken, Scope
 from ..errors import UnknownEventError, did_you_mean
 from ..events import EVENTS, SCOPE_SPECS, Event, ScopeSpec, Vocabulary
 from .binding import Binding, Emitter, Scopes
+from .copying import Copied, copied_from, deeply, fill, require_picklable
 from .filters import Tally
 from .handlers import Handler, OnError, Options, names
+from .locking import SubscriptionLock
 from .ordering import require_names, require_no_cycle
 from .receivers import Receiver, check_receiver, name_of
+from .restoring import Declarations, Snapshot
+from .running import Home, running_provider
 from .signals import ANY, Namespace, Signal
 from .subscription import Subscription
 
@@ -43,6 +47,7 @@ class EventBus(Namespace):
 
     Attributes:
         vocabulary: The scopes, and what lies inside what.
+        home: What tells its signals and handlers from those of another bus.
     """
 
     def __init__(
@@ -50,9 +55,11 @@ class EventBus(Namespace):
     ) -> None:
         super().__init__()
         self.vocabulary = Vocabulary(scopes)
-        self._lock = threading.RLock()  # one for all signals: a change may concern several
+        self._lock = SubscriptionLock()  # one for all signals: a change may concern several
+        self.home = Home()
         self._bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
         self._profile: Profile | None = None
+        self._profile_thread: int | None = None
         for event in events:
             self._add(event)
 
@@ -64,8 +71,48 @@ class EventBus(Namespace):
     def __ne__(self, other: object) -> bool:
         return self is not other
 
+    def __copy__(self) -> EventBus:
+        """Return a bus with the same events, scopes and handlers, which counts for itself."""
+        return self._filled({}, lambda copied, memo: copied)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> EventBus:
+        """Return a copy; objects that are held strongly for their methods are copied too."""
+        return self._filled(memo, deeply)
+
+    def _filled(
+        self,
+        memo: dict[int, Any],
+        change: Callable[[list[Copied], dict[int, Any]], list[Copied]],
+    ) -> EventBus:
+        with self._lock:
+            bus = type(self)((), self.vocabulary.scopes.values())
+            memo[id(self)] = bus
+            for name in self:
+                signal = self.signal(name)
+                new = bus._add(signal.event)
+                fill(new, change(copied_from(signal, memo), memo), signal)
+                new.is_muted = signal.muted_by_hand
+            return bus
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        memo: dict[int, Any] = {}
+        rows = []
+        with self._lock:
+            for name in self:
+                signal = self.signal(name)
+                copied = copied_from(signal, memo)
+                require_picklable(signal, copied)
+                rows.append((signal.event, signal.muted_by_hand, copied))
+            return type(self), ((), list(self.vocabulary.scopes.values())), rows
+
+    def __setstate__(self, rows: list[tuple[Event, bool, list[Copied]]]) -> None:
+        for event, is_muted, copied in rows:
+            signal = self._add(event)
+            fill(signal, copied)
+            signal.is_muted = is_muted
+
     def __repr__(self) -> str:
-        count = sum(len(signal.receivers) for signal in self.values())
+        count = sum(len(signal.receivers) for signal in self._signals())
         return f"<EventBus: {len(self)} events, {count} handlers>"
 
     def __missing__(self, name: object) -> Signal:
@@ -73,6 +120,10 @@ class EventBus(Namespace):
             f"the bus declares no event {name!r}.{did_you_mean(str(name), self)} "
             "An event of your own is added with bus.declare(name)."
         )
+
+    def _signals(self) -> list[Signal]:
+        """The signals of now: other threads may add some meanwhile, and take them back."""
+        return [signal for signal in list(self.values()) if isinstance(signal, Signal)]
 
     def signal(self, name: str, doc: str | None = None) -> Signal:
         """Return the signal of a declared event.
@@ -97,8 +148,9 @@ class EventBus(Namespace):
         Raises:
             ValueError: The name is taken or is no identifier.
         """
-        self._check_new(name)
-        return self._add(Event(name, "", "point", (), doc))
+        with self._lock:
+            self._check_new(name)
+            return self._add(Event(name, "", "point", (), doc))
 
     def declare_scope(
         self,
@@ -154,6 +206,7 @@ class EventBus(Namespace):
     def _add(self, event: Event) -> Signal:
         signal = Signal(event.meaning, name=event.name)
         signal.event, signal.lock, signal.bindings = event, self._lock, self._bindings
+        signal.home = self.home
         self[event.name] = signal
         self._wrap_calls(signal)
         return signal
@@ -239,8 +292,9 @@ class EventBus(Namespace):
 
         Raises:
             UnknownEventError: The bus does not declare the event.
-            TypeError: ``fn`` cannot be called with one argument, or an option has
-                the wrong type.
+            TypeError: ``fn`` cannot be called with one argument; calling it would not
+                run its body, as with a generator function, a coroutine function or an
+                async generator function; or an option has the wrong type.
             ValueError: An option is out of range.
             OrderError: A constraint names nobody, or constraints form a cycle.
         """
@@ -287,6 +341,12 @@ class EventBus(Namespace):
         Raises:
             UnknownEventError, ValueError, OrderError: See ``on``.
         """
+        provider = running_provider(self.home, sender)
+        if provider is not None:
+            for handler in handlers:
+                check_receiver(handler.receiver, handler.event)
+                provider.take(handler)
+            sender = provider.sender if sender is ANY else sender
         with self._lock:
             by_event: dict[str, list[Handler]] = {}
             for handler in handlers:
@@ -303,7 +363,7 @@ class EventBus(Namespace):
                 require_no_cycle(new, standing, name)
             try:
                 for handler in handlers:
-                    self.signal(handler.event).attach(handler, sender)
+                    self.signal(handler.event).put_on(handler, sender)
             except BaseException:  # from whoever listens to receiver_connected
                 for handler in handlers:
                     handler.detach()
@@ -311,17 +371,27 @@ class EventBus(Namespace):
 
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
-        """Undo every subscription and declaration made in the block if the block raises."""
-        declared = set(self)
-        restores = [self.signal(name).snapshot() for name in self]
+        """Undo whatever is done to the bus in the block if the block raises.
+
+        Subscriptions, events, scopes, muting and profiling are then as they were. Not undone:
+        what was emitted, and what other threads have done meanwhile.
+        """
+        profile, providers = self._profile, list(self.home.providers)
+        with self._lock:
+            declarations = Declarations(self, self.vocabulary, self._bindings)
+            snapshots = [Snapshot(signal) for signal in self._signals()]
         try:
             yield
         except BaseException:
-            for name in set(self) - declared:
-                self.signal(name)._clear_state()
-                del self[name]
-            for restore in restores:
-                restore()
+            with self._lock:
+                self.home.providers[:] = providers
+                self.vocabulary = declarations.restore(self.home, self.vocabulary, self._bindings)
+                for snapshot in snapshots:
+                    snapshot.restore()
+                if self._profile is not profile and self._profile_thread == threading.get_ident():
+                    self._end(self._profile)
+                for signal in self._signals():
+                    self._wrap_calls(signal)
             raise
 
     def explain(self, event: str | None = None) -> Explanation:
@@ -336,8 +406,7 @@ class EventBus(Namespace):
         from .explain import Explanation, row_of  # here: most runs are never explained
 
         rows: list[Row] = []
-        for name in self if event is None else (event,):
-            signal = self.signal(name)
+        for signal in self._signals() if event is None else [self.signal(event)]:
             for position, handler in enumerate(signal.handlers, 1):
                 row = row_of(handler, position, signal.senders_of(handler))
                 if self._profile is not None:
@@ -370,20 +439,26 @@ class EventBus(Namespace):
         from .profiling import Profile  # here: most runs are never profiled
 
         self._profile = profile = Profile(max_spans)
+        self._profile_thread = threading.get_ident()
         try:
             profile.start()
-            for name in self:
-                self._wrap_calls(self.signal(name))
+            for signal in self._signals():
+                self._wrap_calls(signal)
             for binding in list(self._bindings):
                 profile.follow(binding.scopes)
             yield profile
         finally:
-            self._profile = None
-            for name in self:
-                self._wrap_calls(self.signal(name))
-            for binding in list(self._bindings):
-                profile.unfollow(binding.scopes)
-            profile.stop()
+            self._end(profile)
+
+    def _end(self, profile: Profile | None) -> None:
+        if profile is None or self._profile is not profile:  # a transaction has ended it
+            return
+        self._profile = None
+        for signal in self._signals():
+            self._wrap_calls(signal)
+        for binding in list(self._bindings):
+            profile.unfollow(binding.scopes)
+        profile.stop()
 
     def _wrap_calls(self, signal: Signal) -> None:
         profile = self._profile
@@ -406,14 +481,22 @@ def _check_phase(vocabulary: Vocabulary, event: Event, handler: Handler) -> None
 
 def _keep_phase(bus: EventBus, opening: str, closing: str, phase: str) -> None:
     """Have ``phase`` of a sender right while it is in that scope."""
-    outer: dict[int, str | None] = {}
+    keeper = _PhaseKeeper(phase)
+    bus.on(opening, keeper.enter_phase, priority=math.inf)
+    bus.on(closing, keeper.leave_phase, priority=-math.inf)
 
-    def enter_phase(run: Any) -> None:
-        outer[id(run)] = getattr(run, "phase", None)
-        run.phase = phase
 
-    def leave_phase(run: Any) -> None:
-        run.phase = outer.pop(id(run), None)
+class _PhaseKeeper:
+    def __init__(self, phase: str) -> None:
+        self._phase = phase
+        self._outer: dict[int, str | None] = {}
 
-    bus.on(opening, enter_phase, priority=math.inf)
-    bus.on(closing, leave_phase, priority=-math.inf)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._phase,)  # who is in the phase now is not in a copy's
+
+    def enter_phase(self, run: Any) -> None:
+        self._outer[id(run)] = getattr(run, "phase", None)
+        run.phase = self._phase
+
+    def leave_phase(self, run: Any) -> None:
+        run.phase = self._outer.pop(id(run), None)

@@ -29,6 +29,13 @@ class Tally:
         self.left = every
         self.is_spent = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy counts for handlers of its own.
+        return {"left": self.left, "is_spent": self.is_spent}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.handlers, self.left, self.is_spent = [], state["left"], state["is_spent"]
+
     def detach(self) -> None:
         """Take all of them off their signals."""
         for handler in list(self.handlers):

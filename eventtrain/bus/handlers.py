@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, NoReturn, Protocol, cast
 
 from ..arguments import flag, real_number, whole_number
 from ..errors import describe
@@ -68,6 +68,19 @@ class Options:
         object.__setattr__(self, "after", names(self.after))
 
 
+class Owner(Protocol):
+    """Whose handlers are not the user's own; see ``Provider``."""
+
+    def take(self, handler: Handler) -> None:
+        """Have a handler be the plugin's."""
+        ...
+
+    @property
+    def sender(self) -> Any:
+        """Whom its handlers hear where they name nobody."""
+        ...
+
+
 def names(value: str | Iterable[str]) -> tuple[str, ...]:
     """Return one name or several as a tuple."""
     return (value,) if isinstance(value, str) else tuple(value)
@@ -83,12 +96,16 @@ class Handler:
         options: All options.
         source: Where the function was written, as ``module:line``.
         plugin: Which plugin brought it, as people should read it; ``None`` for user code.
+        provider: That plugin itself, on the bus that it was loaded onto; or ``None``.
+        home: What the signals of one bus have in common; that of the signal it was put on last.
         calls: How often it has run, counted for handlers with a filter;
             ``None`` for the others, which are called without any detour.
         tally: What ``every`` and ``once`` count, together with the handlers
             subscribed in the same call.
         key: What its signal knows it by; ``None`` while it is on none.
         detach: Takes it off its signal; does nothing the second time.
+        bury: Called when its function, which is held weakly, has died; its signal sets it.
+        changed_in: The thread that has put it on its signal, or taken it off, last.
         around: What ``callee`` wraps its function in, or ``None``; its signal sets it.
     """
 
@@ -98,14 +115,18 @@ class Handler:
         "after",
         "around",
         "before",
+        "bury",
         "calls",
+        "changed_in",
         "detach",
         "event",
+        "home",
         "key",
         "name",
         "options",
         "plugin",
         "priority",
+        "provider",
         "source",
         "tally",
     )
@@ -129,8 +150,12 @@ class Handler:
         self.after = options.after
         self.source = source_of(written)
         self.plugin = plugin
+        self.provider: Owner | None = None
+        self.home: object = None
         self.key: Any = None
         self.detach: Callable[[], None] = _nothing
+        self.bury: Callable[[], object] = _nothing
+        self.changed_in: int | None = None
         self.around: Around | None = None
         self._receiver: Any = receiver
         if options.weak:
@@ -158,16 +183,32 @@ class Handler:
         held: Receiver = self._receiver
         return held
 
+    @property
+    def reference(self) -> Callable[[], Receiver | None] | None:
+        """The weak reference to the function, where it is held weakly."""
+        return self._receiver if self.options.weak else None
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing stands between a call and the function: neither filter nor guard."""
+        return self.calls is None and self.options.on_error == "raise"
+
     def __call__(self, sender: object, **arguments: object) -> object:
         """Run it as ``blinker.Signal.send`` does, filters and all."""
         receiver = self.receiver
         if receiver is None:
             return None
-        if self.calls is None and self.options.on_error == "raise":
+        if self.is_bare:
             return receiver(sender, **arguments)
         if arguments:
             receiver = functools.partial(receiver, **arguments)
         return self.filtered(receiver)(sender)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self.describe()} cannot be copied or pickled: it belongs to its signal. "
+            "Copy the bus, or subscribe the function again with bus.on(...)."
+        )
 
     def __repr__(self) -> str:
         return f"<{self.describe()}>"
@@ -196,9 +237,8 @@ class Handler:
 
     def callee(self) -> Callable[[Any], object]:
         """Return what an emission calls: the bare function when nothing stands between."""
-        if is_async(self.receiver):
-            return self._refuse_to_await
-        call = self.filtered(self.unfiltered())
+        refused = is_async(self.receiver)
+        call = self.filtered(self._refuse_to_await if refused else self.unfiltered())
         return call if self.around is None else self.around(self, call)
 
     def unfiltered(self) -> Callable[[Any], object]:
@@ -250,37 +290,53 @@ class Handler:
         return call
 
     def _guarding(self, receiver: Callable[[Any], object]) -> Callable[[Any], object]:
-        disable = self.options.on_error == "disable"
-
         def call(sender: object) -> object:
             try:
                 result = receiver(sender)
                 reject_result(result)
                 return result
             except Exception as error:
-                where = self.describe() + place_of(sender)
-                if disable:
-                    self.detach()
-                    logger.exception("%s failed and has been disconnected", where)
-                else:
-                    # Epoch and batch are in it: Python shows warnings of equal text only once.
-                    text = f"{where} failed: {describe(error)}"
-                    warnings.warn(text, RuntimeWarning, stacklevel=2)
+                if not self.forgives(error, sender):
+                    raise
                 return None
 
         return call
 
+    def forgives(self, error: Exception, sender: object) -> bool:
+        """Do what ``on_error`` says about an exception of this handler; whether that was all.
+
+        Called where ``error`` is being handled.
+        """
+        if self.options.on_error == "raise":
+            return False
+        where = self.describe() + place_of(sender)
+        if self.options.on_error == "disable":
+            self.detach()
+            logger.exception("%s failed and has been disconnected", where)
+        else:
+            # Epoch and batch are in it: Python shows warnings of equal text only once.
+            text = f"{where} failed: {describe(error)}"
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
+        return True
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the values of all slots that may change, but for how often it has run."""
+        return {name: getattr(self, name) for name in self.__slots__ if name not in _LASTING}
+
     def leave(self) -> None:
         """Note that it is on no signal any more; its signal calls this."""
         self.key = None
-        # Both refer to this handler, which would otherwise live until a collection.
-        self.detach = _nothing
+        # They refer to this handler, which would otherwise live until a collection.
+        self.detach = self.bury = _nothing
         self.around = None
         if self in self.tally.handlers:
             self.tally.handlers.remove(self)
 
     def _receiver_died(self, _: object) -> None:
-        self.detach()
+        self.bury()
+
+
+_LASTING = ("__weakref__", "calls")
 
 
 def _nothing() -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from ..arguments import whole_number
 from ..cancellation import CLOSING_CODE, Scope
@@ -112,6 +112,12 @@ class Profile:
         self._spans = Spans(max_spans, 0)
         # Several threads may run on one bus, and a signal handler may emit.
         self._lock = threading.RLock()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Profile cannot be copied or pickled: it belongs to the bus that it times. Take what "
+            "it has measured: to_dicts(), to_json(path) or table()."
+        )
 
     # While it runs
 

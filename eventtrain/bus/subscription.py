@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 from .handlers import Handler
 
@@ -33,6 +34,12 @@ class Subscription:
 
     def __exit__(self, *error: object) -> None:
         self.disconnect()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Subscription cannot be copied or pickled: it is the handle on the handlers of one "
+            "bus. Subscribe the function again with bus.on(...)."
+        )
 
     def __repr__(self) -> str:
         state = "" if self.connected else "disconnected: "

@@ -57,6 +57,7 @@ class ActivationStats(Callback):
         ValueError: When training begins: a name or module is not in the model.
     """
 
+    held_in_run = ("_handles",)
     priority = METRICS
 
     def __init__(

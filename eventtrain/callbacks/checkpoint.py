@@ -84,6 +84,7 @@ class Checkpoint(MonitoringCallback):
         TypeError: After an epoch: what its row holds there is no number.
     """
 
+    held_in_run = ("_previous", "_writer", "_phase_start")
     priority = CHECKPOINTS
     checkpoint_folder: Path
 

@@ -38,6 +38,8 @@ class Compile(Callback):
         TypeError: When a fit begins: the model is no ``nn.Module``.
     """
 
+    held_in_run = ("_compiled",)
+
     def __init__(self, **options: Any) -> None:
         self.options = options
         self._compiled: nn.Module | None = None

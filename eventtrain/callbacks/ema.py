@@ -67,6 +67,14 @@ class EMA(Callback):
         self._model: weakref.ref[nn.Module] | None = None
         self._start_over()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A function made inside another cannot be pickled; it follows from the decay.
+        return {key: value for key, value in super().__getstate__().items() if key != "_average"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._average = get_ema_multi_avg_fn(self.decay)  # type: ignore[no-untyped-call]
+
     def _start_over(self) -> None:
         self.updates = 0
         self._steps = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,7 @@ def _check_schedule(schedule: Any) -> None:
 
 def sched_none(start: Any, end: Any = None) -> Schedule:
     """Return a schedule that stays at ``start``; ``end`` is not used."""
-    return lambda position: start
+    return partial(_stay, start)
 
 
 def sched_lin(start: float, end: float) -> Schedule:
@@ -112,7 +113,7 @@ def sched_lin(start: float, end: float) -> Schedule:
         TypeError: ``start`` or ``end`` is no number.
     """
     _check_ends(start, end)
-    return lambda position: start + position * (end - start)
+    return partial(_go_straight, start, end)
 
 
 def sched_cos(start: float, end: float) -> Schedule:
@@ -124,12 +125,7 @@ def sched_cos(start: float, end: float) -> Schedule:
     Source: Loshchilov and Hutter 2017, SGDR (arXiv:1608.03983).
     """
     _check_ends(start, end)
-
-    def schedule(position: Any) -> Any:
-        cos = torch.cos if isinstance(position, Tensor) else math.cos
-        return start + (1 + cos(math.pi * (1 - position))) * (end - start) / 2
-
-    return schedule
+    return partial(_follow_cosine, start, end)
 
 
 def sched_exp(start: float, end: float) -> Schedule:
@@ -144,7 +140,27 @@ def sched_exp(start: float, end: float) -> Schedule:
         raise ValueError(
             f"sched_exp needs start and end of one sign and other than 0, got {start} and {end}"
         )
-    return lambda position: start * (end / start) ** position
+    return partial(_multiply, start, end)
+
+
+# The schedules themselves, here: those inside of another function could not be pickled.
+
+
+def _stay(value: Any, position: Any) -> Any:
+    return value
+
+
+def _go_straight(start: Any, end: Any, position: Any) -> Any:
+    return start + position * (end - start)
+
+
+def _follow_cosine(start: Any, end: Any, position: Any) -> Any:
+    cos = torch.cos if isinstance(position, Tensor) else math.cos
+    return start + (1 + cos(math.pi * (1 - position))) * (end - start) / 2
+
+
+def _multiply(start: Any, end: Any, position: Any) -> Any:
+    return start * (end / start) ** position
 
 
 def _check_ends(start: Any, end: Any) -> None:
@@ -173,19 +189,22 @@ def combine_scheds(pcts: Iterable[float], scheds: Iterable[Schedule]) -> Schedul
     if not all(share > 0 for share in shares) or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise ValueError(f"pcts must be positive and have a sum of 1, got {shares}")
     starts = [0.0, *accumulate(shares[:-1])]
-    parts = list(zip(starts, shares, schedules, strict=True))
+    return partial(_one_after_the_other, list(zip(starts, shares, schedules, strict=True)))
 
-    def schedule(position: Any) -> Any:
-        if not isinstance(position, Tensor):
-            start, share, chosen = parts[max(bisect_right(starts, position) - 1, 0)]
-            return chosen((position - start) / share)
-        value: Any = torch.zeros_like(position)
-        for index, (start, share, part) in enumerate(parts):
-            within = part((position - start) / share)
-            value = within + value if index == 0 else torch.where(position >= start, within, value)
-        return value
 
-    return schedule
+def _one_after_the_other(parts: Sequence[tuple[float, float, Schedule]], position: Any) -> Any:
+    if not isinstance(position, Tensor):
+        start, share, chosen = parts[max(bisect_right(parts, position, key=_start_of) - 1, 0)]
+        return chosen((position - start) / share)
+    value: Any = torch.zeros_like(position)
+    for index, (start, share, part) in enumerate(parts):
+        within = part((position - start) / share)
+        value = within + value if index == 0 else torch.where(position >= start, within, value)
+    return value
+
+
+def _start_of(part: tuple[float, float, Schedule]) -> float:
+    return part[0]
 
 
 def cos_1cycle_anneal(start: float, high: float, end: float) -> list[Schedule]:

@@ -51,6 +51,7 @@ class TensorBoard(Callback):
         OSError: When a fit begins: the folder cannot be written to.
     """
 
+    held_in_run = ("writer",)
     priority = REPORTS
 
     def __init__(

@@ -46,6 +46,7 @@ class TimeLimit(Callback):
     """
 
     priority = BEFORE_EVERYONE
+    held_in_run = ("_timer",)
 
     def __init__(self, seconds: float, scope: str = "fit") -> None:
         if not 0 < real_number("seconds", seconds) < math.inf:

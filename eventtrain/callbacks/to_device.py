@@ -41,6 +41,7 @@ class ToDevice(Callback):
         RuntimeError: torch knows no such device.
     """
 
+    held_in_run = ("_replaced",)
     priority = MOVE_DATA
 
     def __init__(self, device: torch.device | str | None = None, prefetch: int = 2) -> None:

@@ -55,6 +55,12 @@ class Scope:
         self.on_failed: Callable[[], object] | None = None
         self._has_told_failure = False
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Scope cannot be copied or pickled: it belongs to one run. Take it from that run, "
+            "or make another with Scope(token, name)."
+        )
+
     def __enter__(self) -> Scope:
         token = self.token
         if self.is_open:

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from typing import NoReturn
 
 from ..errors import ScopeNotOpenError
 from .records import Cancellation, OpenScope, Origin, Outcome, Request, Unwind
@@ -111,6 +112,12 @@ class CancellationToken:
             if asked is not None and asked.scope == "fit":
                 child._follow(asked)
         return child
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a CancellationToken cannot be copied or pickled: it steers one run. Make another "
+            "with CancellationToken(), or CancellationToken.linked(token) to follow this one."
+        )
 
     @property
     def cancelled(self) -> bool:

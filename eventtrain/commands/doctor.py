@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,11 +44,29 @@ def make() -> click.Command:
         Exit code 1 when a package that eventtrain cannot do without is missing
         or too old. What an extra brings may be missing.
         """
-        report = examine()
-        click.echo(json.dumps(report, indent=2) if as_json else "\n".join(_lines(report)))
-        return 0 if report["ok"] else 1
+        return print_report(as_json=as_json)
 
     return doctor
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Be the command where click is missing: the one tool that must run then."""
+    parser = argparse.ArgumentParser(
+        "eventtrain doctor",
+        description="Show versions, devices and data folders, and say what is missing.",
+    )
+    parser.add_argument("--json", action="store_true", help="Print one JSON object instead.")
+    try:
+        return print_report(as_json=parser.parse_args(arguments).json)
+    except SystemExit as end:  # after the help, or a line about wrong arguments
+        return int(end.code or 0)
+
+
+def print_report(*, as_json: bool) -> int:
+    """Print what ``examine`` finds, and return the exit code."""
+    report = examine()
+    print(json.dumps(report, indent=2) if as_json else "\n".join(_lines(report)))
+    return 0 if report["ok"] else 1
 
 
 def examine() -> dict[str, Any]:

@@ -13,7 +13,14 @@ from ..bus.event_bus import EventBus
 from ..bus.explain import Explanation
 from ..callback import Callback
 from ..errors import OrderError, PluginError, describe
-from ..plugins import Plugin, installed_plugins, load_plugin, several_offer, takes_bus
+from ..plugins import (
+    Plugin,
+    goes_through,
+    installed_plugins,
+    load_plugin,
+    several_offer,
+    takes_bus,
+)
 
 Status = Literal["ok", "needs options", "needs handlers", "broken"]
 
@@ -76,7 +83,9 @@ def _report(plugin: Plugin, of_that_name: Sequence[Plugin]) -> PluginReport:
         offered = plugin.resolve()
         kind = _kind(offered)
         options, missing = _options(offered)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if goes_through(error):
+            raise
         reason: str | None = describe(error)
     else:
         status, reason = _try(plugin, bus, missing)

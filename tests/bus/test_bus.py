@@ -448,7 +448,7 @@ class TestOrder:
         bus.on("after_loss", note([], "a"))
         bus.emit("after_loss", None)
         monkeypatch.setattr(
-            "eventtrain.bus.signals.in_order", lambda *_: pytest.fail("sorted again")
+            "eventtrain.bus.connections.in_order", lambda *_: pytest.fail("sorted again")
         )
         bus.emit("after_loss", None)
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from eventtrain.bus.dispatch import Style, make_emission, running_handler, source
+from eventtrain.bus.dispatch import Style, make_emission, source
 from eventtrain.bus.handlers import Handler, Options
+from eventtrain.bus.running import running_handler
 from eventtrain.cancellation import CancellationToken, Scope, Unwind
 
 STYLES: list[Style] = ["send", "checkpoint", "closing"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import weakref
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -170,3 +172,28 @@ def test_after_subscribing_in_threads_every_emission_has_the_handlers_that_stand
         seen.clear()
         bus.emit("after_loss", None)
         assert sorted(seen) == ["a", "b", "c"]
+
+
+def test_a_bus_can_be_looked_at_while_another_thread_declares_events_and_takes_them_back() -> None:
+    bus = EventBus()
+    switching = sys.getswitchinterval()
+
+    def declare_in_vain() -> None:
+        for number in range(1500):
+            with suppress(ValueError), bus.transaction():
+                bus.declare(f"first_{number}")
+                bus.declare(f"second_{number}")
+                raise ValueError
+
+    thread = threading.Thread(target=declare_in_vain)
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        while thread.is_alive():
+            assert repr(bus).endswith("0 handlers>")
+            assert list(bus.explain()) == []
+            with bus.profile():
+                pass
+    finally:
+        sys.setswitchinterval(switching)
+        thread.join(10)

@@ -461,7 +461,7 @@ def test_subscribing_sorts_nothing_until_an_emission_asks_for_the_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sort = Mock(side_effect=in_order)
-    monkeypatch.setattr("eventtrain.bus.signals.in_order", sort)
+    monkeypatch.setattr("eventtrain.bus.connections.in_order", sort)
     bus, calls = EventBus(), []
     for name, after in [("a", ()), ("b", "a"), ("c", "b")]:
         bus.on("after_loss", calls.append, name=name, after=after)

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from eventtrain import CancellationToken, EventBus, Learner, Runner, Scope
-from eventtrain.bus.dispatch import running_handler
 from eventtrain.bus.profiling import MAX_SPANS, Profile
+from eventtrain.bus.running import running_handler
 from eventtrain.events import EVENTS, SCOPES
 
 SCOPE_OF = {event.name: event.scope for event in EVENTS}

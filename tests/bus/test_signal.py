@@ -13,7 +13,9 @@ import blinker
 import pytest
 from blinker import ANY
 
+from benchmarks.counting import bytecodes
 from eventtrain import CancellationToken, EventBus, OrderError, Signal
+from eventtrain.bus.running import running_handler
 
 
 class Thing:
@@ -794,6 +796,96 @@ class TestSend:
         signal.connect(second)
         signal.send(1)
         assert seen == []
+
+    @pytest.mark.parametrize("sender", [None, "a", 7])
+    def test_it_calls_a_receiver_that_was_connected_after_an_earlier_send(
+        self, signal: Signal, seen: list[Any], sender: Any
+    ) -> None:
+        first, second, own = listener(seen, "1"), listener(seen, "2"), listener(seen, "3")
+        signal.connect(first)
+        signal.send(sender)
+        signal.connect(second)
+        signal.send(sender)
+        signal.connect(own, sender="a")
+        signal.send(sender)
+        names = [name for name, _, _ in seen]
+        assert names == ["1", "1", "2", "1", "2"] + ["3"] * (sender == "a")
+
+    def test_a_sender_whom_nobody_named_gets_what_any_sender_gets(
+        self, signal: Signal, seen: list[Any]
+    ) -> None:
+        common, own = listener(seen, "common"), listener(seen, "own")
+        signal.connect(common)
+        signal.connect(own, sender="named")
+        for sender in ("stranger", "named", Thing()):
+            signal.send(sender)
+        assert [name for name, _, _ in seen] == ["common", "common", "own", "common"]
+
+    def test_a_receiver_that_died_during_it_is_passed_over(
+        self, signal: Signal, seen: list[Any]
+    ) -> None:
+        held = [listener(seen)]
+
+        def first(sender: Any) -> None:
+            held.clear()
+            gc.collect()
+
+        signal.connect(first)
+        signal.connect(held[0])
+        signal.send(1)
+        assert seen == []
+
+    def test_a_handler_that_it_calls_is_the_running_one(self, bus: EventBus) -> None:
+        seen: list[str] = []
+
+        def ask(run: Any) -> None:
+            handler = running_handler()
+            assert handler is not None
+            seen.append(handler.name)
+
+        bus.on("after_loss", ask, name="subscribed")
+        bus["after_loss"].connect(ask)
+        bus["after_loss"].send(None)
+        assert seen == ["subscribed", "ask"]
+
+    def test_a_coroutine_that_is_awaited_is_the_running_handler(self, signal: Signal) -> None:
+        seen: list[str] = []
+
+        async def ask(sender: Any) -> None:
+            await asyncio.sleep(0)
+            handler = running_handler()
+            assert handler is not None
+            seen.append(handler.name)
+
+        signal.connect(ask)
+        asyncio.run(signal.send_async())
+        assert seen == ["ask"]
+
+    def test_a_sender_that_nobody_named_takes_no_room(self, signal: Signal) -> None:
+        receiver = listener([])
+        signal.connect(receiver, sender=5)
+        signal.send("warm up")
+        before = sum(1 for _ in gc.get_objects())
+        for i in range(1000):
+            signal.send(f"sender {i}")
+        assert sum(1 for _ in gc.get_objects()) < before + 100
+
+    @pytest.mark.parametrize("count", [0, 1, 10, 100])
+    @pytest.mark.parametrize("way", ["on", "weak", "strong", "sender"])
+    def test_it_takes_no_more_steps_than_blinkers_own(self, way: str, count: int) -> None:
+        bus, theirs, sender = EventBus(), blinker.Signal(), Thing()
+        ours = bus["after_loss"]
+        receivers = [listener([], f"h{i}") for i in range(count)]
+        for receiver in receivers:
+            if way == "on":
+                bus.on("after_loss", receiver)
+                theirs.connect(receiver)
+            else:
+                arguments = {"sender": sender} if way == "sender" else {"weak": way == "weak"}
+                ours.connect(receiver, **arguments)
+                theirs.connect(receiver, **arguments)
+        ours.send(sender)
+        assert bytecodes(lambda: ours.send(sender)) <= bytecodes(lambda: theirs.send(sender))
 
 
 class TestTogether:

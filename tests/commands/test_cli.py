@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -36,10 +37,11 @@ def run_cli(
 Call = Callable[..., tuple[int, str, str]]
 
 
-def run_without(package: str, *arguments: str) -> tuple[int, str, str]:
-    """Run the command line where ``package`` cannot be imported."""
+def run_without(packages: str | list[str], *arguments: str) -> tuple[int, str, str]:
+    """Run the command line where these packages cannot be imported."""
+    missing = [packages] if isinstance(packages, str) else packages
     program = (
-        f"import sys; sys.modules[{package!r}] = None; "
+        f"import sys; sys.modules.update(dict.fromkeys({missing!r})); "
         "from eventtrain.cli import main; sys.exit(main())"
     )
     return run_cli(*arguments, program=("-c", program))
@@ -197,6 +199,39 @@ def test_a_missing_package_is_told_in_one_line_with_the_extra_that_brings_it(
     assert stdout == ""
     assert stderr.endswith(f'needs {package}: pip install "eventtrain[{extra}]"\n')
     assert stderr.count("\n") == 1
+
+
+def test_without_click_the_extra_is_one_that_is_enough_for_the_command(tmp_path: Path) -> None:
+    for arguments, others, extra in (
+        (("demo", "--epochs", "1"), [], "cli"),
+        (("demo", "--epochs", "1"), ["sklearn"], "demo"),
+        (("explain",), ["sklearn"], "cli"),
+        ((), [], "cli"),
+    ):
+        code, stdout, stderr = run_without(["click", *others], *arguments)
+        assert (code, stdout) == (1, "")
+        assert stderr == (
+            f'eventtrain: the command line needs click: pip install "eventtrain[{extra}]"\n'
+        )
+
+
+@pytest.mark.parametrize("others", [[], ["torch"], ["torch", "blinker"]])
+def test_the_doctor_needs_nothing_that_may_be_missing(others: list[str]) -> None:
+    code, stdout, stderr = run_without(["click", *others], "doctor", "--json")
+    report = json.loads(stdout)
+    assert (code, stderr) == (int(bool(others)), "")
+    assert report["ok"] == (not others)
+    assert ("torch cannot be imported" in str(report["problems"])) == bool(others)
+
+
+def test_the_doctor_without_click_says_what_it_says_with_it() -> None:
+    assert run_without("click", "doctor") == run_cli("doctor")
+    code, stdout, stderr = run_without("click", "doctor", "--help")
+    assert (code, stderr) == (0, "")
+    assert "--json" in stdout
+    code, stdout, stderr = run_without("click", "doctor", "--jason")
+    assert (code, stdout) == (2, "")
+    assert "--jason" in stderr
 
 
 # The rest

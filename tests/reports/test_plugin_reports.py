@@ -27,6 +27,7 @@ TWO_EVENTS = """
 BROKEN = {
     "import nonsense_that_is_nowhere": "ModuleNotFoundError: No module named 'nonsense_that_is_now",
     "raise SystemExit(3)": "SystemExit: 3",
+    "class Own(BaseException): ...\nraise Own('why')": "Own: why",
     "x = 1": "AttributeError: module ",
     "Demo = 42": "TypeError: it resolves to 42",
     "def Demo(bus): bus.declare('after_step')": "ValueError: the bus declares event 'after_step'",
