@@ -103,7 +103,7 @@ def test_imports_run_downward(path: Path) -> None:
 
 FOREIGN = {
     *("_buffers", "_parameters", "_metadata", "_version", "_schedulers"),  # torch's
-    *("_foreach_mul_", "_profiler_enabled"),  # torch's
+    *("_foreach_mul_", "_profiler_enabled", "_execution_engine"),  # torch's
     *("_computed", "_update_count"),  # torchmetrics'
     *("_getframe", "_make"),  # Python's
     *PRIVATE_NAMES["blinker.Signal"],
