@@ -73,7 +73,10 @@ class MixedPrecision(Callback):
     ) -> None:
         found = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
         if found is None or found not in _DTYPES.values():
-            raise ValueError(f"dtype must be bfloat16 or float16, got {dtype!r}")
+            raise ValueError(
+                f"dtype must be bfloat16 or float16, got {dtype!r}: write 'bf16' or 'fp16', or "
+                "torch.bfloat16 or torch.float16; without MixedPrecision all is in float32"
+            )
         if scaler is not None and not isinstance(scaler, GradScaler):
             raise TypeError(f"scaler must be a torch.amp.GradScaler, got {scaler!r}")
         self.dtype = found
