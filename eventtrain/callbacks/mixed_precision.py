@@ -291,7 +291,7 @@ class MixedPrecision(Callback):
 
     def _before_step_of(self, run: Runner, opt: Any, args: Any, kwargs: Any) -> None:
         """Look at any step of an optimizer of torch's in the batch, whoever takes it."""
-        if not self._is_in_batch:
+        if torch.compiler.is_compiling() or not self._is_in_batch:
             return
         if self._window is not None and (opt is run.opt or _trains(opt, run.model)):
             self._refuse_autocast()

@@ -41,7 +41,7 @@ class AutocastCalls:
     # A copy of a hooked model is to have its calls under autocast too; one that was pickled
     # is to be left alone by whoever loads it.
     def __deepcopy__(self, memo: dict[int, Any]) -> AutocastCalls:
-        return self
+        return self if self._handles else type(self)(self.dtype)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.dtype,)

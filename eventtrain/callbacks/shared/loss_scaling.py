@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -64,6 +65,7 @@ class LossScaling:
         self.gradients = ScaledGradients()
         # Until the scale has been adapted: the scaler knows them by their identity.
         self._answered: list[Question] = []
+        self._last: weakref.ref[Tensor] | None = None
 
     def watch(self, parameters: Iterable[Tensor]) -> None:
         """Have the gradients of these noted; nothing to do for a scaler that is switched off."""
@@ -71,11 +73,18 @@ class LossScaling:
             self.gradients.follow(parameters)
 
     def scale(self, loss: Tensor) -> Tensor:
-        """Return the loss times the scale."""
+        """Return the loss times the scale, and one that was returned here as it is."""
+        if self.is_scaled(loss):
+            return loss
         scaled = self.scaler.scale(loss)
         if self.scaler.is_enabled():
             self.gradients.watch(scaled)
+            self._last = weakref.ref(scaled)
         return scaled
+
+    def is_scaled(self, loss: Any) -> bool:
+        """Whether this very tensor is the last that ``scale`` returned."""
+        return self._last is not None and self._last() is loss
 
     def divide(self, parameters: list[Tensor], opt: Any) -> Question:
         """Divide gradients by the scale, and tell whether they are all finite.
@@ -119,6 +128,7 @@ class LossScaling:
                 one = torch.ones((), device=parameter.grad.device)
                 parameter.grad.mul_(self.scaler.scale(one).reciprocal())
         self.gradients.forget()
+        self._last = None
 
     def look_at_step(self, opt: Any) -> None:
         """Refuse a step that would apply scaled gradients.

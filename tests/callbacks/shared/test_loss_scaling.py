@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -132,6 +133,30 @@ def test_a_loss_that_a_handler_sets_is_scaled_like_the_loops_own() -> None:
     by_hand(theirs, lambda m, x, y: [cross_entropy(m(x), y) * 2 + flat(m(x))])
     pairs = zip(ours.model.parameters(), theirs.model.parameters(), strict=True)
     assert all(torch.allclose(own, other, atol=1e-3) for own, other in pairs)
+
+
+def test_a_loss_that_a_handler_has_scaled_is_not_scaled_again() -> None:
+    def scaled(run: Runner) -> None:
+        run.loss = run.mixed_precision.scale(run.loss)
+
+    ours, theirs = learner_of(), learner_of()
+    fit(ours, after_loss=scaled)
+    by_hand(theirs, lambda model, x, y: [cross_entropy(model(x), y)])
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_a_copy_of_the_callback_has_nothing_to_do_with_its_original(
+    copied: Callable[[MixedPrecision], MixedPrecision],
+) -> None:
+    original = MixedPrecision("fp16")
+    Runner(original).fit(1, learner_of())
+    second = copied(original)
+    ours, theirs = learner_of(), learner_of()
+    Runner(second).fit(1, ours)
+    Runner(MixedPrecision("fp16")).fit(1, theirs)
+    assert second.scaler is not original.scaler
+    assert_same(ours, theirs)
 
 
 def test_a_gradient_penalty_is_that_of_a_loop_by_hand() -> None:
