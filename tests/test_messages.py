@@ -23,6 +23,7 @@ from eventtrain import (
     accuracy,
     get_data,
     get_dls,
+    get_model,
 )
 from eventtrain.callbacks import (
     EMA,
@@ -103,6 +104,8 @@ WRITTEN: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: AvgStatsCallback([None]), TypeError, "pass accuracy itself, say, and"),
     (lambda: MixedPrecision("float16"), ValueError, "write 'bf16' or 'fp16', or torch"),
     (lambda: MixedPrecision(torch.float32), ValueError, "without MixedPrecision all is in float32"),
+    (lambda: get_model(DATA, lr="0.1"), TypeError, "lr must be a number, got '0.1'"),
+    (lambda: get_model(DATA, nh=0.5), TypeError, "nh must be a whole number of units"),
     (lambda: OneCycle("0.1"), TypeError, "max_lr must be a number, got '0.1'"),
     (lambda: GradientClip("1"), TypeError, "norm must be a number, got '1'"),
     (lambda: GradientAccumulation(2.5), TypeError, "n must be a whole number of batches"),
