@@ -128,7 +128,8 @@ class MixedPrecision(Callback):
     def step(self, opt: Any) -> None:
         """Step an optimizer besides ``learn.opt``, with its gradients divided by the scale.
 
-        It is not stepped where they are not all finite; its gradients are left to be zeroed.
+        It is not stepped where they are not all finite. Its gradients have the scale afterwards
+        as they had before, and are left to be zeroed.
 
         Args:
             opt: An optimizer of torch's.
@@ -140,6 +141,8 @@ class MixedPrecision(Callback):
         params = [p for group in opt.param_groups for p in group["params"] if p.grad is not None]
         if self._scaling is None or not params or self._scaling.divide(params, opt).is_finite:
             opt.step()
+        if self._scaling is not None:
+            self._scaling.multiply(params)
 
     # Begin and end.
 
@@ -264,8 +267,10 @@ class MixedPrecision(Callback):
 
     @handler(priority=BEFORE_EVERYONE)
     def after_step(self, run: Runner) -> None:
-        """Know that the step was taken."""
+        """Know that the step was taken: the loop is about to zero the gradients."""
         self._asked = None
+        if self._scaling is not None:
+            self._scaling.gradients.drop(trained_parameters(run))
 
     @handler(priority=BEFORE_EVERYONE)
     def after_cancel_step(self, run: Runner) -> None:
@@ -275,6 +280,7 @@ class MixedPrecision(Callback):
             return
         if not asked.is_finite:
             run.opt.zero_grad()
+            self._scaling.gradients.drop(trained_parameters(run))
             return
         # Someone else cancelled it, and the next backward pass adds scaled gradients.
         self._scaling.adapt()

@@ -107,10 +107,18 @@ class LossScaling:
 
     def adapt(self) -> None:
         """Adapt the scale once for all that was divided, as it all had the same one."""
-        if self._answered:
-            self.scaler.update()
-            self.gradients.passes = 0
+        if not self._answered:
+            return
+        waiting = self.gradients.waiting()
+        before = [self._scale_at(gradient) for gradient in waiting]
+        self.scaler.update()
+        for gradient, scale in zip(waiting, before, strict=True):
+            gradient.mul_(self._scale_at(gradient) / scale)
+        self.gradients.passes = len(waiting)
         self._answered.clear()
+
+    def _scale_at(self, gradient: Tensor) -> Tensor:
+        return self.scaler.scale(torch.ones((), device=gradient.device))
 
     def multiply(self, parameters: list[Tensor]) -> None:
         """Scale gradients themselves, which the next backward passes are to add to."""
@@ -125,8 +133,7 @@ class LossScaling:
         """Divide gradients that nobody has, as what comes after knows nothing of a scale."""
         for parameter in parameters:
             if self.gradients.made(parameter) == "scaled" and parameter.grad is not None:
-                one = torch.ones((), device=parameter.grad.device)
-                parameter.grad.mul_(self.scaler.scale(one).reciprocal())
+                parameter.grad.mul_(self._scale_at(parameter.grad).reciprocal())
         self.gradients.forget()
         self._last = None
 

@@ -77,11 +77,9 @@ class ScaledGradients:
             return
         made: Made = "scaled" if self._under_way else "unscaled"
         known = self.made(parameter)
-        # What was divided has been zeroed since, by one who fills gradients with zeros perhaps.
-        if known in ("scaled", "unscaled") and known != made:
+        if known is not None and known != made:
             made = "mixed"
-        if known != "mixed":
-            self._notes[id(parameter)] = weakref.ref(gradient), made
+        self._notes[id(parameter)] = weakref.ref(gradient), made
 
     def made(self, parameter: Tensor) -> Made | None:
         """Return what the gradient of a parameter was made from, ``None`` where it is not known."""
@@ -92,6 +90,16 @@ class ScaledGradients:
     def is_known(self, parameter: Tensor) -> bool:
         """Whether this parameter is one whose gradients would have been noted."""
         return id(parameter) in self._handles
+
+    def waiting(self) -> list[Tensor]:
+        """Return the gradients that are there and have the scale."""
+        found = (reference() for reference, made in self._notes.values() if made == "scaled")
+        return [gradient for gradient in found if gradient is not None]
+
+    def drop(self, parameters: Iterable[Tensor]) -> None:
+        """Know nothing of the gradients of these, which are being zeroed."""
+        for parameter in parameters:
+            self._notes.pop(id(parameter), None)
 
     def mark(self, parameters: Iterable[Tensor], made: Made) -> None:
         """Note what somebody has made of the gradients of these."""
