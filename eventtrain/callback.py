@@ -16,6 +16,7 @@ from .bus.receivers import Receiver, why_not_run
 from .copies import Emptied, why_not_pickled, without_weak_references
 from .errors import CallbackError, did_you_mean
 from .events import event_names
+from .foreign_names import OTHER_HOOKS as OTHER_HOOKS, named_here
 
 if TYPE_CHECKING:
     from .state import RunState
@@ -23,33 +24,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., object])
 _EVENT_NAMES = event_names()
 _OPTIONS = "_eventtrain_options"
-
-
-_HERE = {
-    "begin_fit": "on_train_begin on_fit_start on_train_start before_fit",
-    "begin_epoch": "on_epoch_begin on_epoch_start on_train_epoch_start before_epoch",
-    "begin_train": "before_train",
-    "begin_validate": "on_validation_start on_validation_epoch_start on_test_begin before_validate",
-    "begin_batch": "on_batch_begin on_batch_start on_train_batch_begin on_train_batch_start "
-    "on_step_begin before_batch",
-    "after_loss": "before_backward on_before_backward",
-    "after_backward": "on_after_backward",
-    "begin_step": "before_step on_before_optimizer_step on_pre_optimizer_step",
-    "after_step": "on_optimizer_step on_before_zero_grad",
-    "after_batch": "on_batch_end on_train_batch_end on_step_end",
-    "after_validate": "on_validation_end on_validation_epoch_end on_test_end on_evaluate",
-    "after_epoch": "on_epoch_end on_train_epoch_end",
-    "after_fit": "on_train_end on_fit_end",
-    "fit_failed": "on_exception",
-}
-OTHER_HOOKS = {
-    hook: f"call the method {event}" for event, hooks in _HERE.items() for hook in hooks.split()
-}
-"""Hooks of Keras, Lightning, fastai and the HF Trainer, and what to do instead."""
-OTHER_HOOKS |= dict.fromkeys(
-    ("training_step", "validation_step", "predict_step"),
-    "override one_batch of a Runner of yours",
-)
 
 
 def camel2snake(name: str) -> str:
@@ -132,9 +106,10 @@ class Callback:
                 continue
             method = inspect.getattr_static(cls, attribute)
             if callable(method) and not hasattr(method, _OPTIONS):
+                hint = named_here(attribute) or did_you_mean(attribute, _EVENT_NAMES)
                 raise CallbackError(
                     f"{cls.__name__}.{attribute} looks like an event, but there is none of that "
-                    f"name.{did_you_mean(attribute, _EVENT_NAMES)} For an event of your own, "
+                    f"name.{hint} For an event of your own, "
                     f"decorate the method with @handler(event={attribute!r})."
                 )
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .arguments import real_number, whole_number
 from .data.bunch import DataBunch
 from .errors import DataError
 
@@ -84,7 +85,9 @@ def get_model(
 
     Raises:
         DataError: ``train_ds.x`` is not two-dimensional.
+        TypeError, ValueError: ``lr`` is no number, or ``nh`` no whole number above 0.
     """
+    lr, nh = real_number("lr", lr), whole_number("nh", nh, 1, "units")
     x = data.train_ds.x
     if x.ndim != 2:
         raise DataError(f"get_model needs inputs of shape [n, features], got {list(x.shape)}")

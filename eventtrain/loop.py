@@ -116,7 +116,21 @@ class Loop(RunState):
     def one_batch(self) -> None:
         """Do with ``self.xb`` and ``self.yb`` what the algorithm does with a batch.
 
-        Override it for another algorithm, with ``self.emit`` and ``self.scope`` as here.
+        Override it for another algorithm, with ``self.emit`` and ``self.scope`` as here. This
+        is what callbacks count on, in every phase:
+
+        - Call the model, set ``self.pred``, and then fire ``after_pred``. Compute the loss, set
+          ``self.loss`` (a scalar, all parts added up), and then fire ``after_loss``. Averages
+          take it from there; until then, precision has both computed under autocast.
+        - Return then, unless ``self.in_train``.
+        - Read ``self.loss`` anew for ``backward()``: accumulation has weighted it, and float16
+          scaled it. Fire ``after_backward``, which puts it back.
+        - Step with ``self.optimizer_step()``, never with ``opt.step()``: ``begin_step`` is where
+          gradients are unscaled and clipped, and where a group waits for its last batch.
+
+        With ``MixedPrecision``, a further loss is passed through ``run.mixed_precision.scale``,
+        a further optimizer through ``run.mixed_precision.step``; leaving out what it counts
+        on is an error.
         """
         learn = self.learn
         emit = self.emit

@@ -111,7 +111,7 @@ def requested_plugins(
             read: names separated by commas, or ``all``.
 
     Raises:
-        TypeError: The options of a plugin are no mapping with names as keys.
+        TypeError: A name is none, or the options of a plugin are no mapping with names as keys.
     """
     if isinstance(requested, str) or requested is None:
         wanted: dict[str, dict[str, Any]] = {name: {} for name in _names(requested or "")}
@@ -119,6 +119,11 @@ def requested_plugins(
         wanted = {name: _options(name, options) for name, options in requested.items()}
     else:
         wanted = {name: {} for name in requested}
+    for name in wanted:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"plugins are asked for by name, got {name!r}: callbacks go first, Runner([...])"
+            )
     for name in _names(environ.get("EVENTTRAIN_PLUGINS", "")):
         wanted.setdefault(name, {})
     if "all" in wanted:
@@ -258,6 +263,7 @@ def _subscribe(
 ) -> None:
     offered = plugin.resolve()
     if takes_bus(offered):
+        _check_options(offered, options, 1)
         offered(bus, **options)
         return
     callbacks = _callbacks(offered, options)
@@ -288,12 +294,32 @@ def takes_bus(offered: object) -> bool:
     return parameters[:1] == ["bus"]
 
 
+def _check_options(
+    offered: Callable[..., object], options: Mapping[str, Any], skip: int = 0
+) -> None:
+    """Refuse options that ``offered`` does not take, and list those that it does."""
+    try:
+        parameters = list(inspect.signature(offered).parameters.values())[skip:]
+    except (TypeError, ValueError):  # a builtin that does not tell
+        return
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    takes = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for name in options:
+        if name not in takes:
+            raise TypeError(
+                f"it has no option {name!r} (there are: {', '.join(map(repr, takes)) or 'none'})."
+                f"{did_you_mean(name, takes)}"
+            )
+
+
 def _callbacks(offered: Any, options: dict[str, Any]) -> list[Callback]:
     if not callable(offered):
         raise TypeError(
             f"it resolves to {offered!r}, which is neither a Callback class, nor a function "
             "register(bus), nor a factory of callbacks"
         )
+    _check_options(offered, options)
     made = offered(**options)
     callbacks = [made] if isinstance(made, Callback) else listify(made)
     if not callbacks or not all(isinstance(callback, Callback) for callback in callbacks):

@@ -18,6 +18,7 @@ from .bus.subscription import Subscription
 from .callback import Callback, listify
 from .cancellation import CancellationToken, Scope
 from .data.batch import loader_length
+from .diagnosis import note_what_was_given
 from .errors import CallbackError, DataError
 from .interrupts import Interrupts, OnInterrupt
 from .learner import Learner
@@ -76,6 +77,10 @@ class Runner(Loop):
     ) -> None:
         if on_interrupt not in ("raise", "return"):
             raise ValueError(f"on_interrupt must be 'raise' or 'return', got {on_interrupt!r}")
+        if not (bus is None or isinstance(bus, EventBus)):
+            raise TypeError(
+                f"bus must be an EventBus, got {bus!r}: leave it out for one of its own"
+            )
         super().__init__()
         self.starting_point = FromTheStart()
         self.bus = EventBus() if bus is None else bus
@@ -155,10 +160,7 @@ class Runner(Loop):
         if isinstance(epochs, Learner):
             raise TypeError("fit takes the number of epochs first: fit(epochs, learn)")
         epochs = whole_number("epochs", epochs, 0)
-        if not isinstance(learn, Learner):
-            raise TypeError(
-                f"fit trains a Learner, got {learn!r}: Learner(model, opt, loss_func, data)"
-            )
+        _check_learner(learn, "fit")
         start = find_start(self, resume)
         return self._run(learn, token, "fit", lambda: self.all_epochs(epochs), start)
 
@@ -172,6 +174,7 @@ class Runner(Loop):
         Raises:
             DataError: ``learn.data`` has no validation loader.
         """
+        _check_learner(learn, "validate")
         if learn.data.valid_dl is None:
             raise DataError("there is no validation loader: learn.data.valid_dl is None")
 
@@ -204,6 +207,7 @@ class Runner(Loop):
             The predictions for all batches, in order, joined along the first
             dimension, on the CPU; empty when no batch was finished.
         """
+        _check_learner(learn, "predict")
         pairs: list[tuple[Tensor, Any]] = []
 
         def loop() -> None:
@@ -242,6 +246,10 @@ class Runner(Loop):
         """Run ``loop`` with state, token and signal handlers in place, and clean up after it."""
         if self.is_running:
             raise RuntimeError("this runner is running already: inside a handler, use another one")
+        if not (token is None or isinstance(token, CancellationToken)):
+            raise TypeError(
+                f"token must be a CancellationToken, got {token!r}: CancellationToken()"
+            )
         is_own = token is None
         token = CancellationToken() if token is None else token
         put_back = token.lend()
@@ -275,6 +283,7 @@ class Runner(Loop):
                 loop()
         except BaseException as error:
             failure = error
+            note_what_was_given(error, self)
             raise
         finally:
             seconds = time.perf_counter() - start
@@ -297,7 +306,10 @@ def _made_by(make: Callable[[], Callback]) -> Callback:
             f"cb_funcs, the second argument of Runner, holds functions that make a callback, got "
             f"{make!r}. Several callbacks go into one list: Runner([first, second])"
         )
-    return make()
+    made = make()
+    if made is None:
+        raise CallbackError(f"{make!r} of cb_funcs returned None: it must return a callback")
+    return made
 
 
 def _by_name(callbacks: Sequence[Callback], run: Runner) -> dict[str, Callback]:
@@ -305,15 +317,9 @@ def _by_name(callbacks: Sequence[Callback], run: Runner) -> dict[str, Callback]:
     taken = {callback.name: callback for callback in run.cbs}
     named: dict[str, Callback] = {}
     for callback in callbacks:
-        if isinstance(callback, type) and issubclass(callback, Callback):
-            own = callback.__name__
-            raise CallbackError(
-                f"a callback must be an instance of Callback, got the class {own}: pass {own}(...)"
-            )
         if not isinstance(callback, Callback):
             raise CallbackError(
-                f"a callback must be an instance of Callback, got {callback!r}. "
-                "A function is subscribed with run.on(event, function)."
+                f"a callback must be an instance of Callback, got {_not_one(callback)}"
             )
         name = callback.name
         other = named.get(name) or taken.get(name)
@@ -326,6 +332,34 @@ def _by_name(callbacks: Sequence[Callback], run: Runner) -> dict[str, Callback]:
             raise CallbackError(f"callback name {name!r} is an attribute of the runner's own")
         named[name] = callback
     return named
+
+
+def _not_one(value: Any) -> str:
+    """Say what stands in the place of a callback, and where it belongs."""
+    if isinstance(value, type):
+        remedy = f": pass {value.__name__}(...)" if issubclass(value, Callback) else ""
+        return f"the class {value.__name__}{remedy}"
+    if value is None:
+        return "None: leave it out, as in Runner([cb for cb in cbs if cb is not None])"
+    if isinstance(value, Learner):
+        return f"{value!r}: what is trained is passed to fit, run.fit(epochs, learn)"
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__}: put them all into one list, Runner([*first, second])"
+    if isinstance(value, str):
+        return f"{value!r}: make the callback. A plugin has a name: Runner(plugins=[{value!r}])"
+    if callable(value) and not isinstance(value, torch.nn.Module):
+        return f"{value!r}. A function is subscribed with run.on(event, function)"
+    return (
+        f"{value!r}. Model, optimizer, loss function and data go into a Learner, and that goes "
+        "into fit: run.fit(epochs, Learner(model, opt, loss_func, data))"
+    )
+
+
+def _check_learner(learn: object, use: str) -> None:
+    if not isinstance(learn, Learner):
+        raise TypeError(
+            f"{use} needs a Learner, got {learn!r}: Learner(model, opt, loss_func, data)"
+        )
 
 
 def _joined(batches: list[Tensor]) -> Tensor:

@@ -24,13 +24,15 @@ PACKAGE = Path(eventtrain.__file__).parent
 ROOT = PACKAGE.parent
 
 HOUSE = """
-    lazy_exports  arguments  atomic_file  errors  copies  events  priorities  text_table
+    lazy_exports  arguments  atomic_file  errors  copies  events  foreign_names  priorities
+    text_table
     cancellation.records  cancellation.token  cancellation.scope  cancellation  interrupts
     bus.locking  bus.receivers  bus.ordering  bus.filters  bus.handlers  bus.subscription
     bus.dispatch  bus.sending  bus.running  bus.connections  bus.copying  bus.binding
     bus.restoring  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus  bus  profiling
     data.batch  data.loaders  data.workers  data.bunch  data.mnist  data.datasets  data
-    submodules  discriminative  learner  state  param_groups  callback  train_eval  plugins
+    submodules  discriminative  learner  state  diagnosis  param_groups  callback  train_eval
+    plugins
     checkpoints.plain_data  checkpoints.files  checkpoints.random_state  checkpoints.compatibility
     checkpoints.snapshot  checkpoints.save_point  checkpoints.restore_point  checkpoints
     checkpoint_files
@@ -104,7 +106,7 @@ def test_imports_run_downward(path: Path) -> None:
 
 FOREIGN = {
     *("_buffers", "_parameters", "_metadata", "_version", "_schedulers"),  # torch's
-    *("_foreach_mul_", "_profiler_enabled"),  # torch's
+    *("_foreach_mul_", "_profiler_enabled", "_execution_engine"),  # torch's
     *("_computed", "_update_count"),  # torchmetrics'
     *("_getframe", "_make"),  # Python's
     *PRIVATE_NAMES["blinker.Signal"],

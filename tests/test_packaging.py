@@ -215,6 +215,11 @@ def test_the_licence_travels_with_the_wheel(wheel: Path) -> None:
         assert any(name.endswith("LICENSE") for name in archive.namelist())
 
 
+def test_the_licence_is_named_as_an_expression(metadata: email.message.Message) -> None:
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata.get_all("License-File") == ["LICENSE"]
+
+
 def test_the_installed_wheel_can_be_imported(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "site"
     install(wheel, target)

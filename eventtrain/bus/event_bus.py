@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from ..cancellation import CancellationToken, Scope
 from ..errors import UnknownEventError, did_you_mean
 from ..events import EVENTS, SCOPE_SPECS, Event, ScopeSpec, Vocabulary
+from ..foreign_names import named_here
 from .binding import Binding, Emitter, Scopes
 from .copying import Copied, copied_from, deeply, fill, require_picklable
 from .filters import Tally
@@ -117,7 +118,8 @@ class EventBus(Namespace):
 
     def __missing__(self, name: object) -> Signal:
         raise UnknownEventError(
-            f"the bus declares no event {name!r}.{did_you_mean(str(name), self)} "
+            f"the bus declares no event {name!r}."
+            f"{named_here(str(name)) or did_you_mean(str(name), self)} "
             "An event of your own is added with bus.declare(name)."
         )
 

@@ -88,7 +88,8 @@ def require_names(new: Sequence[T], handlers: Sequence[T], event: str) -> None:
                 raise OrderError(
                     f"handler {handler.name!r} of event {event!r} names {name!r} in before= or "
                     f"after=, but no other handler of that event has that name (there are: "
-                    f"{known}).{did_you_mean(name, others)}",
+                    f"{known}).{did_you_mean(name, others)} Subscribe it first, or subscribe "
+                    f"it with {'after' if name in handler.before else 'before'}={handler.name!r}.",
                     missing=name,
                 )
 

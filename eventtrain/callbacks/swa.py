@@ -201,7 +201,7 @@ class SWA(Callback):
         averaged, scheduler = self.averaged_model, self._scheduler
         return {
             "averaged": None if averaged is None else averaged.state_dict(),
-            "scheduler": None if scheduler is None else scheduler.state_dict(),
+            "scheduler": None if scheduler is None else _without_functions(scheduler.state_dict()),
             "before": self._before,
             "steps_before": self._steps_before,
             "still": self._still,
@@ -257,3 +257,8 @@ class _WithStillNorms(nn.Module):
 def _copied(rate: Any) -> Any:
     """Return a rate that stays as it is when an optimizer's tensor is filled."""
     return rate.clone() if isinstance(rate, torch.Tensor) else rate
+
+
+def _without_functions(state: dict[str, Any]) -> dict[str, Any]:
+    # An older torch keeps a method of SWALR in its state; a new scheduler has its own.
+    return {key: value for key, value in state.items() if not callable(value)}

@@ -38,7 +38,8 @@ class ToDevice(Callback):
 
     Raises:
         TypeError, ValueError: ``prefetch`` is no whole number, or below 1.
-        RuntimeError: torch knows no such device.
+        ValueError: torch knows no such device.
+        RuntimeError: In a fit: the device is one of CUDA's, and is not there.
     """
 
     held_in_run = ("_replaced",)
@@ -88,7 +89,13 @@ class ToDevice(Callback):
     def _side_of(self, device: torch.device) -> torch.cuda.Stream | None:
         """Return the stream to copy on; ``None`` where copies cannot run beside the computation."""
         if device.type == "cuda" and device not in self._sides:
-            self._sides[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            try:
+                self._sides[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            except (RuntimeError, AssertionError) as error:  # the latter where torch has no CUDA
+                raise RuntimeError(
+                    f"ToDevice copies to {device}, which torch cannot use: leave device= out, for "
+                    "the device of the model"
+                ) from error
         return self._sides.get(device)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections import UserDict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -55,7 +57,7 @@ def move_to(batch: Any, device: torch.device | str | int) -> Any:
 
     Args:
         batch: Tensors, objects with a ``.to(device, non_blocking=...)`` method,
-            and tuples, named tuples, lists and dicts of such, nested at will.
+            and tuples, named tuples, lists, mappings and dataclasses of such, nested at will.
         device: Where to.
 
     Returns:
@@ -71,22 +73,20 @@ def convert_parts(batch: Any, convert: Callable[[Any], Any]) -> Any:
     """Put what ``convert`` makes of each part of a batch in the part's place.
 
     Args:
-        batch: A dict, whose values are its parts, a tuple, a named tuple or a list.
-            Anything else has no parts.
+        batch: A mapping, whose values are its parts, a tuple, a named tuple, a list, or a
+            dataclass, whose fields are. Anything else has no parts.
         convert: Called with each part.
 
     Returns:
         A batch of the same form and type, and ``batch`` itself where ``convert`` gave
         all of the parts back as they were.
+
+    Raises:
+        DataError: The type is somebody's own, and another one of it cannot be made.
     """
-    if isinstance(batch, dict):
-        converted = {key: convert(part) for key, part in batch.items()}
-        changed = {key: part for key, part in converted.items() if part is not batch[key]}
-        if changed:
-            # A copy keeps what a subclass carries (a default factory, an attribute).
-            batch = copy.copy(batch)
-            batch.update(changed)
-        return batch
+    if isinstance(batch, Mapping):
+        changed = _changed(dict(batch), convert)
+        return _with_values(batch, changed) if changed else batch
     if isinstance(batch, (tuple, list)):
         parts = [convert(part) for part in batch]
         if all(new is old for new, old in zip(parts, batch, strict=True)):
@@ -95,8 +95,42 @@ def convert_parts(batch: Any, convert: Callable[[Any], Any]) -> Any:
             batch = copy.copy(batch)
             batch[:] = parts
             return batch
-        return batch._make(parts) if hasattr(batch, "_make") else type(batch)(parts)
+        return batch._make(parts) if hasattr(batch, "_make") else _made_of(type(batch), parts)
+    if is_dataclass(batch) and not isinstance(batch, type):
+        changed = _changed({f.name: getattr(batch, f.name) for f in fields(batch)}, convert)
+        if changed:
+            batch = copy.copy(batch)
+            for name, part in changed.items():
+                object.__setattr__(batch, name, part)  # as it may be frozen
     return batch
+
+
+def _changed(parts: dict[Any, Any], convert: Callable[[Any], Any]) -> dict[Any, Any]:
+    converted = {key: convert(part) for key, part in parts.items()}
+    return {key: part for key, part in converted.items() if part is not parts[key]}
+
+
+def _with_values(batch: Any, changed: dict[Any, Any]) -> Any:
+    """Return a mapping of the same type with some values exchanged."""
+    # A copy keeps what a subclass carries (a default factory, an attribute). One of another
+    # mapping may share its values with the original.
+    if not isinstance(batch, (dict, UserDict)):
+        return _made_of(type(batch), {**batch, **changed})
+    batch = copy.copy(batch)
+    for key, part in changed.items():
+        batch[key] = part
+    return batch
+
+
+def _made_of(kind: type, parts: Any) -> Any:
+    try:
+        return kind(parts)
+    except TypeError as error:
+        raise DataError(
+            f"a batch of type {kind.__name__} cannot be taken apart and made again: give the class "
+            "a method to(device, non_blocking=...), and pin_memory() if ToDevice is to copy it "
+            "ahead"
+        ) from error
 
 
 def model_device(model: Any) -> torch.device:

@@ -437,3 +437,10 @@ def test_inputs_of_half_precision_stay_so_and_whole_numbers_become_floats() -> N
     whole = torch.tensor([[0], [200]], dtype=torch.uint8)
     mixed, _ = mixup.mix(whole, rows, 0.25, None)  # type: ignore[arg-type]
     assert mixed.tolist() == [[150.0], [50.0]]
+
+
+@pytest.mark.parametrize("make", [Mixup, CutMix])
+def test_inputs_and_targets_of_different_numbers_are_refused(make: type, learner: Learner) -> None:
+    learner.data.train_dl = [(torch.randn(4, 1, 5), torch.zeros(3, 4))]
+    with pytest.raises(ValueError, match=r"4 of inputs and 3 of targets.*first dimension"):
+        Runner(make()).fit(1, learner)

@@ -393,3 +393,9 @@ def test_on_cuda_batches_of_somebodys_own_class_are_not_overwritten() -> None:
     run.on("after_loss", lambda run: means.append(run.loss.detach()))
     run.fit(1, Learner(model, opt, lambda pred, parcel: pred, DataBunch(parcels)))
     assert torch.stack(means).tolist() == pytest.approx(range(40), abs=1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there_is_told(learner: Learner) -> None:
+    with pytest.raises(RuntimeError, match="which torch cannot use: leave device= out"):
+        Runner(ToDevice("cuda")).fit(1, learner)

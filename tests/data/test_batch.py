@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict, namedtuple
-from collections.abc import Iterator
+from collections import OrderedDict, UserDict, defaultdict, namedtuple
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -73,6 +75,78 @@ def test_counting_rows_makes_the_host_wait_for_nothing(no_sync: Any) -> None:
     batch = {"x": torch.zeros(5)}
     with no_sync:
         assert batch_size(batch) == 5
+
+
+@dataclass(frozen=True)
+class Sample:
+    x: Tensor
+    name: str = "a"
+    more: Any = None
+
+
+@dataclass(slots=True)
+class Slim:
+    x: Tensor
+
+
+class Encoding(UserDict[str, Any]):
+    """As tokenizers make them, with something that is no item."""
+
+    source = "text"
+
+
+class Records(Mapping[str, Any]):
+    def __init__(self, items: dict[str, Any]) -> None:
+        self.items_of_its_own = items
+
+    def __getitem__(self, key: str) -> Any:
+        return self.items_of_its_own[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.items_of_its_own)
+
+    def __len__(self) -> int:
+        return len(self.items_of_its_own)
+
+
+@pytest.mark.parametrize(
+    ("make", "part"),
+    [
+        (lambda x: Sample(x, more=[x]), lambda b: b.x),
+        (lambda x: Sample(x, more={"y": Slim(x)}), lambda b: b.more["y"].x),
+        (Slim, lambda b: b.x),
+        (lambda x: Encoding(x=x, text="abc"), lambda b: b["x"]),
+        (lambda x: MappingProxyType({"x": x}), lambda b: b["x"]),
+        (lambda x: Records({"x": x}), lambda b: b["x"]),
+        (lambda x: OrderedDict(x=x), lambda b: b["x"]),
+        (lambda x: torch.return_types.max((x, x)), lambda b: b.values),
+    ],
+)
+def test_batches_of_other_types_are_moved_and_stay_what_they_are(
+    make: Callable[[Tensor], Any], part: Callable[[Any], Tensor]
+) -> None:
+    batch = make(torch.zeros(2))
+    moved = move_to(batch, META)
+    assert type(moved) is type(batch)
+    assert part(moved).device == META
+    assert part(batch).device.type == "cpu"
+    assert move_to(batch, "cpu") is batch
+
+
+def test_what_cannot_be_made_again_says_what_it_needs() -> None:
+    class Two(tuple[Tensor, Tensor]):
+        def __new__(cls, one: Tensor, other: Tensor) -> Any:
+            return super().__new__(cls, (one, other))
+
+    batch = Two(torch.zeros(2), torch.zeros(2))
+    assert move_to(batch, "cpu") is batch
+    with pytest.raises(DataError, match=r"type Two .*to\(device, non_blocking=\.\.\.\)"):
+        move_to(batch, META)
+
+
+@pytest.mark.parametrize("batch", ["abc", b"abc", {"x", "y"}, None, 3, Sample, range(3)], ids=repr)
+def test_what_has_no_parts_is_left_alone(batch: Any) -> None:
+    assert move_to(batch, META) is batch
 
 
 def test_moving_reaches_nested_tensors() -> None:

@@ -46,7 +46,8 @@ class BatchMixing(Callback, ABC):
     Raises:
         TypeError: ``generator`` is no torch generator. In training: inputs or targets
             are not one tensor each.
-        ValueError: ``alpha`` is not positive and finite, or ``generator`` is not on the CPU.
+        ValueError: ``alpha`` is not positive and finite, or ``generator`` is not on the CPU. In
+            training: there are not as many targets as inputs.
 
     Source: that one of several mixes a batch, chosen at random, is how timm combines them.
     """
@@ -94,6 +95,12 @@ class BatchMixing(Callback, ABC):
                     f"{type(self).__name__} needs {name} that are one tensor with a row for each "
                     f"sample, got {type(part).__name__}"
                 )
+        if len(run.xb) != len(run.yb):
+            raise ValueError(
+                f"{type(self).__name__} mixes rows of inputs and targets alike, and there are "
+                f"{len(run.xb)} of inputs and {len(run.yb)} of targets: the first dimension of "
+                "both must be that of the samples"
+            )
         seed = self._draw()
         rng = random.Random(seed)
         device = run.xb.device
