@@ -68,7 +68,13 @@ class ReduceLROnPlateau(MonitoringCallback, SchedulerCallback):
             return
         value = self.reading(run)
         if value is not None:
-            self.scheduler.step(value)
+            self.advance(value)
+
+    def take_in(self, groups: list[dict[str, Any]]) -> None:
+        """Have groups that were added lowered too, where there is one ``min_lr`` for all."""
+        least = self.options.get("min_lr")
+        if isinstance(least, (list, tuple)):
+            raise ValueError(f"min_lr has {len(least)} rates")
 
 
 def _check_numbers(options: dict[str, Any]) -> None:

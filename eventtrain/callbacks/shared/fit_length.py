@@ -59,6 +59,27 @@ def fit_length(run: RunState, *, batches_per_step: int | None = None) -> FitLeng
     return FitLength(limit, limit, batches, whole + (rest > 0))
 
 
+def other_length(name: str, saved: int | None, own: int | None) -> str | None:
+    """Say that a schedule was laid out over another fit than the one that is to go on.
+
+    Args:
+        name: The schedule's, for the message.
+        saved: Over how many steps it was laid out.
+        own: How many this fit has.
+
+    Returns:
+        A sentence that says what to do; ``None`` where both are the same.
+    """
+    if saved == own:
+        return None
+    return (
+        f"{name} was laid out over the {saved} steps of its fit, and this fit has {own}. Resume "
+        f"with the same number of epochs, or say how many steps it is to span: total_steps={own} "
+        f"goes on in a schedule over {own} steps, total_steps={saved} ends as it was to end, and "
+        "keeps its last value from there on"
+    )
+
+
 def share_done(run: RunState, length: FitLength, total_steps: int | None = None) -> float:
     """Return how much of the fit is done, from 0 to 1.
 
