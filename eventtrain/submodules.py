@@ -14,8 +14,8 @@ from .errors import did_you_mean
 Choice = str | nn.Module | Iterable[str | nn.Module] | Callable[[str, nn.Module], object]
 """Names as in ``model.named_modules()``, modules, or ``rule(name, module)``."""
 
-_WRAPPER = "_orig_mod."
-"""What ``torch.compile(module)`` puts in front of the names inside of ``module``."""
+_WRAPPER = "_orig_mod"
+"""What ``torch.compile(module)`` calls ``module`` in the module that it returns."""
 
 
 @dataclass
@@ -30,12 +30,13 @@ def _places(model: Any) -> dict[str, _Place]:
     """Return parameters and then buffers by their first names, without those of wrappers."""
     places: dict[str, _Place] = {}
     known: dict[int, _Place] = {}
-    modules = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
+    modules = list(model.named_modules()) if isinstance(model, nn.Module) else []
+    modules = [(_plain_name(path) if _WRAPPER in path else path, m) for path, m in modules]
     for is_buffer in (False, True):
-        for path, module in modules.items():
+        for path, module in modules:
             slots = module._buffers if is_buffer else module._parameters
             for key, tensor in slots.items():
-                name = (f"{path}.{key}" if path else key).replace(_WRAPPER, "")
+                name = f"{path}.{key}" if path else key
                 place = _Place(tensor) if tensor is None else known.get(id(tensor))
                 if place is None:
                     place = known[id(tensor)] = _Place(tensor)
@@ -130,7 +131,8 @@ def choose_submodules(model: Any, choice: Choice) -> dict[str, nn.Module]:
     Args:
         model: An ``nn.Module``.
         choice: One name or module, several, or a function of name and module
-            that returns something true for those meant. ``""`` is the model itself.
+            that returns something true for those meant. ``""`` is the model itself. Names are
+            those before ``torch.compile``.
 
     Returns:
         The modules by name, in the model's own order, none twice.
@@ -141,25 +143,33 @@ def choose_submodules(model: Any, choice: Choice) -> dict[str, nn.Module]:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"parts can be chosen of an nn.Module, not of {type(model).__name__}")
-    named = dict(model.named_modules())
+    modules = [(_plain_name(name), module) for name, module in model.named_modules()]
+    named = dict(modules)  # of a module that was compiled, the one inside
     if callable(choice) and not isinstance(choice, nn.Module):
         chosen = {name for name, module in named.items() if choice(name, module)}
     else:
         parts = [choice] if isinstance(choice, (str, nn.Module)) else list(choice)
-        chosen = {_name_of(part, named) for part in parts}
+        chosen = {_name_of(part, named, modules) for part in parts}
     if not chosen:
         raise ValueError(f"no part of {type(model).__name__} was chosen by {choice!r}")
     return {name: module for name, module in named.items() if name in chosen}
 
 
-def _name_of(part: object, named: dict[str, nn.Module]) -> str:
+def _plain_name(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part != _WRAPPER)
+
+
+def _name_of(
+    part: object, named: dict[str, nn.Module], modules: list[tuple[str, nn.Module]]
+) -> str:
     if isinstance(part, str):
-        if part not in named:
-            raise ValueError(f"the model has no module {part!r}.{did_you_mean(part, named)}")
-        return part
+        name = _plain_name(part)
+        if name not in named:
+            raise ValueError(f"the model has no module {part!r}.{did_you_mean(name, named)}")
+        return name
     if not isinstance(part, nn.Module):
         raise TypeError(f"choose modules, their names or a function, not {part!r}")
-    for name, module in named.items():
+    for name, module in modules:
         if module is part:
             return name
     raise ValueError(f"this {type(part).__name__} is no part of the model")

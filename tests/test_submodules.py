@@ -120,3 +120,15 @@ def test_what_is_yet_to_be_initialized_is_left_out_unless_it_is_asked_for() -> N
     model = nn.LazyLinear(2)
     assert tensors_of(model) == {}
     assert list(tensors_of(model, lazy=True)) == ["weight", "bias"]
+
+
+@pytest.mark.parametrize("name", ["1.1", "_orig_mod.1._orig_mod.1"])
+def test_parts_of_a_compiled_model_are_chosen_by_the_names_that_they_had(
+    model: Any, name: str
+) -> None:
+    inner = model[1]
+    model[1] = torch.compile(inner, backend="eager")
+    whole = torch.compile(model, backend="eager")
+    assert choose_submodules(whole, name) == {"1.1": inner[1]}
+    assert choose_submodules(whole, [model[1], inner]) == {"1": inner}
+    assert list(choose_submodules(whole, lambda name, module: True)) == ["", "0", "1", "1.0", "1.1"]

@@ -190,6 +190,8 @@ class Checkpoint(MonitoringCallback):
         pending = run.token.pending
         if pending is None or run.outcome == "failed":
             run.token.release()  # else an inner scope is being left, and its end is the place
+        if "predict" in run.token.open_scopes:
+            return  # a pass that somebody makes after the fit, and from which none goes on
         if run.epoch is None or run.phase is None or run.batch_index is None or not _is_whole(run):
             return
         place = run.epoch, run.phase, run.batch_index + 1

@@ -22,10 +22,13 @@ from eventtrain.callbacks import (
     Checkpoint,
     EarlyStopping,
     Freeze,
+    GradientAccumulation,
     MixedPrecision,
+    Mixup,
     ParamScheduler,
     sched_lin,
 )
+from eventtrain.checkpoint_files import list_checkpoints
 
 Make = Callable[..., Learner]
 
@@ -457,7 +460,7 @@ def test_measuring_leaves_counters_rates_and_fields_alone(make_learner: Make) ->
     assert held[0] == held[1]
 
 
-@pytest.mark.parametrize("ending", ["fail", "cancel", "model"])
+@pytest.mark.parametrize("ending", ["fail", "model", "predict", "epoch", "fit"])
 def test_statistics_that_could_not_be_measured_stay_as_they_were(
     make_learner: Make, ending: str
 ) -> None:
@@ -467,15 +470,16 @@ def test_statistics_that_could_not_be_measured_stay_as_they_were(
 
     @run.on("begin_batch")
     def interfere(run: Runner) -> None:
-        if "fit" not in run.token.open_scopes and run.batch_index == 1:
-            if ending == "cancel":
-                run.token.cancel("predict")
+        if "predict" in run.token.open_scopes and run.batch_index == 1:
+            if ending in ("predict", "fit", "epoch"):
+                run.token.cancel(ending)
             if ending == "fail":
                 raise OSError("disk")
             if ending == "model":
                 run.xb = run.xb[:, :2]
 
-    with nullcontext() if ending == "cancel" else pytest.raises((OSError, RuntimeError)):
+    failing = ending in ("fail", "model")
+    with pytest.raises((OSError, RuntimeError)) if failing else nullcontext():
         run.fit(3, learner)
     norm = norm_of(learner)
     assert norm.momentum == 0.1
@@ -644,3 +648,41 @@ def test_normalization_that_is_used_twice_weighs_all_it_sees_alike(make_learner:
     ours, theirs = learner_of(make_learner()), learner_of(make_learner())
     Runner(SWA(1)).fit(3, ours)
     assert equal(ours.model, by_hand(theirs, 3, 1, None))
+
+
+@pytest.mark.parametrize("event", ["begin_batch", "after_batch"])
+def test_a_handler_that_ends_the_training_of_an_epoch_ends_the_measuring(
+    make_learner: Make, event: str
+) -> None:
+    ours, theirs = normed(make_learner(train=4)), normed(make_learner(train=4))
+    ours.data.train_dl = list(ours.data.train_dl)
+    theirs.data.train_dl = ours.data.train_dl[: 2 if event == "begin_batch" else 3]
+    run = Runner(SWA(1))
+    run.on(event, lambda run: run.token.cancel("train"), when=is_third)
+    assert run.fit(3, ours).outcome == "completed"
+    assert equal(ours.model, by_hand(theirs, 3, 1, None))
+
+
+def is_third(run: Runner) -> bool:
+    return run.phase in ("train", "predict") and run.batch_index == 2
+
+
+def test_measuring_leaves_no_checkpoint(make_learner: Make, tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, every_seconds=1e-9, keep_last=99)
+    run = Runner([SWA(1), checkpoint])
+    run.on("begin_batch", lambda run: run.token.cancel("batch"), when=is_measured)
+    run.fit(2, normed(make_learner()))
+    records = list_checkpoints(tmp_path)
+    assert {record.phase for record in records} <= {None, "train"} and records[-1].phase is None
+
+
+def is_measured(run: Runner) -> bool:
+    return "predict" in run.token.open_scopes and run.batch_index == 1
+
+
+@pytest.mark.parametrize("callback", [lambda: Mixup(0.4), lambda: GradientAccumulation(2)])
+def test_measuring_leaves_the_loss_function_alone(make_learner: Make, callback: Any) -> None:
+    learner = normed(make_learner())
+    loss_func = learner.loss_func
+    assert Runner([callback(), SWA(1)]).fit(2, learner).outcome == "completed"
+    assert learner.loss_func is loss_func

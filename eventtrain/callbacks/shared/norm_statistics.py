@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
+from ...cancellation import Scope
 from ...param_groups import set_field
 from ...submodules import fill
 from ...train_eval import modes_of, set_modes
@@ -40,9 +41,10 @@ def measure_norms(run: Runner, batches: int, still: Iterable[str]) -> None:
     """Measure the statistics of batch normalization by a pass over the training loader.
 
     Each becomes the mean over the batches, as with ``torch.optim.swa_utils.update_bn``. The pass
-    is one in the scope ``predict``. In ``begin_batch`` it passes for one of training, so that
-    batches are moved and transformed as they were there; from the model's call on it is a
-    prediction. Parameter groups, modes and counters are put back.
+    is one in the scope ``predict``; who cancels ``train`` ends it as the training was ended. In
+    ``begin_batch`` it passes for one of training, so that batches are moved and transformed as
+    they were there; from the model's call on it is a prediction. Parameter groups, modes and
+    counters are put back.
 
     Args:
         run: A run whose fit has ended, in ``after_fit``.
@@ -69,8 +71,12 @@ def measure_norms(run: Runner, batches: int, still: Iterable[str]) -> None:
             run.model.train()
             set_modes([(run.model.get_submodule(name), False) for name in still])
             measurement.begin()
-            run.all_batches(_AsTraining(run, batches), lambda: _predict(run))
-        measurement.is_complete = scope.outcome == "completed"
+            # Handlers that end training after some batches, or the fit, are to find it open.
+            fit, epoch, train = (Scope(run.token, name, run) for name in ("fit", "epoch", "train"))
+            with fit, epoch, train:
+                run.all_batches(_AsTraining(run, batches), lambda: _predict(run))
+        ends = [each.outcome for each in (scope, fit, epoch)]
+        measurement.is_complete = all(outcome == "completed" for outcome in ends)
 
 
 def _uncompiled(model: nn.Module) -> AbstractContextManager[Any]:

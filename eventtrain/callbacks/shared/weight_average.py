@@ -62,11 +62,15 @@ class WeightAverage:
                         f"{list(own.shape)}: weights cannot be averaged over a change of shape"
                     )
                 own = None
-            if own is None or not self._is_averaged(tensor):
+            if own is None:
                 averages[name], counts[name] = tensor.detach().clone(), 1
                 continue
-            averages[name] = own = own.to(tensor)  # the model may have been moved
-            counts[name] = count + 1
+            if own.dtype is not tensor.dtype or own.device != tensor.device:
+                own = own.to(tensor)  # the model has been moved
+            averages[name], counts[name] = own, count + 1
+            if not self._is_averaged(tensor):
+                own.copy_(tensor)
+                continue
             key = (own.device, own.dtype, count)
             mine, theirs = groups.setdefault(key, ([], []))
             mine.append(own)
