@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import SWALR, AveragedModel, get_swa_avg_fn, get_swa_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn, get_swa_multi_avg_fn
 
 from ..arguments import flag, real_number, whole_number
 from ..callback import Callback, handler
 from ..loop import Loop
-from ..param_groups import groups_with, set_field
+from ..param_groups import groups_with
 from ..priorities import AFTER_EVERYONE, POLICY
-from ..submodules import set_tensors
+from .shared.averaging_rate import AveragingRate
 from .shared.fit_length import fit_length
 from .shared.norm_statistics import measure_norms, norms_of
-from .shared.weight_average import WeightAverage
+from .shared.weight_average import WeightAverage, copy_of_model
 
 if TYPE_CHECKING:
     from ..runner import Runner
     from ..state import RunState
-
-_RATES = ("lr", "initial_lr", "swa_lr")
 
 
 class SWA(Callback):
@@ -97,10 +93,10 @@ class SWA(Callback):
         self._average = WeightAverage(_mean)
         self._model: nn.Module | None = None
         self._first = 0
-        self._scheduler: SWALR | None = None
-        self._before: list[dict[str, Any]] = []
+        self._rate: AveragingRate | None = None
+        if self.lr is not None:
+            self._rate = AveragingRate(self.lr, self.anneal_epochs, self.anneal_strategy)
         self._steps_before = 0
-        self._added: list[str] = []
         self._still: list[str] = []
 
     @property
@@ -112,8 +108,8 @@ class SWA(Callback):
         if self._model is None or not self._average.updates:
             return None
         averaged = AveragedModel(nn.Module())
-        averaged.module = _copy_of(self._model)
-        set_tensors(averaged.module, self._average.tensors, replace_buffers=True)
+        averaged.module = copy_of_model(self._model)
+        self._average.copy_to(averaged.module)
         averaged.n_averaged.fill_(self._average.updates)
         return averaged
 
@@ -159,22 +155,8 @@ class SWA(Callback):
     def begin_epoch(self, run: RunState) -> None:
         """Take the learning rate over in the first epoch that counts."""
         self._steps_before = run.steps
-        if (run.epoch or 0) >= self._first and self._scheduler is None:
-            self._take_over(run)
-
-    def _take_over(self, run: RunState) -> None:
-        if self.lr is None:
-            return
-        known = set(vars(run.opt))
-        self._before = [_rates_of(group) for group in run.opt.param_groups]
-        self._scheduler = SWALR(
-            run.opt,
-            self.lr,  # type: ignore[arg-type]  # a list is fine too
-            anneal_epochs=self.anneal_epochs,
-            anneal_strategy=self.anneal_strategy,
-        )
-        # A scheduler wraps opt.step, to see whether it is called.
-        self._added = [name for name in vars(run.opt) if name not in known]
+        if self._rate is not None and (run.epoch or 0) >= self._first:
+            self._rate.take_over(run.opt)
 
     @handler(priority=AFTER_EVERYONE)
     def begin_train(self, run: RunState) -> None:
@@ -188,51 +170,20 @@ class SWA(Callback):
         if run.outcome != "completed" or is_early or not has_stepped:
             return
         self._average.update(run.model)
-        if self._scheduler is not None:
-            self._take_new_groups(run)
-            with warnings.catch_warnings():
-                # In a resumed epoch the optimizer may have stepped before the scheduler was made.
-                warnings.filterwarnings(
-                    "ignore", "Detected call of `lr_scheduler.step", UserWarning
-                )
-                self._scheduler.step()
-
-    def _take_new_groups(self, run: RunState) -> None:
-        new = run.opt.param_groups[len(self._before) :]
-        if new and isinstance(self.lr, (list, tuple)):
-            raise ValueError(
-                f"SWA has {len(self.lr)} rates, and the optimizer has {len(run.opt.param_groups)} "
-                "parameter groups since one was added: pass one rate for all of them"
-            )
-        for group in new:
-            self._before.append(_rates_of(group))
-            group["swa_lr"] = self.lr
+        if self._rate is not None:
+            self._rate.step(run.opt)
 
     # After EarlyStopping has put its best weights back: the average has the last word.
     @handler(priority=POLICY - 1)
     def after_fit(self, run: Runner) -> None:
         """Put the learning rates back, and give the model the average."""
-        self._release(run)
+        if self._rate is not None:
+            self._rate.release(run.opt)
         if not self._average.updates or not self.load or run.outcome != "completed":
             return
         self.copy_to(run.model)
         if self.update_bn:
             measure_norms(run, run.n_iter - run.epoch_began_at, self._still)
-
-    def _release(self, run: RunState) -> None:
-        if self._scheduler is None:
-            return
-        # A group that was added since the last epoch has been left alone.
-        for group, before in zip(run.opt.param_groups, self._before, strict=False):
-            for key in _RATES:
-                if key in before:
-                    set_field(group, key, before[key])
-                else:
-                    group.pop(key, None)
-        for name in self._added:
-            vars(run.opt).pop(name, None)
-        vars(run.opt).pop("_opt_called", None)
-        self._scheduler = None
 
     def copy_to(self, model: nn.Module) -> None:
         """Copy the averaged parameters and the last buffers into ``model``.
@@ -248,11 +199,9 @@ class SWA(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average, the state of the schedule and the learning rates before it."""
-        scheduler = self._scheduler
         return {
             "averaged": self._average.state_dict() if self._average.updates else None,
-            "scheduler": None if scheduler is None else scheduler.state_dict(),
-            "before": self._before,
+            "rate": None if self._rate is None else self._rate.state_dict(),
             "steps_before": self._steps_before,
             "still": self._still,
             "first": self._first,
@@ -260,7 +209,8 @@ class SWA(Callback):
 
     def why_not_load(self, state: Mapping[str, Any], run: RunState) -> str | None:
         """Say where the fit is so much longer, or shorter, that the average began elsewhere."""
-        has_begun = state["averaged"] is not None or state["scheduler"] is not None
+        rate = state["rate"]
+        has_begun = bool(state["averaged"]) or bool(rate and rate["scheduler"])
         first, own = state["first"], self._first_of(run)
         if not has_begun or first == own:
             return None
@@ -282,15 +232,8 @@ class SWA(Callback):
         self._steps_before, self._still = state["steps_before"], state["still"]
         if state["averaged"] is not None:
             self._average.load_state_dict(state["averaged"], run.model)
-        if state["scheduler"] is not None:
-            rates = [_copied(group["lr"]) for group in run.opt.param_groups]
-            if self._scheduler is None:
-                self._take_over(run)
-            if self._scheduler is not None:
-                self._scheduler.load_state_dict(state["scheduler"])
-            for group, rate in zip(run.opt.param_groups, rates, strict=True):
-                set_field(group, "lr", rate)
-            self._before = state["before"]
+        if state["rate"] is not None and self._rate is not None:
+            self._rate.load_state_dict(state["rate"], run.opt)
 
 
 def _mean(averages: list[Tensor], weights: list[Tensor], count: int) -> None:
@@ -319,27 +262,3 @@ def _check_measurable(run: Runner) -> None:
             f"{type(run).__name__} has a one_batch of its own, which may call it otherwise: pass "
             "SWA(update_bn=False), and measure the averaged model after the fit"
         )
-
-
-def _copy_of(model: nn.Module) -> nn.Module:
-    """Return a copy of a model that may hold tensors with a graph behind them.
-
-    The old ``weight_norm`` and ``spectral_norm`` leave such a one, which they make anew whenever
-    the model is called. ``copy.deepcopy`` refuses it.
-    """
-    held = (value for module in model.modules() for value in vars(module).values())
-    memo = {
-        id(tensor): tensor.detach().clone()
-        for tensor in held
-        if isinstance(tensor, Tensor) and not tensor.is_leaf
-    }
-    return copy.deepcopy(model, memo)
-
-
-def _rates_of(group: dict[str, Any]) -> dict[str, Any]:
-    return {key: _copied(group[key]) for key in _RATES if key in group}
-
-
-def _copied(rate: Any) -> Any:
-    """Return a rate that stays as it is when an optimizer's tensor is filled."""
-    return rate.clone() if isinstance(rate, Tensor) else rate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -117,3 +118,18 @@ class WeightAverage:
         self.tensors = copies_of(state["averages"], tensors_of(model))
         self._counts, self._parameters = dict(state["counts"]), list(state["parameters"])
         self.updates = state["updates"]
+
+
+def copy_of_model(model: nn.Module) -> nn.Module:
+    """Return a copy of a model that may hold tensors with a graph behind them.
+
+    The old ``weight_norm`` and ``spectral_norm`` leave such a one, which they make anew whenever
+    the model is called. ``copy.deepcopy`` refuses it.
+    """
+    held = (value for module in model.modules() for value in vars(module).values())
+    memo = {
+        id(tensor): tensor.detach().clone()
+        for tensor in held
+        if isinstance(tensor, Tensor) and not tensor.is_leaf
+    }
+    return copy.deepcopy(model, memo)
