@@ -124,7 +124,8 @@ class EMA(Callback):
             return True
         if run.epoch is not None:  # in after_fit, where SWA measures with weights of its own
             return False
-        return self._left is None or torch.equal(self._left, _sums_of_bits(run.model))
+        left, now = self._left, _sums_of_bits(run.model)
+        return left is None or torch.equal(left, now.to(left.device))
 
     def _put_averages_in(self, model: nn.Module) -> None:
         if self._average.updates:
