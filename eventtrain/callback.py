@@ -6,7 +6,7 @@ import copy
 import inspect
 import re
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeVar
@@ -185,6 +185,16 @@ class Callback:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
 
+    @property
+    def fit_ends_after_steps(self) -> int | None:
+        """Optimizer steps after which this callback ends a fit: schedules and bars end there."""
+        return None
+
+    @property
+    def batches_per_step(self) -> int:
+        """How many batches this callback has a step of the optimizer made of; 1 by default."""
+        return 1
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must keep of this callback; nothing by default."""
         return {}
@@ -197,6 +207,31 @@ class Callback:
         """
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state, but was given {list(state)}")
+
+    def why_not_load(self, state: Mapping[str, Any], run: RunState) -> str | None:
+        """Say why a fit cannot go on from a state, before anything is changed by it.
+
+        Args:
+            state: What ``state_dict`` returned in the run that was saved.
+            run: It is about to begin; ``run.epochs`` and the learner are there.
+
+        Returns:
+            A sentence that says what to do, or ``None`` (default) if it can.
+        """
+        return None
+
+    def validated_weights(self) -> Mapping[str, Any] | None:
+        """Return the weights that this epoch was validated with, if this callback lent them.
+
+        A callback that puts weights of its own into the model in ``begin_validate``, and the
+        trained ones back in ``after_validate``, says so here: what is measured with the weights
+        that it lent is saved, and gone back to, with them.
+
+        Returns:
+            Parameters and buffers by name, as in ``named_parameters()`` and ``named_buffers()``;
+            ``None`` (default) where the model was validated with the weights that are trained.
+        """
+        return None
 
     def handlers(self, plugin: str | None = None) -> list[Handler]:
         """Return one handler for each event this callback serves.

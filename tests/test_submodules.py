@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from eventtrain.submodules import choose_submodules, copies_of, copy_into, tensors_of
+from eventtrain.submodules import choose_submodules, copies_of, set_tensors, tensors_of
 
 
 @pytest.fixture
@@ -84,8 +84,51 @@ def test_copies_lie_where_those_of_the_same_names_do() -> None:
 
 
 def test_what_both_hold_is_filled_in_place_and_the_rest_stays(model: Any) -> None:
-    target = tensors_of(model)
-    other = target["1.1.bias"].clone()
-    copy_into({"0.bias": torch.full((2,), 7.0), "gone": torch.ones(1)}, target)
+    other = tensors_of(model)["1.1.bias"].clone()
+    set_tensors(model, {"0.bias": torch.full((2,), 7.0), "gone": torch.ones(1)})
     assert torch.equal(model[0].bias, torch.full((2,), 7.0))
     assert torch.equal(model[1][1].bias, other)
+
+
+def test_a_parameter_of_another_shape_is_refused_before_anything_is_changed(model: Any) -> None:
+    before = model[0].bias.clone()
+    values = {"0.bias": torch.full((2,), 7.0), "0.weight": torch.ones(2, 3)}
+    with pytest.raises(ValueError, match=r"0\.weight has shape \[2, 2\].*\[2, 3\]"):
+        set_tensors(model, values)
+    assert torch.equal(model[0].bias, before)
+
+
+@pytest.mark.parametrize("own", [None, torch.zeros(2)])
+def test_a_buffer_of_another_shape_is_replaced_where_that_is_asked_for(
+    model: Any, own: Any
+) -> None:
+    model.register_buffer("cache", own)
+    set_tensors(model, {"cache": torch.ones(3)})
+    assert model.cache is own
+    value = torch.ones(3)
+    set_tensors(model, {"cache": value}, replace_buffers=True)
+    assert torch.equal(model.cache, value) and model.cache is not value
+
+
+def test_a_compiled_part_has_the_names_that_it_had_before(model: Any) -> None:
+    names = list(tensors_of(model))
+    model[1] = torch.compile(model[1], backend="eager")
+    assert list(tensors_of(torch.compile(model, backend="eager"))) == names
+
+
+def test_what_is_yet_to_be_initialized_is_left_out_unless_it_is_asked_for() -> None:
+    model = nn.LazyLinear(2)
+    assert tensors_of(model) == {}
+    assert list(tensors_of(model, lazy=True)) == ["weight", "bias"]
+
+
+@pytest.mark.parametrize("name", ["1.1", "_orig_mod.1._orig_mod.1"])
+def test_parts_of_a_compiled_model_are_chosen_by_the_names_that_they_had(
+    model: Any, name: str
+) -> None:
+    inner = model[1]
+    model[1] = torch.compile(inner, backend="eager")
+    whole = torch.compile(model, backend="eager")
+    assert choose_submodules(whole, name) == {"1.1": inner[1]}
+    assert choose_submodules(whole, [model[1], inner]) == {"1": inner}
+    assert list(choose_submodules(whole, lambda name, module: True)) == ["", "0", "1", "1.0", "1.1"]

@@ -25,7 +25,7 @@ from ..checkpoints.files import (
     write_checkpoint,
 )
 from ..checkpoints.save_point import Buffers, SavePoint
-from ..checkpoints.snapshot import take_snapshot
+from ..checkpoints.snapshot import take_snapshot, with_validated_weights
 from ..errors import CheckpointError
 from ..param_groups import gradients
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, CHECKPOINTS
@@ -65,7 +65,9 @@ class Checkpoint(MonitoringCallback):
         keep_last: How many of the newest to keep, at least 1. With 2, the default,
             a damaged one leaves one to go back to.
         monitor: A key of ``run.history``'s rows; the checkpoints of the ``keep_best`` best
-            epochs are kept besides. Needs ``every_epochs``. Default ``None``.
+            epochs are kept besides. Needs ``every_epochs``. Default ``None``. The ``"model"`` in
+            such a checkpoint has the weights that gave the number. Numbers of a validation that
+            was cancelled do not count: they are of a part of the data.
         mode: Whether the smallest (``"min"``, default) or the largest (``"max"``)
             is best.
         keep_best: How many of the best to keep. Default 1.
@@ -84,7 +86,7 @@ class Checkpoint(MonitoringCallback):
         TypeError: After an epoch: what its row holds there is no number.
     """
 
-    held_in_run = ("_previous", "_writer", "_phase_start")
+    held_in_run = ("_writer", "_phase_start", "_save_point", "_buffers")
     priority = CHECKPOINTS
     checkpoint_folder: Path
 
@@ -189,6 +191,8 @@ class Checkpoint(MonitoringCallback):
         pending = run.token.pending
         if pending is None or run.outcome == "failed":
             run.token.release()  # else an inner scope is being left, and its end is the place
+        if "predict" in run.token.open_scopes:
+            return  # a pass that somebody makes after the fit, and from which none goes on
         if run.epoch is None or run.phase is None or run.batch_index is None or not _is_whole(run):
             return
         place = run.epoch, run.phase, run.batch_index + 1
@@ -308,8 +312,12 @@ class Checkpoint(MonitoringCallback):
         path, serial = self._next_path()
         metrics = numbers_of(run.history[-1])
         if self.monitored is not None and phase is None:
-            value = self.monitored.read(run, is_cut_short=self.is_cut_short)
+            metrics.pop(self.monitored.key, None)
+            value = self.reading(run)
             metrics |= {} if value is None else {self.monitored.key: value}
+        weights = self.validated_weights_of(run) if phase is None else None
+        if weights is not None:
+            content = with_validated_weights(content, run, weights)
         record = Record(path, serial, self._fit, epoch, phase, batch, run.steps, metrics)
         if self.asynchronous:
             content = _on_the_host(content)

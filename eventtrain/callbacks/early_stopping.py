@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..arguments import flag, real_number, whole_number
 from ..priorities import POLICY
-from ..submodules import copies_of, copy_into, tensors_of
+from ..submodules import copies_of, set_tensors, tensors_of
 from .shared.monitored import Mode, Monitored, MonitoringCallback
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ class EarlyStopping(MonitoringCallback):
     It looks once an epoch, in ``after_epoch`` at ``POLICY``, so whatever writes
     the history has to come before (``AvgStatsCallback`` does). A NaN is no
     improvement. Epochs that were cancelled are not judged, nor are those that
-    lack the number because their training or validation was cancelled.
+    lack the number because their training was cancelled, nor by numbers of a validation that was
+    cancelled: they are of a part of the data.
 
     Args:
         monitor: The key in ``run.history[-1]``. Default ``"valid_loss"``.
@@ -32,7 +33,8 @@ class EarlyStopping(MonitoringCallback):
         restore_best: Keep a copy of the best epoch's parameters and buffers on
             their devices, and put it into the model in ``after_fit`` when this
             callback ended the fit or the fit completed. A fit that something
-            else cancelled, or that failed, keeps the weights it has.
+            else cancelled, or that failed, keeps the weights it has. What is kept are the
+            weights that gave the number: where ``EMA`` validates, its averages.
 
     Attributes:
         best: The best value so far; ``None`` before there is one.
@@ -85,13 +87,15 @@ class EarlyStopping(MonitoringCallback):
         """Compare the epoch with the best one, and end the fit when patience is used up."""
         if run.outcome != "completed":
             return
-        value = self.monitored.read(run, is_cut_short=self.is_cut_short)
+        value = self.reading(run)
         if value is None:
             return
         if self.monitored.is_better(value, self.best, self.min_delta):
             self.best, self.best_epoch, self.waited = value, run.epoch, 0
             if self.restore_best:
-                self._weights = copies_of(tensors_of(run.model))
+                self._weights = copies_of(
+                    {**tensors_of(run.model), **(self.validated_weights_of(run) or {})}
+                )
             return
         self.waited += 1
         if self.waited >= self.patience:
@@ -107,7 +111,7 @@ class EarlyStopping(MonitoringCallback):
             self._has_stopped and run.outcome == "cancelled"
         )
         if self._weights is not None and has_ended_well:
-            copy_into(self._weights, tensors_of(run.model))
+            set_tensors(run.model, self._weights, replace_buffers=True)
 
     def _reason(self) -> str:
         key = self.monitored.key

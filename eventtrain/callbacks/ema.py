@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,10 +14,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..arguments import flag, real_number, whole_number
 from ..callback import Callback, handler
 from ..priorities import BEFORE_EVERYONE, POLICY, TRANSFORM
-from ..submodules import copies_of, copy_into, tensors_of
+from ..submodules import copies_of, set_tensors, tensors_of
+from .shared.weight_average import WeightAverage
 
 if TYPE_CHECKING:
     from ..runner import Runner
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class EMA(Callback):
@@ -28,8 +33,11 @@ class EMA(Callback):
 
     While the run validates or predicts, the model holds the averages: they are
     copied in at ``TRANSFORM`` in ``begin_validate`` and ``begin_predict``, and
-    the weights come back first of all in the closing event. After the fit,
-    ``run.validate`` and ``run.predict`` with the same model go on using them.
+    the weights come back first of all in the closing event. So a ``Checkpoint`` saves the averages
+    as the model of an epoch, and ``EarlyStopping`` goes back to them. After the fit,
+    ``run.validate`` and ``run.predict`` with the same model go on using them, until
+    its weights are no longer those that the fit trained: best weights that were put back, or a
+    checkpoint that was loaded, are not replaced.
 
     Args:
         decay: Between 0 and 1; 0.999 remembers about 1,000 steps.
@@ -38,11 +46,10 @@ class EMA(Callback):
             default they are copied. Other buffers are always copied.
         every: Update after every this many steps.
 
-    Attributes:
-        updates: Updates so far.
-
     Raises:
-        TypeError, ValueError: An argument has the wrong type or is out of range.
+        TypeError, ValueError: An argument has the wrong type or is out of range. When a fit
+            begins: the model is no ``nn.Module``, or two are to be used in validation.
+        ValueError: After a step: a parameter has changed its shape.
 
     Source: Polyak and Juditsky, "Acceleration of stochastic approximation by
     averaging", 1992, in the exponential form.
@@ -63,92 +70,104 @@ class EMA(Callback):
         self.use_in_validation = flag("use_in_validation", use_in_validation)
         self.buffers = flag("buffers", buffers)
         self.every = whole_number("every", every, 1, "steps")
-        self._average: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self._model: weakref.ref[nn.Module] | None = None
         self._start_over()
 
-    def __getstate__(self) -> dict[str, Any]:
-        # A function made inside another cannot be pickled; it follows from the decay.
-        return {key: value for key, value in super().__getstate__().items() if key != "_average"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._average = get_ema_multi_avg_fn(self.decay)  # type: ignore[no-untyped-call]
-
     def _start_over(self) -> None:
-        self.updates = 0
         self._steps = 0
-        self._averages: dict[str, Tensor] = {}
+        self._average = WeightAverage(partial(_decay, self.decay), self.buffers)
         self._backup: dict[str, Tensor] | None = None
         self._is_in_use = False
+        self._has_validated = False
+        self._left: Tensor | None = None
+
+    @property
+    def updates(self) -> int:
+        """Updates so far."""
+        return self._average.updates
 
     def begin_fit(self, run: Runner) -> None:
         """Start over."""
         if not isinstance(run.model, nn.Module):
             raise TypeError(f"EMA needs an nn.Module, got {type(run.model).__name__}")
+        users = [cb for cb in run.cbs if isinstance(cb, EMA) and cb.use_in_validation]
+        if len(users) > 1:
+            raise ValueError(
+                f"{len(users)} EMAs would validate with their averages, and the model can hold "
+                "those of one: pass use_in_validation=False to the others"
+            )
         self._start_over()
         self._model = weakref.ref(run.model)
+
+    def begin_epoch(self, run: Runner) -> None:
+        """Start over with what this epoch was validated with."""
+        self._has_validated = False
 
     def after_step(self, run: Runner) -> None:
         """Take the new weights into the average."""
         self._steps += 1
         if self._steps % self.every == 0:
-            self._update(run.model)
-
-    def _update(self, model: nn.Module) -> None:
-        tensors = tensors_of(model)
-        # All of them in the first update; later, buffers that have appeared since.
-        new = {name: tensor for name, tensor in tensors.items() if name not in self._averages}
-        averaged, copied = _by_treatment(model, self.buffers)
-        for group in averaged:
-            names = [name for name in group if name not in new]
-            if names:
-                self._average([self._averages[n] for n in names], [tensors[n] for n in names], 0)
-        copy_into({name: tensors[name] for name in copied}, self._averages)
-        self._averages.update(copies_of(new))
-        self.updates += 1
+            self._average.update(run.model)
 
     @handler(event=["begin_validate", "begin_predict"], priority=TRANSFORM)
     def use_averages(self, run: Runner) -> None:
         """Have the model hold the averages."""
-        is_mine = self._model is not None and self._model() is run.model
-        if not (self.use_in_validation and is_mine):
-            return
-        self._is_in_use = True
-        self._put_averages_in(run.model)
+        if self.use_in_validation and self._is_meant(run):
+            self._is_in_use = True
+            self._put_averages_in(run.model)
+
+    def _is_meant(self, run: Runner) -> bool:
+        """Whether the model is the one whose averages these are, with the weights of the fit."""
+        if self._model is None or self._model() is not run.model:
+            return False
+        if "fit" in run.token.open_scopes:
+            return True
+        if run.epoch is not None:  # in after_fit, where SWA measures with weights of its own
+            return False
+        left, now = self._left, _sums_of_bits(run.model)
+        return left is None or torch.equal(left, now.to(left.device))
 
     def _put_averages_in(self, model: nn.Module) -> None:
-        if self._averages:
-            tensors = tensors_of(model)
-            self._backup = copies_of(tensors)
-            copy_into(self._averages, tensors)
+        if self._average.updates:
+            self._backup = copies_of(tensors_of(model))
+            set_tensors(model, self._average.tensors)
 
     @handler(event=["after_validate", "after_predict"], priority=BEFORE_EVERYONE)
     def put_weights_back(self, run: Runner) -> None:
         """Have the model hold its weights again."""
+        self._has_validated |= self._is_in_use and run.phase == "validate"
         self._is_in_use = False
         if self._backup is not None:
             backup, self._backup = self._backup, None
-            copy_into(backup, tensors_of(run.model))
+            set_tensors(run.model, backup)
+
+    @handler(priority=BEFORE_EVERYONE)
+    def after_fit(self, run: Runner) -> None:
+        """Remember the weights that were trained, before others put their own in their place."""
+        self._left = _sums_of_bits(run.model)
+
+    def validated_weights(self) -> Mapping[str, Tensor] | None:
+        """Return the averages, if this epoch was validated with them."""
+        return self._average.tensors if self._has_validated and self.updates else None
 
     def copy_to(self, model: nn.Module) -> None:
         """Copy the averages into ``model``, which has parameters of the same names.
 
         Raises:
             RuntimeError: There is no average yet.
+            KeyError: ``model`` has other parameters than those that were averaged.
+            ValueError: They have other shapes.
         """
-        if not self._averages:
+        if not self.updates:
             raise RuntimeError("there is no average yet: no optimizer step has been taken")
-        tensors = tensors_of(model)
-        copy_into(self._averages, {name: tensors[name] for name in self._averages})
+        self._average.copy_to(model)
 
     def state_dict(self) -> dict[str, Any]:
         """Return averages and counts, and the weights while the model holds the averages."""
         return {
-            "averages": dict(self._averages),
+            **self._average.state_dict(),
             "backup": None if self._backup is None else dict(self._backup),
             "steps": self._steps,
-            "updates": self.updates,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -158,30 +177,36 @@ class EMA(Callback):
         Loaded outside of one, it gets its weights from here.
         """
         model = None if self._model is None else self._model()
-        tensors = {} if model is None else tensors_of(model)
-        self._averages = copies_of(state["averages"], tensors)
-        self._steps, self.updates = state["steps"], state["updates"]
-        saved = state["backup"]
+        self._average.load_state_dict(state, model)
+        self._steps, saved = state["steps"], state["backup"]
         self._backup = None
         if model is None:
             return
         if saved is not None and self._is_in_use:
-            self._backup = copies_of(saved, tensors)
+            self._backup = copies_of(saved, tensors_of(model))
         elif saved is not None:
-            copy_into(saved, tensors)
+            set_tensors(model, saved)
         elif self._is_in_use:
             self._put_averages_in(model)
 
 
-def _by_treatment(model: nn.Module, with_buffers: bool) -> tuple[list[list[str]], list[str]]:
-    """Return the names to average, in lists of one device and dtype, and those to copy."""
-    groups: dict[tuple[torch.device, torch.dtype], list[str]] = {}
-    copied: list[str] = []
-    for name, parameter in model.named_parameters():
-        groups.setdefault((parameter.device, parameter.dtype), []).append(name)
-    for name, buffer in model.named_buffers():
-        if with_buffers and (buffer.is_floating_point() or buffer.is_complex()):
-            groups.setdefault((buffer.device, buffer.dtype), []).append(name)
-        else:
-            copied.append(name)
-    return list(groups.values()), copied
+@torch.no_grad()
+def _sums_of_bits(model: Any) -> Tensor:
+    """Return what tells weights from others, however they were changed and wherever they lie.
+
+    Returns:
+        int64 of shape [parameters], on the device of the first; nothing waits for it.
+    """
+    parameters = [t for t in tensors_of(model).values() if type(t) is nn.Parameter]
+    sums = [
+        part.view(_INTEGERS[part.itemsize]).sum(dtype=torch.int64)
+        for p in parameters
+        for part in [torch.view_as_real(p.detach()) if p.is_complex() else p.detach()]
+    ]
+    return torch.stack([each.to(sums[0].device) for each in sums]) if sums else torch.zeros(0)
+
+
+# Here, and not a closure of torch's: those cannot be pickled.
+def _decay(decay: float, averages: list[Tensor], weights: list[Tensor], count: int) -> None:
+    rule: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    rule(averages, weights, count)

@@ -60,6 +60,11 @@ class GradientAccumulation(Callback):
         # The number of samples that the gradients so far have been divided by.
         self._divisor = 0
 
+    @property
+    def batches_per_step(self) -> int:
+        """``n``, by which schedules that span the fit count its steps."""
+        return self.n
+
     def begin_fit(self, run: Runner) -> None:
         """Drop what an earlier fit left of a group."""
         earlier = None if self._opt is None else self._opt()

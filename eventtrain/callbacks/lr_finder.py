@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ..arguments import real_number, whole_number
 from ..callback import Callback, handler
 from ..checkpoints.restore_point import RestorePoint
-from ..data.batch import loader_length
 from ..param_groups import groups_with, set_field
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS, POLICY
+from .shared.fit_length import fit_length
 from .shared.plots import FAINT, MAIN, SECOND, THIRD, saved_figure, shown_figure, tidy
 from .shared.readings import detached_mean, to_host
 
@@ -128,11 +128,12 @@ class LRFinder(Callback):
         if not hasattr(run.opt, "state"):
             raise TypeError(f"LRFinder needs a torch.optim optimizer, got {run.opt!r}")
         self._reset()
-        length = loader_length(run.data.train_dl)
-        if length and run.epochs and length * run.epochs < self.steps:
+        batches = fit_length(run).batches
+        if batches and run.epochs and batches < self.steps:
+            epochs = math.ceil(self.steps * run.epochs / batches)
             raise ValueError(
-                f"LRFinder needs {self.steps} training batches, and {run.epochs} x {length} is "
-                f"fewer: call fit with {math.ceil(self.steps / length)} epochs, or lower steps"
+                f"LRFinder needs {self.steps} training batches, and this fit of {run.epochs} "
+                f"epochs has {batches}: call fit with {epochs} epochs, or lower steps"
             )
         self._restore_point = RestorePoint(run)
 

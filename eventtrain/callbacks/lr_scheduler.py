@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch.optim import lr_scheduler as torch_schedulers
 
+from .shared.fit_length import fit_length
+from .shared.scheduler_spans import end_of, shadow_of, spans_in, spans_of
 from .shared.schedulers import SchedulerCallback
 
 if TYPE_CHECKING:
     from ..runner import Runner
+    from ..state import RunState
 
 
 class LRScheduler(SchedulerCallback):
@@ -26,6 +29,12 @@ class LRScheduler(SchedulerCallback):
     the rates are still those that this callback's last fit left, it begins with those
     that the last fit began with, else with those that it finds.
 
+    How long a scheduler is, is what ``make`` says: torch's own are told a number of steps or
+    epochs. A checkpoint has the one of the fit that was saved.
+
+    A parameter group that is added during the fit takes part from the next step of the scheduler
+    on: the rate that it has is its base rate.
+
     Args:
         make: A function of the optimizer that returns the scheduler, for example
             ``lambda opt: CosineAnnealingLR(opt, 10)``.
@@ -37,7 +46,10 @@ class LRScheduler(SchedulerCallback):
     Raises:
         TypeError: ``make`` cannot be called. In ``begin_fit``: it returned no scheduler, or a
             ``ReduceLROnPlateau``, which has a callback of its own.
-        ValueError: ``step`` is something else.
+        ValueError: ``step`` is something else. After a step: a group was added, and the scheduler
+            has settings for each group.
+        CheckpointError: A fit is resumed whose scheduler was of another length, or a
+            ``OneCycleLR`` that ends before the fit does.
     """
 
     def __init__(
@@ -56,9 +68,11 @@ class LRScheduler(SchedulerCallback):
             raise ValueError(f"step must be 'batch' or 'epoch', got {step!r}")
         self.make = make
         self.step = step
+        self._steps_in_fit: int | None = None
 
     def make_for(self, run: Runner) -> Any:
         """Return what ``make`` makes of the optimizer."""
+        self._steps_in_fit = self._length_of(run)
         scheduler = self.make(run.opt)
         if isinstance(scheduler, torch_schedulers.ReduceLROnPlateau):
             raise TypeError(
@@ -73,7 +87,7 @@ class LRScheduler(SchedulerCallback):
     def after_step(self, run: Runner) -> None:
         """Step the scheduler, if it goes by batches."""
         if self.step == "batch" and self.scheduler is not None:
-            self.scheduler.step()
+            self.advance()
 
     def after_epoch(self, run: Runner) -> None:
         """Step the scheduler, if it goes by epochs and this one counts."""
@@ -82,4 +96,54 @@ class LRScheduler(SchedulerCallback):
                 # The optimizer's steps of this epoch may lie before the checkpoint that the run
                 # was resumed from, where torch does not see them.
                 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-                self.scheduler.step()
+                self.advance()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the scheduler's state, the rates that the fit began with, and its length."""
+        state = super().state_dict()
+        return {**state, "fit": self._steps_in_fit} if state else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` returned.
+
+        Raises:
+            ValueError: There is no scheduler yet: it is made in ``begin_fit``.
+
+        Warns:
+            RuntimeWarning: The fit is longer than the one that was saved, and the schedule ends
+                before it does.
+        """
+        super().load_state_dict(state)
+        now, end = self._steps_in_fit, None if not state else end_of(state["scheduler"])
+        if end is not None and now is not None and now > max(state.get("fit") or now, end):
+            warnings.warn(
+                f"{type(self.scheduler).__name__} ends after {end} steps of its own, and this fit, "
+                f"which had {state['fit']} when it was saved, has {now} of them: what it does "
+                "from there on is torch's rule for the time after the end. For another schedule "
+                'begin a new fit with the weights in load_checkpoint(...)["model"]',
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def why_not_load(self, state: Mapping[str, Any], run: RunState) -> str | None:
+        """Say where the scheduler is laid out otherwise than the one that was saved."""
+        saved, own = state["scheduler"], spans_of(self.make(shadow_of(run.opt)))
+        before = spans_in(saved)
+        if before != own:
+            return (
+                f"LRScheduler makes a scheduler with {own}, and that of the fit had {before}, "
+                "which would replace it. Make it as it was made there, or begin a new fit with the "
+                'weights in load_checkpoint(...)["model"]'
+            )
+        total, now = saved.get("total_steps"), self._length_of(run)
+        if total is None or now is None or now <= total:
+            return None
+        return (
+            f"its OneCycleLR ends after {total} steps, and this fit has {now}, of which torch "
+            "refuses the rest. Resume with the same number of epochs, or use the callback OneCycle"
+        )
+
+    def _length_of(self, run: RunState) -> int | None:
+        """Return how often the scheduler is stepped in the fit, if that is known."""
+        length = fit_length(run)
+        return length.steps if self.step == "batch" else length.epochs

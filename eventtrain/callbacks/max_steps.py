@@ -34,6 +34,11 @@ class MaxSteps(Callback):
         self.n = whole_number("n", n, 1, "steps")
         self.done = 0
 
+    @property
+    def fit_ends_after_steps(self) -> int:
+        """``n``, by which schedules that span the fit end too."""
+        return self.n
+
     def begin_fit(self, run: Runner) -> None:
         """Start counting."""
         self.done = 0

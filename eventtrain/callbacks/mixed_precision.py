@@ -66,6 +66,8 @@ class MixedPrecision(Callback):
     Source: Micikevicius et al., "Mixed Precision Training", 2018.
     """
 
+    held_in_run = ("_watching",)
+
     def __init__(
         self,
         dtype: torch.dtype | Literal["bf16", "fp16"] = torch.bfloat16,

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch.optim.lr_scheduler import OneCycleLR
 
 from ..arguments import real_number, whole_number
-from ..data.batch import loader_length
+from .shared.fit_length import fit_length, other_length
 from .shared.schedulers import SchedulerCallback, stand_in
 
 if TYPE_CHECKING:
     from ..runner import Runner
+    from ..state import RunState
+
+_OF_A_GROUP = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum")
+"""What torch's ``OneCycleLR`` keeps in a parameter group."""
 
 
 class OneCycle(SchedulerCallback):
@@ -26,18 +31,23 @@ class OneCycle(SchedulerCallback):
 
     Args:
         max_lr: The highest rate, or one for each parameter group.
-        total_steps: Steps of the optimizer in the whole fit. By default the number of
-            training batches times that of epochs, where the loader knows its length.
-        accumulate: How many batches there are to a step; what is left over at the end of
-            an epoch counts as a step. Default 1.
+        total_steps: Steps of the optimizer in the whole fit. By default those that it has:
+            as many as the loader's length and ``GradientAccumulation`` make in its epochs, or
+            up to where ``MaxSteps`` ends it.
+        accumulate: How many batches there are to a step, where something else than a callback
+            accumulates; what is left over at the end of an epoch counts as a step.
         **options: Those of ``OneCycleLR``: ``pct_start``, ``anneal_strategy``,
             ``cycle_momentum``, ``base_momentum``, ``max_momentum``, ``div_factor``,
             ``final_div_factor``, ``three_phase``.
 
     Raises:
         TypeError, ValueError: An option is unknown or out of range. In ``begin_fit``:
-            the loader's length is unknown and ``total_steps`` was not given, the
+            it is not known where the fit ends and ``total_steps`` was not given, the
             optimizer has no momentum to cycle, or ``pct_start`` of the steps is a single one.
+        ValueError: After a step: a parameter group was added, and the others have values of their
+            own. (One value for all is that of groups that are added, too.)
+        CheckpointError: A fit is resumed that had another number of steps, without
+            ``total_steps``.
 
     Source: Smith and Topin 2018, Super-Convergence (arXiv:1708.07120).
     """
@@ -47,13 +57,14 @@ class OneCycle(SchedulerCallback):
         max_lr: float | Sequence[float],
         *,
         total_steps: int | None = None,
-        accumulate: int = 1,
+        accumulate: int | None = None,
         **options: Any,
     ) -> None:
         if total_steps is not None:
             total_steps = whole_number("total_steps", total_steps, 1)
-        accumulate = whole_number("accumulate", accumulate, 1)
-        if total_steps is not None and accumulate != 1:
+        if accumulate is not None:
+            accumulate = whole_number("accumulate", accumulate, 1)
+        if total_steps is not None and accumulate not in (None, 1):
             raise ValueError("total_steps counts the optimizer's steps already: leave accumulate")
         for name in ("epochs", "steps_per_epoch", "last_epoch"):
             if name in options:
@@ -81,23 +92,92 @@ class OneCycle(SchedulerCallback):
             )
         return OneCycleLR(opt, self.max_lr, total_steps=steps, **self.options)
 
-    def _steps_of(self, run: Runner) -> int:
+    def _steps_of(self, run: RunState) -> int:
         if self.total_steps is not None:
             return self.total_steps
-        batches = loader_length(run.data.train_dl)
-        if batches is None:
+        steps = fit_length(run, batches_per_step=self._batches_per_step(run)).steps
+        if steps is None:
             raise ValueError(
                 "OneCycle cannot count the steps of this fit: the training loader does not know "
-                "its length. Pass OneCycle(..., total_steps=)"
+                "its length. Pass OneCycle(..., total_steps=), or have MaxSteps end the fit"
             )
-        assert run.epochs is not None
-        return run.epochs * math.ceil(batches / self.accumulate)
+        return steps
+
+    def _batches_per_step(self, run: RunState) -> int | None:
+        told = self.accumulate
+        others = [cb for cb in run.cbs if cb.batches_per_step != 1]
+        if told is not None and others and told != others[0].batches_per_step:
+            raise ValueError(
+                f"OneCycle(accumulate={told}) counts {told} batches to a step, and "
+                f"{others[0].name} makes one of {others[0].batches_per_step}: leave accumulate out"
+            )
+        return told
 
     def after_step(self, run: Runner) -> None:
         """Step the scheduler, unless the cycle has ended."""
         scheduler = self.scheduler
         if scheduler is not None and scheduler.last_epoch < scheduler.total_steps - 1:
-            scheduler.step()
+            self.advance()
+
+    def take_in(self, groups: list[dict[str, Any]]) -> None:
+        """Have groups that were added run through the same cycle as the others."""
+        told = [self.max_lr, *self.options.values()]
+        if any(isinstance(value, (list, tuple)) for value in told):
+            raise ValueError("there is a value for each of the first groups")
+        first = self.scheduler.optimizer.param_groups[0]
+        for group in groups:
+            group.update({key: first[key] for key in _OF_A_GROUP if key in first})
+
+    def why_not_load(self, state: Mapping[str, Any], run: RunState) -> str | None:
+        """Say whether the fit has another length than the one that was saved."""
+        if self.total_steps is not None:
+            return None
+        saved = state["scheduler"]["total_steps"]
+        return other_length("OneCycle", saved, self._steps_of(run))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` returned.
+
+        Where ``total_steps`` is another than that of the cycle that was saved, the cycle goes on at
+        the same step of the new one.
+
+        Raises:
+            ValueError: There is no scheduler yet: it is made in ``begin_fit``.
+
+        Warns:
+            RuntimeWarning: The cycle ends before the fit does.
+        """
+        own = {} if self.scheduler is None else self.scheduler.state_dict()
+        is_another = bool(state) and own.get("total_steps") != state["scheduler"]["total_steps"]
+        if is_another and own:
+            laid_out = {key: own[key] for key in ("total_steps", "_schedule_phases")}
+            state = {**state, "scheduler": {**state["scheduler"], **laid_out}}
+        super().load_state_dict(state)
+        if is_another and self.run is not None:
+            _set_rates(self.scheduler, self.run.steps)
+        self._warn_of_rest()
+
+    def _warn_of_rest(self) -> None:
+        run, scheduler = self.run, self.scheduler
+        if run is None or run.learn is None or scheduler is None:
+            return
+        steps, total = fit_length(run, batches_per_step=self.accumulate).steps, self.total_steps
+        if total is not None and steps is not None and steps > total:
+            warnings.warn(
+                f"OneCycle(total_steps={total}) ends before this fit of {steps} steps: from there "
+                f"on the last rate is kept. Pass total_steps={steps} to have it span the fit",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def _set_rates(scheduler: Any, steps: int) -> None:
+    """Set rates and momenta to what they are after so many steps of the cycle."""
+    scheduler.last_epoch = min(steps, scheduler.total_steps - 1) - 1
+    with warnings.catch_warnings():
+        # The optimizer's steps lie before the checkpoint, where torch does not see them.
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        scheduler.step()
 
 
 def _positive(max_lr: Any) -> float | list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..arguments import real_number
+from ..arguments import real_number, whole_number
 from ..callback import Callback, handler, listify
 from ..param_groups import groups_with, set_field
 from ..priorities import POLICY
+from .shared.fit_length import FitLength, fit_length, other_length, share_done
 
 if TYPE_CHECKING:
     from ..runner import Runner
+    from ..state import RunState
 
 Schedule = Callable[[Any], Any]
 """``schedule(position)``: the value when ``position`` of the way, from 0 to 1, is done."""
@@ -28,7 +30,8 @@ class ParamScheduler(Callback):
     """Sets a field of the optimizer's parameter groups before every training batch.
 
     The position is ``run.n_epochs / run.epochs``: 0 at the first batch, and short of 1 by one
-    batch's share at the last. While the loader's length is unknown it advances by whole epochs.
+    batch's share at the last. Where a callback ends the fit sooner (``MaxSteps``), or
+    ``total_steps`` is given, it is the share of these steps that have been taken.
     It is worked out anew for every batch, so a resumed fit goes on where it was, and
     every fit begins at 0 again. Validation and prediction change nothing.
 
@@ -41,20 +44,31 @@ class ParamScheduler(Callback):
         pname: The field: ``"lr"``, ``"weight_decay"``, or any other that the optimizer has.
             ``"momentum"`` is the first of ``betas`` in Adam and its kin.
         sched_funcs: A function of the position, used for all groups, or a sequence
-            of them, one a group.
+            of them, one a group. One for all serves groups that are added during the fit too.
+        total_steps: Steps of the optimizer to span; the last value stays when more come. Needed
+            where neither the loader knows its length nor a callback ends the fit after a number
+            of steps. Default: those of the fit.
 
     Raises:
         TypeError: ``pname`` is no text, or a schedule cannot be called. In ``begin_fit``: the
             optimizer has no parameter groups.
         ValueError: There is no schedule. In ``begin_fit``: the optimizer has no such field,
-            or another number of groups.
+            or another number of groups, or it is not known where the fit ends.
+        CheckpointError: A fit is resumed that had another number of steps, without
+            ``total_steps``.
 
     Source: the lesson on callbacks of fast.ai's course "Deep Learning from the Foundations".
     """
 
     priority = POLICY
 
-    def __init__(self, pname: str, sched_funcs: Schedule | Iterable[Schedule]) -> None:
+    def __init__(
+        self,
+        pname: str,
+        sched_funcs: Schedule | Iterable[Schedule],
+        *,
+        total_steps: int | None = None,
+    ) -> None:
         if not isinstance(pname, str):
             raise TypeError(f"pname must be the name of an optimizer's field, got {pname!r}")
         if pname == "params":
@@ -66,21 +80,48 @@ class ParamScheduler(Callback):
             raise ValueError("sched_funcs is empty: pass one function, or one for each group")
         for schedule in self.sched_funcs:
             _check_schedule(schedule)
+        if total_steps is not None:
+            total_steps = whole_number("total_steps", total_steps, 1)
+        self.total_steps = total_steps
+        self._length: FitLength | None = None
         self.name = f"param_scheduler_{pname}"
 
     def begin_fit(self, run: Runner) -> None:
-        """See that the optimizer has the field, and as many groups as there are schedules."""
+        """See that the optimizer has the field, and where the fit ends."""
         self._schedules_for(groups_with(run.opt, self.pname, "ParamScheduler"))
+        self._length = fit_length(run)
+        if self._steps_in(self._length) is None and run.epochs != 0:
+            raise ValueError(
+                f"ParamScheduler({self.pname!r}) cannot tell where this fit ends: the training "
+                "loader does not know its length. Pass ParamScheduler(..., total_steps=), or have "
+                "MaxSteps end the fit"
+            )
+
+    def _steps_in(self, length: FitLength) -> int | None:
+        return length.steps if self.total_steps is None else self.total_steps
 
     @handler(during="train")
     def begin_batch(self, run: Runner) -> None:
         """Set the field for this batch."""
-        assert run.epochs
-        # A loader may give more batches than it said.
-        position = min(run.n_epochs / run.epochs, 1.0)
+        assert self._length is not None
+        position = share_done(run, self._length, self.total_steps)
         groups = run.opt.param_groups
         for group, schedule in zip(groups, self._schedules_for(groups), strict=True):
             set_field(group, self.pname, schedule(position))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many steps the schedule spans."""
+        return {} if self._length is None else {"steps": self._steps_in(self._length)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Do nothing: the position follows from the run's counters."""
+
+    def why_not_load(self, state: Mapping[str, Any], run: RunState) -> str | None:
+        """Say whether the fit has another length than the one that was saved."""
+        if self.total_steps is not None:
+            return None
+        name = f"ParamScheduler({self.pname!r})"
+        return other_length(name, state["steps"], fit_length(run).steps)
 
     def _schedules_for(self, groups: Sequence[dict[str, Any]]) -> list[Schedule]:
         if self._is_shared:

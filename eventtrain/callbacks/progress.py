@@ -10,6 +10,7 @@ from ..arguments import flag, real_number
 from ..callback import Callback, handler, listify
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, REPORTS
 from .shared.extras import import_extra
+from .shared.fit_length import fit_length
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -81,7 +82,11 @@ class Progress(Callback):
     def begin_fit(self, run: Runner) -> None:
         """Show the bar over the epochs."""
         self._epochs = self._tqdm(
-            total=run.epochs, desc="epochs", unit="epoch", leave=self.leave, **self._options
+            total=fit_length(run).epochs,
+            desc="epochs",
+            unit="epoch",
+            leave=self.leave,
+            **self._options,
         )
 
     def begin_epoch(self, run: Runner) -> None:
@@ -98,7 +103,7 @@ class Progress(Callback):
         """Show the bar over the batches of a phase."""
         epoch = "" if run.epoch is None else f"epoch {run.epoch} "
         self._batches = self._tqdm(
-            total=run.iters,
+            total=_batches_of(run),
             desc=f"{epoch}{run.phase}",
             unit="batch",
             leave=False,
@@ -155,3 +160,11 @@ class Progress(Callback):
         if self._epochs is not None:
             self._epochs.close()
             self._epochs = None
+
+
+def _batches_of(run: Runner) -> int | None:
+    """Return the batches of the phase that begins; of training those up to the fit's end."""
+    if run.phase != "train" or run.epoch is None:
+        return run.iters
+    whole = fit_length(run).batches
+    return run.iters if run.iters is None or whole is None else min(run.iters, whole - run.n_iter)

@@ -20,7 +20,7 @@ class ReduceLROnPlateau(MonitoringCallback, SchedulerCallback):
     """Tells ``torch.optim.lr_scheduler.ReduceLROnPlateau`` a metric after every epoch.
 
     An epoch without a step of the optimizer is passed over, and one that was cut short and
-    left no such metric.
+    left no such metric, or the metric of a validation that was cancelled.
 
     Args:
         monitor: A key of ``run.history``'s rows, which ``AvgStatsCallback`` and others
@@ -66,9 +66,15 @@ class ReduceLROnPlateau(MonitoringCallback, SchedulerCallback):
         """Step the scheduler with the metric, if the epoch counts."""
         if not self.epoch_counts(run):
             return
-        value = self.monitored.read(run, is_cut_short=self.is_cut_short)
+        value = self.reading(run)
         if value is not None:
-            self.scheduler.step(value)
+            self.advance(value)
+
+    def take_in(self, groups: list[dict[str, Any]]) -> None:
+        """Have groups that were added lowered too, where there is one ``min_lr`` for all."""
+        least = self.options.get("min_lr")
+        if isinstance(least, (list, tuple)):
+            raise ValueError(f"min_lr has {len(least)} rates")
 
 
 def _check_numbers(options: dict[str, Any]) -> None:

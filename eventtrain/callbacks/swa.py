@@ -3,57 +3,64 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn, get_swa_multi_avg_fn
 
 from ..arguments import flag, real_number, whole_number
 from ..callback import Callback, handler
-from ..param_groups import set_field
-from ..priorities import POLICY
-from ..submodules import copy_into, tensors_of
+from ..loop import Loop
+from ..param_groups import groups_with
+from ..priorities import AFTER_EVERYONE, POLICY
+from .shared.averaging_rate import AveragingRate
+from .shared.fit_length import fit_length
+from .shared.norm_statistics import measure_norms, norms_of
+from .shared.weight_average import WeightAverage, copy_of_model
 
 if TYPE_CHECKING:
+    from ..runner import Runner
     from ..state import RunState
-
-_RATES = ("lr", "initial_lr", "swa_lr")
 
 
 class SWA(Callback):
-    """Stochastic weight averaging, with torch's ``AveragedModel`` and ``SWALR``.
+    """Stochastic weight averaging, as torch's ``AveragedModel`` does it, with its ``SWALR``.
 
     From epoch ``start`` on the weights at the end of every epoch go into an
     average, each with the same share, and the learning rate moves to ``lr`` and
     stays there. When the fit has completed, the model gets the average, and the
     statistics of its batch normalization are measured anew by one pass over the
-    training loader, but for those that the last epoch left alone, as ``Freeze`` has
-    it. A fit that was cancelled or failed keeps its weights; what
+    training loader, of as many batches as the last epoch had. Batches take the way that they
+    take in training, transforms and precision included; normalization that the last epoch left
+    alone, as ``Freeze`` has it, keeps its statistics, and so does all of it where the pass does
+    not get to its end. A fit that was cancelled or failed keeps its weights; what
     was averaged is in ``averaged_model``.
 
     Epochs that were cancelled, or took no optimizer step, are left out.
 
     Args:
         start: The first epoch to average: an ``int`` counts from 0, a ``float`` in
-            [0, 1) is a share of the epochs of the fit. Default 0.75.
+            [0, 1) is a share of the epochs of the fit, the next whole epoch where it falls
+            within one. The last epoch counts in any case, however short the fit is. Default 0.75.
         lr: The rate to average at, one for all parameter groups or one for each;
             ``None`` (default) leaves rates to others. No other schedule should
-            change them from ``start`` on. After the fit they are what they were.
+            change them from ``start`` on. After the fit they are what they were. A group that is
+            added in the meantime takes part from the end of its epoch on, unless there is a
+            rate for each.
         anneal_epochs: Epochs until the rate is ``lr``.
         anneal_strategy: ``"cos"`` (default) or ``"linear"``.
         load: Give the model the average in the end. Default ``True``.
         update_bn: Measure the statistics of batch normalization for it. Default ``True``.
 
-    Attributes:
-        averaged_model: The ``AveragedModel``, or ``None`` before ``start``; it
-            holds parameters and is not to be called.
-
     Raises:
-        TypeError, ValueError: An argument has the wrong type or is out of range.
+        TypeError, ValueError: An argument has the wrong type or is out of range. When a fit
+            begins: the model is no ``nn.Module``; the fit ends before ``start``, or ``start`` is a
+            share of a fit whose epochs are not known; the optimizer has no rates, or another
+            number of groups; statistics cannot be measured, as the loader can be read only
+            once or the runner has a ``one_batch`` of its own.
+        ValueError: After an epoch: a group was added for which there is no rate.
 
     Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
     Generalization", 2018.
@@ -83,103 +90,100 @@ class SWA(Callback):
         self._start_over()
 
     def _start_over(self) -> None:
-        self.averaged_model: AveragedModel | None = None
-        self._scheduler: SWALR | None = None
-        self._before: list[dict[str, Any]] = []
+        self._average = WeightAverage(_mean)
+        self._model: nn.Module | None = None
+        self._first = 0
+        self._rate: AveragingRate | None = None
+        if self.lr is not None:
+            self._rate = AveragingRate(self.lr, self.anneal_epochs, self.anneal_strategy)
         self._steps_before = 0
-        self._added: list[str] = []
         self._still: list[str] = []
 
-    def begin_fit(self, run: RunState) -> None:
-        """Start over."""
+    @property
+    def averaged_model(self) -> AveragedModel | None:
+        """A copy of the model with the averages, ``None`` before there are any.
+
+        It is made anew each time that it is read.
+        """
+        if self._model is None or not self._average.updates:
+            return None
+        averaged = AveragedModel(nn.Module())
+        averaged.module = copy_of_model(self._model)
+        self._average.copy_to(averaged.module)
+        averaged.n_averaged.fill_(self._average.updates)
+        return averaged
+
+    def begin_fit(self, run: Runner) -> None:
+        """Start over, and refuse what could not be done in the end."""
         self._start_over()
+        if not isinstance(run.model, nn.Module):
+            raise TypeError(f"SWA needs an nn.Module, got {type(run.model).__name__}")
+        self._first = self._first_of(run)
+        self._check_rates(run)
+        if self.load and self.update_bn and run.epochs and norms_of(run.model):
+            _check_measurable(run)
+        self._model = run.model
+
+    def _first_of(self, run: RunState) -> int:
+        epochs = fit_length(run).epochs
+        if isinstance(self.start, int):
+            if epochs and self.start >= epochs:
+                raise ValueError(
+                    f"SWA(start={self.start}) begins with epoch {self.start}, counted from 0, and "
+                    f"this fit has {epochs}: pass an earlier one, or a share of the fit as a float"
+                )
+            return self.start
+        if epochs is None:
+            raise ValueError(
+                f"SWA(start={self.start}) is a share of the epochs of the fit, of which it is not "
+                "known how many there are: the training loader does not know its length. "
+                "Pass start as an int, the epoch to begin with"
+            )
+        # 0.1 * 30 is a little more than 3, which is not to be the fourth epoch.
+        return min(math.ceil(self.start * epochs - 1e-9), max(epochs - 1, 0))
+
+    def _check_rates(self, run: RunState) -> None:
+        if self.lr is None:
+            return
+        groups = groups_with(run.opt, "lr", "SWA")
+        if isinstance(self.lr, (list, tuple)) and len(self.lr) != len(groups):
+            raise ValueError(
+                f"SWA got {len(self.lr)} rates for {len(groups)} parameter groups: pass one for "
+                "all of them, or one for each"
+            )
 
     def begin_epoch(self, run: RunState) -> None:
         """Take the learning rate over in the first epoch that counts."""
         self._steps_before = run.steps
-        if (run.epoch or 0) >= self._first(run) and self._scheduler is None:
-            self._take_over(run)
+        if self._rate is not None and (run.epoch or 0) >= self._first:
+            self._rate.take_over(run.opt)
 
-    def _take_over(self, run: RunState) -> None:
-        if self.lr is None:
-            return
-        known = set(vars(run.opt))
-        self._before = [
-            {key: _copied(group[key]) for key in _RATES if key in group}
-            for group in run.opt.param_groups
-        ]
-        self._scheduler = SWALR(
-            run.opt,
-            self.lr,  # type: ignore[arg-type]  # a list is fine too
-            anneal_epochs=self.anneal_epochs,
-            anneal_strategy=self.anneal_strategy,
-        )
-        # A scheduler wraps opt.step, to see whether it is called.
-        self._added = [name for name in vars(run.opt) if name not in known]
-
+    @handler(priority=AFTER_EVERYONE)
     def begin_train(self, run: RunState) -> None:
-        """Remember which batch normalization trains without new statistics."""
-        self._still = [
-            name
-            for name, module in run.model.named_modules()
-            if isinstance(module, _BatchNorm) and not module.training
-        ]
+        """Remember which modules stay in evaluation mode, normalization that is frozen say."""
+        self._still = [name for name, m in run.model.named_modules() if not m.training]
 
     def after_epoch(self, run: RunState) -> None:
         """Take the epoch's weights into the average."""
         has_stepped = run.steps > self._steps_before
-        is_early = (run.epoch or 0) < self._first(run)
+        is_early = (run.epoch or 0) < self._first
         if run.outcome != "completed" or is_early or not has_stepped:
             return
-        if self.averaged_model is None:
-            self.averaged_model = AveragedModel(run.model)
-        self.averaged_model.update_parameters(run.model)
-        if self._scheduler is not None:
-            with warnings.catch_warnings():
-                # In a resumed epoch the optimizer may have stepped before the scheduler was made.
-                warnings.filterwarnings(
-                    "ignore", "Detected call of `lr_scheduler.step", UserWarning
-                )
-                self._scheduler.step()
+        self._average.update(run.model)
+        if self._rate is not None:
+            self._rate.step(run.opt)
 
     # After EarlyStopping has put its best weights back: the average has the last word.
     @handler(priority=POLICY - 1)
-    def after_fit(self, run: RunState) -> None:
+    def after_fit(self, run: Runner) -> None:
         """Put the learning rates back, and give the model the average."""
-        self._release(run)
-        if self.averaged_model is None or not self.load or run.outcome != "completed":
+        if self._rate is not None:
+            self._rate.release(run.opt)
+        if not self._average.updates or not self.load or run.outcome != "completed":
             return
         self.copy_to(run.model)
         if self.update_bn:
-            self._measure(run)
-
-    def _measure(self, run: RunState) -> None:
-        first = next(run.model.parameters(), None)
-        still = [run.model.get_submodule(name) for name in self._still]
-        modes = [norm.training for norm in still]
-        model = _WithStillNorms(run.model, still)
-        update_bn(run.data.train_dl, model, None if first is None else first.device)
-        for norm, mode in zip(still, modes, strict=True):
-            norm.train(mode)
-
-    def _first(self, run: RunState) -> int:
-        if isinstance(self.start, int):
-            return self.start
-        return math.ceil(self.start * (run.epochs or 0))
-
-    def _release(self, run: RunState) -> None:
-        if self._scheduler is None:
-            return
-        for group, before in zip(run.opt.param_groups, self._before, strict=True):
-            for key in _RATES:
-                if key in before:
-                    set_field(group, key, before[key])
-                else:
-                    group.pop(key, None)
-        for name in self._added:
-            vars(run.opt).pop(name, None)
-        vars(run.opt).pop("_opt_called", None)
-        self._scheduler = None
+            measure_norms(run, run.n_iter - run.epoch_began_at, self._still)
 
     def copy_to(self, model: nn.Module) -> None:
         """Copy the averaged parameters and the last buffers into ``model``.
@@ -187,25 +191,34 @@ class SWA(Callback):
         Raises:
             RuntimeError: There is no average yet.
             KeyError: ``model`` has other parameters than those that were averaged.
+            ValueError: They have other shapes.
         """
-        if self.averaged_model is None:
+        if not self._average.updates:
             raise RuntimeError("there is no average yet: no epoch from `start` on has ended")
-        means = tensors_of(self.averaged_model.module)
-        missing = [name for name, _ in model.named_parameters() if name not in means]
-        if missing:
-            raise KeyError(f"there is no average of {', '.join(missing)}")
-        copy_into(means, tensors_of(model))
+        self._average.copy_to(model)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average, the state of the schedule and the learning rates before it."""
-        averaged, scheduler = self.averaged_model, self._scheduler
         return {
-            "averaged": None if averaged is None else averaged.state_dict(),
-            "scheduler": None if scheduler is None else _without_functions(scheduler.state_dict()),
-            "before": self._before,
+            "averaged": self._average.state_dict() if self._average.updates else None,
+            "rate": None if self._rate is None else self._rate.state_dict(),
             "steps_before": self._steps_before,
             "still": self._still,
+            "first": self._first,
         }
+
+    def why_not_load(self, state: Mapping[str, Any], run: RunState) -> str | None:
+        """Say where the fit is so much longer, or shorter, that the average began elsewhere."""
+        rate = state["rate"]
+        has_begun = bool(state["averaged"]) or bool(rate and rate["scheduler"])
+        first, own = state["first"], self._first_of(run)
+        if not has_begun or first == own:
+            return None
+        return (
+            f"SWA has averaged from epoch {first} on, and in a fit of {run.epochs} epochs "
+            f"start={self.start} is epoch {own}. Resume with the same number of epochs, or with "
+            f"SWA(start={first}) to go on with that average"
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state_dict`` returned.
@@ -218,47 +231,34 @@ class SWA(Callback):
             raise RuntimeError("the state of SWA can be loaded only while a run goes on")
         self._steps_before, self._still = state["steps_before"], state["still"]
         if state["averaged"] is not None:
-            self.averaged_model = AveragedModel(run.model)
-            self.averaged_model.load_state_dict(state["averaged"])
-        if state["scheduler"] is not None:
-            rates = [_copied(group["lr"]) for group in run.opt.param_groups]
-            if self._scheduler is None:
-                self._take_over(run)
-            if self._scheduler is not None:
-                self._scheduler.load_state_dict(state["scheduler"])
-            for group, rate in zip(run.opt.param_groups, rates, strict=True):
-                set_field(group, "lr", rate)
-            self._before = state["before"]
+            self._average.load_state_dict(state["averaged"], run.model)
+        if state["rate"] is not None and self._rate is not None:
+            self._rate.load_state_dict(state["rate"], run.opt)
 
 
-class _WithStillNorms(nn.Module):
-    """A model as ``update_bn`` is to see it: some normalization keeps its statistics."""
-
-    def __init__(self, model: nn.Module, still: list[nn.Module]) -> None:
-        super().__init__()
-        self.training = model.training
-        self.model = model
-        self._still = still
-
-    def modules(self, *args: Any, **kwargs: Any) -> Iterator[nn.Module]:
-        every = self.model.modules(*args, **kwargs)
-        return (module for module in every if module not in self._still)
-
-    def train(self, mode: bool = True) -> _WithStillNorms:
-        super().train(mode)
-        for norm in self._still:
-            norm.eval()
-        return self
-
-    def forward(self, batch: Any) -> Any:
-        return self.model(batch)
+def _mean(averages: list[Tensor], weights: list[Tensor], count: int) -> None:
+    # As AveragedModel does it, to the bit.
+    averaged = torch.tensor(count, device=averages[0].device)
+    if averages[0].device.type == "cuda":
+        at_once: Any = get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
+        at_once(averages, weights, averaged)
+        return
+    mean: Any = get_swa_avg_fn()  # type: ignore[no-untyped-call]
+    for own, weight in zip(averages, weights, strict=True):
+        own.copy_(mean(own, weight, averaged))
 
 
-def _copied(rate: Any) -> Any:
-    """Return a rate that stays as it is when an optimizer's tensor is filled."""
-    return rate.clone() if isinstance(rate, torch.Tensor) else rate
-
-
-def _without_functions(state: dict[str, Any]) -> dict[str, Any]:
-    # An older torch keeps a method of SWALR in its state; a new scheduler has its own.
-    return {key: value for key, value in state.items() if not callable(value)}
+def _check_measurable(run: Runner) -> None:
+    loader = run.data.train_dl
+    if hasattr(loader, "__next__"):
+        raise ValueError(
+            f"SWA reads the training loader once more after the fit, to measure batch "
+            f"normalization, and this {type(loader).__name__} can be read only once: pass "
+            "something that can be iterated over again, or SWA(update_bn=False)"
+        )
+    if type(run).one_batch is not Loop.one_batch:
+        raise ValueError(
+            f"SWA measures batch normalization by calling the model with run.xb, and "
+            f"{type(run).__name__} has a one_batch of its own, which may call it otherwise: pass "
+            "SWA(update_bn=False), and measure the averaged model after the fit"
+        )

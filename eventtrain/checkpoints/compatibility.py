@@ -23,7 +23,8 @@ def check_fits(content: Mapping[str, Any], run: RunState, origin: str) -> None:
 
     Raises:
         CheckpointError: It lies behind the last epoch, is of another model, loss
-            function or optimizer, or holds the state of callbacks that the run lacks.
+            function or optimizer, or holds the state of callbacks that the run lacks, or
+            that does not fit them.
     """
     position = content["position"]
     assert run.epochs is not None
@@ -43,6 +44,11 @@ def check_fits(content: Mapping[str, Any], run: RunState, origin: str) -> None:
             f"{origin} holds the state of callbacks that this run lacks: "
             f"{', '.join(missing)}. Resume with the callbacks of the run that saved it"
         )
+    for callback in run.cbs:
+        state = content["callbacks"].get(callback.name)
+        reason = callback.why_not_load(state, run) if state else None
+        if reason is not None:
+            raise CheckpointError(f"{origin} does not fit this run: {reason}")
 
 
 def state_of(part: Any) -> dict[str, Any]:

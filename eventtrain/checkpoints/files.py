@@ -135,7 +135,9 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     Returns:
         ``"model"``, ``"opt"``, ``"history"``, ``"callbacks"`` and what else a run needs to
         go on. ``model.load_state_dict(load_checkpoint(path)["model"])`` is all that
-        using the weights takes.
+        using the weights takes: at the end of an epoch they are those that it was validated
+        with. Where these were averages (``EMA``), ``"training_model"`` has the weights that
+        are trained, from which a run goes on.
 
     Raises:
         CheckpointError: There is none, or it is damaged.

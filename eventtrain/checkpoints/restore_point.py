@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..state import RunState
+from ..submodules import fill
 from .snapshot import random_states, set_random_states
 
 
@@ -52,7 +53,7 @@ class RestorePoint:
         """Put everything back; to be called once."""
         with torch.no_grad():
             for tensor, value in self._values:
-                tensor.copy_(value)
+                fill(tensor, value)
             for slots, kept in self._slots:
                 slots.clear()
                 slots.update(kept)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..param_groups import set_field
 from ..state import RunState
+from ..submodules import copies_of, set_tensors, tensors_of
 from .compatibility import state_of
 from .files import FORMAT
 from .plain_data import plain_data
@@ -92,10 +93,34 @@ def take_snapshot(
     }
 
 
+def with_validated_weights(
+    content: dict[str, Any], run: RunState, weights: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Have a snapshot hold, as its model, the weights that its epoch was validated with.
+
+    Args:
+        content: What ``take_snapshot`` returned.
+        run: The run that it was taken of.
+        weights: By name, as in ``submodules.tensors_of``.
+
+    Returns:
+        The content with a copy of the model's state under these weights at ``"model"``, and with
+        the state from which training goes on at ``"training_model"``.
+    """
+    held = copies_of(tensors_of(run.model))
+    try:
+        set_tensors(run.model, weights)
+        state = copy.deepcopy(plain_data(state_of(run.model), "model"))
+    finally:
+        set_tensors(run.model, held)
+    return {**content, "model": state, "training_model": content["model"]}
+
+
 def restore_learner(run: RunState, content: Mapping[str, Any]) -> None:
     """Put model, loss function and optimizer back to what ``take_snapshot`` found."""
     # Copies: optimizers keep the very objects that they are given.
-    states = copy.deepcopy({name: content[name] for name in ("model", "loss_func")})
+    model = content.get("training_model", content["model"])
+    states = copy.deepcopy({"model": model, "loss_func": content["loss_func"]})
     for part, name in [(run.model, "model"), (run.loss_func, "loss_func")]:
         if states[name]:
             part.load_state_dict(states[name])

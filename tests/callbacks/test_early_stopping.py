@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eventtrain import Learner, Runner
-from eventtrain.callbacks import Checkpoint, EarlyStopping
+from eventtrain import AvgStatsCallback, Learner, Runner
+from eventtrain.callbacks import EMA, Checkpoint, EarlyStopping
 
 
 def writing(run: Runner, values: Sequence[Any], key: str = "valid_loss") -> list[dict[str, Any]]:
@@ -253,3 +253,43 @@ def test_a_resumed_fit_that_had_stopped_ends_at_once(
 def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match=str(next(iter(arguments)))):
         EarlyStopping(**arguments)
+
+
+@pytest.mark.parametrize("average_first", [True, False])
+def test_the_best_weights_are_those_that_gave_the_best_number(
+    make_learner: Any, average_first: bool
+) -> None:
+    learner = make_learner(train=6, valid=4)
+    learner.opt = torch.optim.SGD(learner.model.parameters(), lr=3.0, momentum=0.9)
+    callbacks = [EMA(0.8), EarlyStopping(patience=99)]
+    run = Runner(
+        [*(callbacks if average_first else callbacks[::-1]), AvgStatsCallback(report=None)]
+    )
+    run.fit(5, learner)
+    rows = [row["valid_loss"] for row in run.result.history]
+    assert rows.index(min(rows)) < 4
+    learner.model.eval()
+    with torch.no_grad():
+        losses = [learner.loss_func(learner.model(x), y) for x, y in learner.data.valid_dl]
+    assert torch.stack(losses).mean().item() == pytest.approx(min(rows), rel=1e-5)
+    assert run.validate(learner).history[0]["valid_loss"] == pytest.approx(min(rows), rel=1e-5)
+
+
+@pytest.mark.parametrize("cancel", ["validate", "epoch"])
+def test_a_number_of_a_part_of_the_validation_is_not_judged(make_learner: Any, cancel: str) -> None:
+    run = Runner([EarlyStopping(patience=1), AvgStatsCallback(report=None)])
+    cut = {"during": "validate", "when": lambda run: run.epoch == 1}
+    run.on("after_loss", lambda run: setattr(run, "loss", run.loss * 0), priority=60, **cut)
+    run.on("after_loss", lambda run: run.token.cancel(cancel), **cut)
+    result = run.fit(3, make_learner())
+    assert (result.outcome, result.history[1]["valid_loss"]) == ("completed", 0)
+    assert run.early_stopping.best == result.history[2]["valid_loss"]
+
+
+def test_a_training_number_is_judged_though_the_validation_was_cancelled(
+    make_learner: Any,
+) -> None:
+    run = Runner([EarlyStopping("train_loss"), AvgStatsCallback(report=None)])
+    run.on("after_loss", lambda run: run.token.cancel("validate"), during="validate")
+    run.fit(1, make_learner())
+    assert run.early_stopping.best == run.result.history[0]["train_loss"]

@@ -327,3 +327,39 @@ def test_a_model_without_parameters_is_refused(learner: Learner) -> None:
 def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match=next(iter(arguments))):
         EMA(**arguments)
+
+
+@pytest.mark.parametrize("change", ["load", "data", "in place"])
+def test_weights_that_were_put_in_after_the_fit_are_used_as_they_are(
+    make_learner: Make, change: str
+) -> None:
+    ours, other = normed(make_learner()), normed(make_learner())
+    run = Runner(EMA(0.9))
+    run.fit(2, ours)
+    for own, new in zip(ours.model.parameters(), other.model.parameters(), strict=True):
+        if change == "data":
+            own.data = new.detach().clone()
+        elif change == "in place":
+            own.data.copy_(new.data)
+    if change == "load":
+        ours.model.load_state_dict(other.model.state_dict())
+    ours.model.eval()
+    with torch.no_grad():
+        expected = torch.cat([ours.model(x) for x, _ in ours.data.valid_dl])
+    assert torch.equal(run.predict(ours, ours.data.valid_dl), expected)
+
+
+def test_two_averages_cannot_both_validate(make_learner: Make) -> None:
+    other = EMA(0.5)
+    other.name = "other"
+    with pytest.raises(ValueError, match=r"2 EMAs would validate.*use_in_validation=False"):
+        Runner([EMA(0.9), other]).fit(1, make_learner())
+    other.use_in_validation = False
+    assert Runner([EMA(0.9), other]).fit(1, make_learner()).outcome == "completed"
+
+
+def test_a_parameter_that_changes_its_shape_cannot_be_averaged(make_learner: Make) -> None:
+    learner, run = make_learner(), Runner(EMA(0.9))
+    run.on("after_batch", lambda run: setattr(run.model.bias, "data", torch.zeros(1)))
+    with pytest.raises(ValueError, match=r"bias has shape \[1\], and its average \[3\]"):
+        run.fit(1, learner)

@@ -278,14 +278,6 @@ def test_an_optimizer_without_groups_is_told(learner: Learner) -> None:
         Runner(cbs=ParamScheduler("lr", sched_none(1))).fit(1, learner)
 
 
-def test_without_a_length_the_position_goes_by_epochs(learner: Learner) -> None:
-    learner.data = DataBunch(Stream(learner.data.train_dl), None)
-    run = Runner(cbs=ParamScheduler("lr", sched_lin(0.0, 1.0)))
-    seen = watch(run)
-    run.fit(2, learner)
-    assert [value for (value,) in seen] == [0.0] * 3 + [0.5] * 3
-
-
 def test_a_loader_that_gives_more_than_it_said_ends_at_one(learner: Learner) -> None:
     class Modest(Stream):
         def __len__(self) -> int:

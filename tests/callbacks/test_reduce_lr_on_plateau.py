@@ -153,3 +153,13 @@ def test_a_second_fit_begins_with_the_rate_of_the_first(learner: Learner) -> Non
 def test_bad_arguments_of_a_plateau_are_refused(options: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=rf"(?i)\b{next(iter(options))}\b"):
         ReduceLROnPlateau(**options)
+
+
+@pytest.mark.parametrize("cancel", ["validate", "epoch"])
+def test_a_number_of_a_part_of_the_validation_is_not_judged(
+    make_learner: Make, cancel: str
+) -> None:
+    run = Runner([ReduceLROnPlateau(patience=0), AvgStatsCallback(report=None)])
+    run.on("after_loss", lambda run: run.token.cancel(cancel), during="validate")
+    run.fit(3, make_learner())
+    assert run.reduce_lr_on_plateau.scheduler.last_epoch == 0

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ...callback import Callback, handler
 from ...priorities import BEFORE_EVERYONE
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ...state import RunState
 
 T = TypeVar("T")
@@ -93,7 +95,10 @@ class Monitored:
 
 
 class MonitoringCallback(Callback):
-    """Knows whether the epoch's row may lack numbers because something was cancelled.
+    """Knows which numbers of the epoch's row can be judged, and which weights gave them.
+
+    A number is one of training if it stood in the row before the validation ended, or its key
+    begins with ``train_``; all others are of the validation.
 
     Attributes:
         monitored: What is monitored, ``None`` where nothing is.
@@ -102,6 +107,9 @@ class MonitoringCallback(Callback):
 
     monitored: Monitored | None = None
     is_cut_short = False
+    _is_validation_partial = False
+    _batch: Any = None  # the last one before the validation
+    _known: frozenset[str] = frozenset()  # keys that stood in the row when the validation ended
 
     @property
     def monitor(self) -> str | None:
@@ -116,12 +124,52 @@ class MonitoringCallback(Callback):
     @handler("begin_epoch", priority=BEFORE_EVERYONE)
     def expect_whole_epoch(self, run: RunState) -> None:
         """Start over with what the epoch is known to lack."""
-        self.is_cut_short = False
+        self.is_cut_short = self._is_validation_partial = False
+        self._known = frozenset()
 
     @handler(["after_cancel_train", "after_cancel_validate"])
     def note_cancellation(self, run: RunState) -> None:
         """Remember that numbers of this epoch may be missing."""
         self.is_cut_short = True
+
+    @handler("begin_validate", priority=BEFORE_EVERYONE)
+    def note_last_batch(self, run: RunState) -> None:
+        """Remember the batch before those of the validation."""
+        self._batch = run.batch
+
+    @handler("after_validate", priority=BEFORE_EVERYONE)  # before what it measured is written
+    def note_validation(self, run: RunState) -> None:
+        """Remember whether the validation saw a part of its data, and what was measured before."""
+        has_begun = run.batch is not self._batch
+        self._is_validation_partial = has_begun and run.outcome != "completed"
+        self._batch, self._known = None, frozenset(run.history[-1])
+
+    def reading(self, run: RunState) -> float | None:
+        """Return what is monitored, as ``Monitored.read`` does; only what can be judged.
+
+        Returns:
+            ``None`` also for a number of a validation that was cancelled: it is of a part of the
+            data, and not to be held against those of the whole.
+        """
+        assert self.monitored is not None
+        if self._is_validation_partial and not self._is_of_training(self.monitored.key):
+            return None
+        return self.monitored.read(run, is_cut_short=self.is_cut_short)
+
+    def validated_weights_of(self, run: RunState) -> Mapping[str, Tensor] | None:
+        """Return the weights that gave the numbers of this epoch's row, where they were lent.
+
+        Returns:
+            What ``validated_weights`` of another callback returns. ``None`` where the weights are
+            those of the model, and where the number that is monitored is one of training.
+        """
+        if self.monitored is not None and self._is_of_training(self.monitored.key):
+            return None
+        lent = (callback.validated_weights() for callback in run.cbs)
+        return next((weights for weights in lent if weights is not None), None)
+
+    def _is_of_training(self, key: str) -> bool:
+        return key.startswith("train_") or key in self._known
 
 
 def checked_mode(mode: Any) -> Mode:

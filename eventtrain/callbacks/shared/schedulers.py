@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ...callback import Callback, handler
 from ...param_groups import groups_with, set_field
@@ -33,6 +34,7 @@ class SchedulerCallback(Callback, ABC):
         self._began: list[float] = []
         self._left: list[float] = []
         self._steps = 0
+        self._groups = 0
 
     @handler("begin_fit", priority=BEFORE_EVERYONE)  # before any scheduler has been made
     def start_over(self, run: Runner) -> None:
@@ -51,11 +53,43 @@ class SchedulerCallback(Callback, ABC):
     def begin_fit(self, run: Runner) -> None:
         """Make the scheduler."""
         self.scheduler = self.make_for(run)
-        self._steps = run.steps
+        self._steps, self._groups = run.steps, len(run.opt.param_groups)
 
     @abstractmethod
     def make_for(self, run: Runner) -> Any:
         """Return a scheduler for the fit that begins; ``None`` where there is nothing to do."""
+
+    def advance(self, *metrics: float) -> None:
+        """Step the scheduler, once it knows the groups that have been added to the optimizer.
+
+        Args:
+            *metrics: What its ``step`` is to be given.
+
+        Raises:
+            ValueError: A group was added, and the scheduler cannot take it in.
+        """
+        groups = self.scheduler.optimizer.param_groups
+        if len(groups) == self._groups:
+            self.scheduler.step(*metrics)
+            return
+        try:
+            self.take_in(groups[self._groups :])
+            self.scheduler.step(*metrics)
+        except (IndexError, KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{type(self).__name__}: the optimizer has {len(groups)} parameter groups since "
+                f"one was added in the fit, and its {type(self.scheduler).__name__} was made for "
+                f"{self._groups} with settings of their own ({error}). Make it with one setting "
+                "for all groups, or add the groups before the fit and let them in with Freeze"
+            ) from error
+        self._groups = len(groups)
+
+    def take_in(self, groups: list[dict[str, Any]]) -> None:
+        """Have the scheduler count groups in that were added; theirs are the base rates."""
+        for group in groups:
+            rate = group["lr"]
+            group.setdefault("initial_lr", rate.clone() if isinstance(rate, Tensor) else rate)
+            _take_in(self.scheduler, group["initial_lr"])
 
     def begin_epoch(self, run: Runner) -> None:
         """Remember how many steps there have been."""
@@ -101,6 +135,17 @@ def _rates(opt: Any) -> list[float]:
     # The optimizer may be one without rates, which has been refused as the fit began.
     groups = getattr(opt, "param_groups", ())
     return [float(group["lr"]) for group in groups if "lr" in group]
+
+
+def _take_in(scheduler: Any, rate: Any) -> None:
+    """Add a base rate to torch's scheduler, and to those that it is made of."""
+    for inner in getattr(scheduler, "_schedulers", ()):
+        _take_in(inner, rate)
+    if hasattr(scheduler, "base_lrs"):
+        scheduler.base_lrs.append(rate)
+    functions = getattr(scheduler, "lr_lambdas", [])
+    if functions and all(function is functions[0] for function in functions):
+        functions.append(functions[0])
 
 
 def stand_in(*options: Any) -> torch.optim.Optimizer:
