@@ -18,6 +18,7 @@ from .bus.subscription import Subscription
 from .callback import Callback, listify
 from .cancellation import CancellationToken, Scope
 from .data.batch import loader_length
+from .data.bunch import check_loader
 from .errors import CallbackError, DataError
 from .interrupts import Interrupts, OnInterrupt
 from .learner import Learner
@@ -152,6 +153,7 @@ class Runner(Loop):
             raise TypeError(
                 f"fit trains a Learner, got {learn!r}: Learner(model, opt, loss_func, data)"
             )
+        learn.check("fit")
         start = find_start(self, resume)
         return self._run(learn, token, "fit", lambda: self.all_epochs(epochs), start)
 
@@ -165,7 +167,8 @@ class Runner(Loop):
         Raises:
             DataError: ``learn.data`` has no validation loader.
         """
-        if learn.data.valid_dl is None:
+        learn.check("validate")
+        if learn.data is None or learn.data.valid_dl is None:
             raise DataError("there is no validation loader: learn.data.valid_dl is None")
 
         def loop() -> None:
@@ -197,6 +200,8 @@ class Runner(Loop):
             The predictions for all batches, in order, joined along the first
             dimension, on the CPU; empty when no batch was finished.
         """
+        learn.check("predict")
+        check_loader(dl, "dl")
         pairs: list[tuple[Tensor, Any]] = []
 
         def loop() -> None:

@@ -28,7 +28,8 @@ HOUSE = """
     cancellation.records  cancellation.token  cancellation.scope  cancellation  interrupts
     bus.receivers  bus.ordering  bus.filters  bus.handlers  bus.subscription  bus.dispatch
     bus.binding  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus  bus  profiling
-    data.batch  data.loaders  data.workers  data.bunch  data.mnist  data.datasets  data
+    data.batch  data.weights  data.loaders  data.lengths  data.workers
+    data.bunch  data.mnist  data.datasets  data
     submodules  discriminative  learner  state  param_groups  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.files  checkpoints.random_state  checkpoints.compatibility
     checkpoints.snapshot  checkpoints.save_point  checkpoints.restore_point  checkpoints
