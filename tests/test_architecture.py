@@ -30,7 +30,8 @@ HOUSE = """
     bus.binding  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus  bus  profiling
     data.batch  data.weights  data.loaders  data.lengths  data.workers
     data.bunch  data.mnist  data.datasets  data
-    submodules  discriminative  learner  state  param_groups  callback  train_eval  plugins
+    submodules  discriminative  learner  state  param_groups
+    handler_options  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.files  checkpoints.random_state  checkpoints.compatibility
     checkpoints.snapshot  checkpoints.save_point  checkpoints.restore_point  checkpoints
     checkpoint_files
