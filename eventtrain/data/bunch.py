@@ -57,7 +57,7 @@ def check_loader(dl: Any, name: str) -> None:
     if isinstance(dl, type):
         remedy = f"which is a class: pass an instance, {dl.__name__}(...)"
     elif isinstance(dl, (tuple, list)) and any(
-        isinstance(x, (DataLoader, TensorLoader)) for x in dl
+        isinstance(x, (DataLoader, TensorLoader)) for x in dl[:3]
     ):
         remedy = "which holds loaders: DataBunch(*loaders), as in DataBunch(*get_dls(...))"
     elif isinstance(dl, (TorchDataset, Dataset)) and not hasattr(type(dl), "__iter__"):
