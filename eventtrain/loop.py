@@ -9,6 +9,7 @@ import torch
 
 from .data.batch import batch_parts, device_to_move_to, loader_length, move_to
 from .data.lengths import check_count
+from .loss_errors import explain_backward, explain_loss
 from .resuming import FromTheStart
 from .state import RunState
 
@@ -98,11 +99,10 @@ class Loop(RunState):
         batches, done = self.starting_point.rest_of(dl, self)
         self.batch_index = done - 1 if done else None
         try:
-            for self.batch_index, batch in enumerate(batches, done):
+            for self.batch_index, self.batch in enumerate(batches, done):
                 if device is not None:
-                    batch = move_to(batch, device)
-                self.batch = batch
-                self.xb, self.yb = batch_parts(batch)
+                    self.batch = move_to(self.batch, device)
+                self.xb, self.yb = batch_parts(self.batch)
                 self.pred = self.loss = None
                 with scope:
                     try:
@@ -120,15 +120,22 @@ class Loop(RunState):
 
         Override it for another algorithm, with ``self.emit`` and ``self.scope`` as here.
         """
-        learn = self.learn
         emit = self.emit
-        self.pred = learn.model(self.xb)
+        self.pred = self.learn.model(self.xb)
         emit.after_pred()
-        self.loss = learn.loss_func(self.pred, self.yb)
+        try:
+            self.loss = self.learn.loss_func(self.pred, self.yb)
+        except Exception as error:
+            explain_loss(error, self)
+            raise
         emit.after_loss()
         if not self.in_train:
             return
-        self.loss.backward()
+        try:
+            self.loss.backward()
+        except Exception as error:
+            explain_backward(error, self)
+            raise
         emit.after_backward()
         self.optimizer_step()
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
-from torch import Tensor
 
 from .arguments import whole_number
 from .bus.event_bus import EventBus
@@ -19,6 +18,8 @@ from .callback import Callback, listify
 from .cancellation import CancellationToken, Scope
 from .data.batch import loader_length
 from .data.bunch import check_loader
+from .data.joining import join_batches
+from .data.weights import sample_counts
 from .errors import CallbackError, DataError
 from .interrupts import Interrupts, OnInterrupt
 from .learner import Learner
@@ -197,12 +198,22 @@ class Runner(Loop):
             token: As in ``fit``.
 
         Returns:
-            The predictions for all batches, in order, joined along the first
-            dimension, on the CPU; empty when no batch was finished.
+            The predictions for all batches, in order, on the CPU; an empty tensor when no
+            batch was finished. Tensors are joined along the first dimension (numbers of
+            single batches into one tensor), mappings and ``ModelOutput`` key by key, tuples
+            place by place, lists with an element for each sample into one list. What does not
+            fit together is a list with what each batch gave; nothing is padded. Targets
+            are put together in the same way.
+
+        Raises:
+            TypeError: ``dl`` is no loader, or the model is missing.
+            EmptyLoaderError: ``dl`` gives no batch.
         """
         learn.check("predict")
         check_loader(dl, "dl")
-        pairs: list[tuple[Tensor, Any]] = []
+        preds: list[Any] = []
+        targets: list[Any] = []
+        counts: list[frozenset[int]] = []
 
         def loop() -> None:
             self.iters = loader_length(dl)
@@ -213,11 +224,14 @@ class Runner(Loop):
         def one_batch() -> None:
             self.pred = learn.model(self.xb)
             self.emit.after_pred()
-            pairs.append((self.pred, self.yb))
+            counts.append(sample_counts(self.batch))
+            preds.append(self.pred)
+            if with_targets:
+                targets.append(self.yb)
 
         self._run_in_mode_of(learn, token, "predict", loop)
-        preds = _joined([pred for pred, _ in pairs])
-        return (preds, _joined([yb for _, yb in pairs])) if with_targets else preds
+        joined = join_batches(preds, counts)
+        return (joined, join_batches(targets, counts)) if with_targets else joined
 
     def _run_in_mode_of(
         self, learn: Learner, token: CancellationToken | None, root: str, loop: Callable[[], None]
@@ -324,7 +338,3 @@ def _by_name(callbacks: Sequence[Callback], run: Runner) -> dict[str, Callback]:
             raise CallbackError(f"callback name {name!r} is an attribute of the runner's own")
         named[name] = callback
     return named
-
-
-def _joined(batches: list[Tensor]) -> Tensor:
-    return torch.cat(batches).cpu() if batches else torch.empty(0)

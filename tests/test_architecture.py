@@ -28,14 +28,14 @@ HOUSE = """
     cancellation.records  cancellation.token  cancellation.scope  cancellation  interrupts
     bus.receivers  bus.ordering  bus.filters  bus.handlers  bus.subscription  bus.dispatch
     bus.binding  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus  bus  profiling
-    data.batch  data.weights  data.loaders  data.lengths  data.workers
+    data.batch  data.weights  data.joining  data.loaders  data.lengths  data.workers
     data.bunch  data.mnist  data.datasets  data
     submodules  discriminative  learner  state  param_groups
     handler_options  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.files  checkpoints.random_state  checkpoints.compatibility
     checkpoints.snapshot  checkpoints.save_point  checkpoints.restore_point  checkpoints
     checkpoint_files
-    resuming  loop
+    loss_errors  resuming  loop
     reports.picture  reports.replay  reports.plugin_reports  reports
     runner
     callbacks.shared  callbacks  eventtrain

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..bus.receivers import name_of
 from ..callback import Callback, camel2snake, listify
-from ..errors import DataError
+from ..data.weights import form_of
+from ..errors import DataError, add_note
 from ..runner import Runner
 from ..text_table import table_line
 from .shared.metric_state import metric_state, set_metric_state
@@ -89,11 +90,18 @@ class AvgStats:
         weight = run.weight
         numbers = {0: _one_number(detached_mean(run.loss), "loss_func returned")}
         for index, metric in enumerate(self.metrics, 1):
-            if _keeps_state(metric):
-                metric.to(run.loss.device).update(run.pred, run.yb)
-            else:
+            try:
+                if _keeps_state(metric):
+                    if isinstance(run.loss, Tensor):
+                        metric.to(run.loss.device)
+                    metric.update(run.pred, run.yb)
+                    continue
                 found = metric(run.pred, run.yb)
-                numbers[index] = _one_number(found, f"metric {self.names[index]!r} returned")
+            except Exception as error:
+                given = f"pred of {form_of(run.pred)}, yb of {form_of(run.yb)}"
+                add_note(error, f"Raised by metric {self.names[index]!r}, given {given}.")
+                raise
+            numbers[index] = _one_number(found, f"metric {self.names[index]!r} returned")
         self.count = self.count + weight  # not in place: the weight may be the user's own
         for index, number in numbers.items():
             self._add(index, number, weight)

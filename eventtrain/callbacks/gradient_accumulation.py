@@ -83,7 +83,7 @@ class GradientAccumulation(Callback):
         """Weight the loss for the backward pass."""
         if self._batches and next(gradients(run), None) is None:
             self._start_group()  # somebody dropped them
-        if not isinstance(run.loss, Tensor):
+        if not isinstance(run.loss, Tensor) or not run.loss.requires_grad:
             return  # backward will say what is wrong with it
         weight = run.weight
         if not self._batches:

@@ -21,7 +21,7 @@ def batch_parts(batch: Any) -> tuple[Any, Any]:
         the model and the loss function each see all of it.
     """
     # Plain pairs first: this runs once a batch.
-    if type(batch) is tuple and len(batch) == 2:
+    if batch.__class__ is tuple and len(batch) == 2:
         return batch
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch[0], batch[1]

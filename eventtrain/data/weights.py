@@ -44,7 +44,7 @@ def weight_of(batch: Any, weight: Weight | None = None) -> float | Tensor:
     try:
         value = weight(batch)
     except Exception as error:
-        add_note(error, f"Raised by the learner's weight(batch), of a batch of {_form(batch)}.")
+        add_note(error, f"Raised by the learner's weight(batch), of a batch of {form_of(batch)}.")
         raise
     return _checked_tensor(value) if isinstance(value, Tensor) else _checked_number(value)
 
@@ -64,21 +64,29 @@ def count_samples(batch: Any) -> int:
     """
     xb, yb = batch_parts(batch)
     inputs, targets = possible_counts(xb), possible_counts(yb)
-    found = inputs & targets if inputs and targets else inputs or targets
+    found = _both(inputs, targets)
     if len(found) == 1:
         return next(iter(found))
     if not (inputs or targets):
         raise UncountableError(
-            f"the samples of a batch of {_form(batch)} cannot be counted. {_REMEDY}"
+            f"the samples of a batch of {form_of(batch)} cannot be counted. {_REMEDY}"
         )
     if not found:
         raise DataError(
             f"the target has {_listed(targets)} samples and the input {_listed(inputs)}, in a "
-            f"batch of {_form(batch)}. {_REMEDY}"
+            f"batch of {form_of(batch)}. {_REMEDY}"
         )
     if _are_parallel(xb, yb):
         return len(yb)
-    raise DataError(f"a batch of {_form(batch)} can be read as {_listed(found)} samples. {_REMEDY}")
+    raise DataError(
+        f"a batch of {form_of(batch)} can be read as {_listed(found)} samples. {_REMEDY}"
+    )
+
+
+def sample_counts(batch: Any) -> frozenset[int]:
+    """Return the numbers of samples that a batch can be read as; none where nothing tells."""
+    inputs, targets = map(possible_counts, batch_parts(batch))
+    return _both(inputs, targets) or inputs | targets
 
 
 def possible_counts(part: Any) -> frozenset[int]:
@@ -96,7 +104,7 @@ def possible_counts(part: Any) -> frozenset[int]:
         without dimensions, members that disagree, and other objects.
     """
     if isinstance(part, Tensor):
-        return frozenset(part.shape[:1])
+        return frozenset([part.size(0)] if part.ndim else ())
     if part is None or isinstance(part, (str, bytes, bytearray)):
         return frozenset()
     if isinstance(part, PackedSequence):
@@ -120,6 +128,10 @@ def possible_counts(part: Any) -> frozenset[int]:
 def are_of_one_kind(elements: Sequence[Any]) -> bool:
     """Whether elements can be samples of one data set: alike in type, dtype, dimensions, keys."""
     return len({_kind(element) for element in elements}) == 1
+
+
+def _both(inputs: frozenset[int], targets: frozenset[int]) -> frozenset[int]:
+    return inputs & targets if inputs and targets else inputs or targets
 
 
 def _agreed(parts: Iterable[Any]) -> frozenset[int]:
@@ -173,14 +185,14 @@ def _listed(counts: Iterable[int]) -> str:
     return " or ".join(map(str, sorted(counts)))
 
 
-def _form(part: Any, depth: int = 2) -> str:
+def form_of(part: Any, depth: int = 2) -> str:
     """Describe a part of a batch by its types and shapes."""
     if isinstance(part, Tensor):
-        return f"shape {list(part.shape)}"
+        return "a nested tensor" if part.is_nested else f"shape {list(part.shape)}"
     if isinstance(part, Mapping) and depth:
-        inside = ", ".join(f"{key!r}: {_form(part[key], depth - 1)}" for key in list(part)[:6])
+        inside = ", ".join(f"{key!r}: {form_of(part[key], depth - 1)}" for key in list(part)[:6])
         return f"{{{inside}{', ...' if len(part) > 6 else ''}}}"
     if isinstance(part, (list, tuple)) and depth:
-        inside = ", ".join(_form(each, depth - 1) for each in part[:4])
+        inside = ", ".join(form_of(each, depth - 1) for each in part[:4])
         return f"{len(part)} parts ({inside}{', ...' if len(part) > 4 else ''})"
     return "None" if part is None else f"type {type(part).__name__}"

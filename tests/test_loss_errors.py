@@ -1,0 +1,144 @@
+"""Errors of a loss that cannot be computed, or has no gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from eventtrain import AvgStatsCallback, Learner, Runner
+from eventtrain.callbacks import GradientAccumulation, History, Recorder
+
+HERE = r"\(epoch 0, batch 0\)"
+
+
+def reduced(pred: Tensor, yb: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(pred, yb)
+
+
+BAD_LOSSES: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
+    "nothing": (lambda pred, yb: None, TypeError, "is None: it must be a tensor"),
+    "a float": (lambda pred, yb: reduced(pred, yb).item(), TypeError, "is of type float"),
+    "a tuple": (lambda pred, yb: (reduced(pred, yb), 1), TypeError, "is of type tuple"),
+    "a mapping": (lambda pred, yb: {"l": reduced(pred, yb)}, TypeError, "is of type dict"),
+    "text": (lambda pred, yb: "0.3", TypeError, "is of type str"),
+    "not reduced": (
+        lambda pred, yb: nn.functional.cross_entropy(pred, yb, reduction="none"),
+        RuntimeError,
+        r"has shape \[4\]: .*reduction=.mean",
+    ),
+    "integers": (
+        lambda pred, yb: (pred.argmax(1) != yb).sum(),
+        RuntimeError,
+        "has no gradient: its dtype is torch.int64",
+    ),
+    "detached": (
+        lambda pred, yb: reduced(pred, yb).detach(),
+        RuntimeError,
+        "has no gradient: pred has one, so something in loss_func cuts it",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LOSSES)
+@pytest.mark.parametrize("callback", [None, GradientAccumulation, Recorder, History])
+def test_a_loss_that_backward_cannot_take_is_named(
+    name: str, callback: Any, learner: Learner
+) -> None:
+    loss_func, kind, message = BAD_LOSSES[name]
+    learner.loss_func = loss_func
+    made = (
+        None
+        if callback is None
+        else callback(2)
+        if callback is GradientAccumulation
+        else callback()
+    )
+    run = Runner(made)
+    with pytest.raises(kind, match=f"loss_func '<lambda>' returned {HERE}, {message}") as caught:
+        run.fit(1, learner)
+    assert isinstance(caught.value.__cause__, (AttributeError, RuntimeError))
+    assert run.result is not None and run.result.outcome == "failed"
+
+
+def test_frozen_parameters_are_the_reason_where_they_are(learner: Learner) -> None:
+    learner.model.requires_grad_(False)
+    with pytest.raises(RuntimeError, match="all 2 parameters of Linear are frozen"):
+        Runner().fit(1, learner)
+
+
+def test_a_model_that_cuts_the_graph_is_the_reason_where_it_does(learner: Learner) -> None:
+    learner.model.register_forward_hook(lambda module, x, out: out.detach())
+    with pytest.raises(RuntimeError, match="pred has none either, so something in the model"):
+        Runner().fit(1, learner)
+
+
+def test_gradients_that_are_switched_off_are_the_reason_where_they_are(learner: Learner) -> None:
+    with torch.no_grad(), pytest.raises(RuntimeError, match="gradients are switched off"):
+        Runner().fit(1, learner)
+
+
+def test_a_model_that_returns_nothing_is_named(learner: Learner) -> None:
+    learner.model.register_forward_hook(lambda module, x, out: ())
+
+    class Silent(nn.Linear):
+        def forward(self, x: Tensor) -> Any: ...
+
+    learner.model = Silent(5, 3)
+    learner.opt = torch.optim.SGD(learner.model.parameters(), lr=0.1)
+    with pytest.raises(
+        TypeError, match=f"model Silent returned None, .*cross_entropy.*{HERE}"
+    ) as e:
+        Runner().fit(1, learner)
+    assert isinstance(e.value.__cause__, (TypeError, AttributeError))
+
+
+def test_a_loss_function_that_somebody_took_away_is_named(learner: Learner) -> None:
+    run = Runner()
+    run.on("begin_batch", lambda run: setattr(run.learn, "loss_func", None))
+    with pytest.raises(TypeError, match=f"loss_func of the Learner is None, .*{HERE}"):
+        run.fit(1, learner)
+
+
+def test_an_error_of_the_loss_function_arrives_as_it_is_and_says_what_it_was_given(
+    learner: Learner,
+) -> None:
+    learner.model.register_forward_hook(lambda module, x, out: {"logits": out})
+    with pytest.raises(TypeError) as caught:
+        Runner().fit(1, learner)
+    note = caught.value.__notes__[0]
+    assert (
+        "loss_func 'cross_entropy', given pred of {'logits': shape [4, 3]}, yb of shape [4]" in note
+    )
+
+
+def test_an_error_behind_a_loss_that_is_right_is_left_alone(learner: Learner) -> None:
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(context: Any, gradient: Tensor) -> Tensor:
+            raise KeyError("mine")
+
+    learner.loss_func = lambda pred, yb: Broken.apply(reduced(pred, yb))  # type: ignore[no-untyped-call]
+    with pytest.raises(KeyError, match="mine") as caught:
+        Runner().fit(1, learner)
+    assert caught.value.__cause__ is None
+
+
+def test_a_loss_that_is_not_a_number_is_trained_on(learner: Learner) -> None:
+    learner.loss_func = lambda pred, yb: reduced(pred, yb) * float("nan")
+    assert Runner(AvgStatsCallback(report=None)).fit(1, learner).outcome == "completed"
+
+
+@pytest.mark.parametrize("name", ["nothing", "a tuple", "a mapping", "text"])
+def test_averages_name_the_loss_function(name: str, learner: Learner) -> None:
+    learner.loss_func = BAD_LOSSES[name][0]
+    with pytest.raises(TypeError, match="loss_func returned no single number but") as caught:
+        Runner(AvgStatsCallback(report=None)).fit(1, learner)
+    assert "epoch 0, batch 0" in caught.value.__notes__[0]
