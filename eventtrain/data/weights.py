@@ -65,6 +65,8 @@ def count_samples(batch: Any) -> int:
     xb, yb = batch_parts(batch)
     inputs, targets = possible_counts(xb), possible_counts(yb)
     found = _both(inputs, targets)
+    if xb is yb and isinstance(xb, (list, tuple)) and len(xb) == 1 and len(found) > 1:
+        found -= {1}  # what a DataLoader makes of a TensorDataset of one tensor
     if len(found) == 1:
         return next(iter(found))
     if not (inputs or targets):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, UserDict, namedtuple
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 from eventtrain import AvgStatsCallback, Callback, DataBunch, DataError, Learner, Runner
-from eventtrain.callbacks import GradientAccumulation, Throughput
+from eventtrain.callbacks import Checkpoint, GradientAccumulation, Throughput
 from eventtrain.data.weights import count_samples, possible_counts, weight_of
 from eventtrain.errors import UncountableError
 
@@ -71,6 +72,8 @@ COUNTED = {
     "two targets": ((zeros(5, 2), (zeros(5), zeros(5, 4))), 5),
     "two views": ((zeros(5, 2), zeros(5, 2)), 5),
     "three fields": ([zeros(5, 2), zeros(5, 2), zeros(5)], 5),
+    "a field alone": ([zeros(5, 2)], 5),
+    "a detection alone": ((images(1), boxes(3)), 1),
     "nested": (((zeros(5, 2), (zeros(5, 1), ("a",) * 5)), {"y": zeros(5)}), 5),
     "a mapping": ({"ids": zeros(5, 7), "labels": zeros(5), "name": "x", "scale": zeros(())}, 5),
     "a mapping of somebody's own": (UserDict(ids=zeros(5, 7)), 5),
@@ -367,3 +370,31 @@ def test_a_phase_in_which_nothing_weighs_anything_reports_nothing() -> None:
 def test_a_weight_that_is_no_function_is_an_error_of_the_learner() -> None:
     with pytest.raises(TypeError, match="weight must be a function of the batch, got 3"):
         learner(UNEVEN, 3)
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_a_run_that_is_resumed_in_a_group_goes_on_with_its_weights(
+    kind: str, tmp_path: Path
+) -> None:
+    def callbacks() -> list[Callback]:
+        return [
+            AvgStatsCallback(report=None),
+            GradientAccumulation(4),
+            Checkpoint(tmp_path, every_seconds=1e-9),
+        ]
+
+    whole = learner(UNEVEN, WEIGHTS[kind])
+    due = Runner(callbacks()[:2]).fit(2, whole)
+    stopped = Runner(callbacks())
+
+    def stop(run: Any) -> None:
+        if run.n_iter == 6:
+            run.token.cancel("fit")
+
+    stopped.on("after_batch", stop, during="train", priority=-200)
+    stopped.fit(2, learner(UNEVEN, WEIGHTS[kind]))
+    learn = learner(UNEVEN, WEIGHTS[kind])
+    found = Runner(callbacks()).fit(2, learn, resume=tmp_path)
+    assert found.history[-1]["train_loss"] == due.history[-1]["train_loss"]
+    for own, other in zip(learn.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(own, other)
