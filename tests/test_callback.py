@@ -529,7 +529,9 @@ def test_what_cannot_be_called_is_no_handler(name: str, make: Any) -> None:
         type("Bad", (Base,), {name: make(lambda self: None)})
 
 
-@pytest.mark.parametrize("value", [3, property(lambda self: None), Base], ids=repr)
+@pytest.mark.parametrize(
+    "value", [3, property(lambda self: None), Base], ids=["number", "property", "class"]
+)
 def test_options_on_what_is_no_method_are_an_error(value: Any) -> None:
     with pytest.raises(TypeError, match="decorates a method, got a"):
         handler(priority=5)(value)

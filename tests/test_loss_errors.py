@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from eventtrain import AvgStatsCallback, Learner, Runner
-from eventtrain.callbacks import GradientAccumulation, History, Recorder
+from eventtrain.callbacks import (
+    GradientAccumulation,
+    History,
+    MixedPrecision,
+    Recorder,
+    TerminateOnNaN,
+)
 
 HERE = r"\(epoch 0, batch 0\)"
 
@@ -44,20 +50,22 @@ BAD_LOSSES: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_LOSSES)
-@pytest.mark.parametrize("callback", [None, GradientAccumulation, Recorder, History])
-def test_a_loss_that_backward_cannot_take_is_named(
-    name: str, callback: Any, learner: Learner
-) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: None,
+        lambda: GradientAccumulation(2),
+        Recorder,
+        lambda: History(batches=True),
+        TerminateOnNaN,
+        lambda: MixedPrecision("fp16", torch.amp.GradScaler("cpu")),
+    ],
+    ids=["alone", "accumulated", "recorded", "kept", "watched", "scaled"],
+)
+def test_a_loss_that_backward_cannot_take_is_named(name: str, make: Any, learner: Learner) -> None:
     loss_func, kind, message = BAD_LOSSES[name]
     learner.loss_func = loss_func
-    made = (
-        None
-        if callback is None
-        else callback(2)
-        if callback is GradientAccumulation
-        else callback()
-    )
-    run = Runner(made)
+    run = Runner(make())
     with pytest.raises(kind, match=f"loss_func '<lambda>' returned {HERE}, {message}") as caught:
         run.fit(1, learner)
     assert isinstance(caught.value.__cause__, (AttributeError, RuntimeError))

@@ -106,7 +106,12 @@ class MixedPrecision(Callback):
     @handler(during="train", priority=_SCALE_LOSS)
     def after_loss(self, run: Runner) -> None:
         """Scale the loss for the backward pass."""
-        if self.scaler is not None:
+        # Of what has no gradient, backward will say what is wrong with it.
+        if (
+            self.scaler is not None
+            and isinstance(run.loss, torch.Tensor)
+            and run.loss.requires_grad
+        ):
             self._true_loss = run.loss
             run.loss = self.scaler.scale(run.loss)
 
