@@ -22,7 +22,7 @@ from .data.joining import join_batches
 from .data.weights import sample_counts
 from .errors import CallbackError, DataError
 from .interrupts import Interrupts, OnInterrupt
-from .learner import Learner
+from .learner import Learner, Use
 from .loop import Loop
 from .reports.picture import picture
 from .resuming import FromTheStart, find_start
@@ -150,11 +150,7 @@ class Runner(Loop):
         if isinstance(epochs, Learner):
             raise TypeError("fit takes the number of epochs first: fit(epochs, learn)")
         epochs = whole_number("epochs", epochs, 0)
-        if not isinstance(learn, Learner):
-            raise TypeError(
-                f"fit trains a Learner, got {learn!r}: Learner(model, opt, loss_func, data)"
-            )
-        learn.check("fit")
+        _check_learner(learn, "fit")
         start = find_start(self, resume)
         return self._run(learn, token, "fit", lambda: self.all_epochs(epochs), start)
 
@@ -168,7 +164,7 @@ class Runner(Loop):
         Raises:
             DataError: ``learn.data`` has no validation loader.
         """
-        learn.check("validate")
+        _check_learner(learn, "validate")
         if learn.data is None or learn.data.valid_dl is None:
             raise DataError("there is no validation loader: learn.data.valid_dl is None")
 
@@ -209,7 +205,7 @@ class Runner(Loop):
             TypeError: ``dl`` is no loader, or the model is missing.
             EmptyLoaderError: ``dl`` gives no batch.
         """
-        learn.check("predict")
+        _check_learner(learn, "predict")
         check_loader(dl, "dl")
         preds: list[Any] = []
         targets: list[Any] = []
@@ -300,6 +296,14 @@ class Runner(Loop):
 
     def __str__(self) -> str:
         return picture(self.bus, self)
+
+
+def _check_learner(learn: Any, use: Use) -> None:
+    if not isinstance(learn, Learner):
+        raise TypeError(
+            f"{use} takes a Learner, got {learn!r}: Learner(model, opt, loss_func, data)"
+        )
+    learn.check(use)
 
 
 def _made_by(make: Callable[[], Callback]) -> Callback:

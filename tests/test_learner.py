@@ -155,6 +155,23 @@ class Indexed:
         return list(bunch().train_dl)[index]
 
 
+def test_a_mapping_of_loaders_is_none_to_train_on() -> None:
+    with pytest.raises(TypeError, match="got dict, whose keys are no batches"):
+        DataBunch({"a": bunch().train_dl})
+
+
+@pytest.mark.parametrize("use", ["fit", "validate", "predict"])
+def test_every_use_needs_a_learner(use: str) -> None:
+    run, model = Runner(), nn.Linear(6, 4)
+    calls: dict[str, Any] = {
+        "fit": lambda: run.fit(1, model),  # type: ignore[arg-type]
+        "validate": lambda: run.validate(model),  # type: ignore[arg-type]
+        "predict": lambda: run.predict(model, bunch().train_dl),  # type: ignore[arg-type]
+    }
+    with pytest.raises(TypeError, match=f"{use} takes a Learner, got Linear"):
+        calls[use]()
+
+
 @pytest.mark.parametrize(
     "loader",
     [list(bunch().train_dl), tuple(bunch().train_dl), iter(bunch().train_dl), Batches(), Indexed(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import NoneType
 from typing import Any
 
@@ -64,6 +65,8 @@ def check_loader(dl: Any, name: str) -> None:
         remedy = (
             "a data set, whose samples are no batches: DataLoader(dataset, ...) or get_dls(...)"
         )
+    elif isinstance(dl, Mapping) and name != "valid_dl":
+        remedy = "whose keys are no batches: pass one loader"
     elif isinstance(dl, Tensor):
         remedy = "whose rows are no batches: TensorLoader(x, y)"
     elif isinstance(dl, (str, bytes)) or not (

@@ -73,7 +73,9 @@ def on_host(part: Any) -> Any:
         except Exception:  # a "to" that means something else: nothing may be lost for it
             return part
     try:
-        if is_dataclass(part) and not isinstance(part, (type, Mapping)):
+        if isinstance(part, Mapping):
+            return _with_items(part, {key: on_host(value) for key, value in part.items()})
+        if is_dataclass(part) and not isinstance(part, type):
             found = {field.name: on_host(getattr(part, field.name)) for field in fields(part)}
             return _with_fields(part, found)
         return convert_parts(part, on_host)
@@ -107,13 +109,17 @@ def _joined_mappings(parts: list[Any], counts: Counts) -> Any:
     joined = {
         key: join_batches([part[key] for part in parts], counts, inside=True) for key in first
     }
+    return _with_items(first, joined)
+
+
+def _with_items(part: Any, values: Mapping[Any, Any]) -> Any:
     try:
         # A copy keeps the class, and what it carries besides.
-        whole = copy.copy(first)
-        for key, value in joined.items():
+        whole = copy.copy(part)
+        for key, value in values.items():
             whole[key] = value
     except Exception:  # it takes no items
-        return joined
+        return dict(values)
     return whole
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict, namedtuple
-from collections.abc import Callable, Sequence
+from collections import OrderedDict, UserDict, defaultdict, namedtuple
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any
@@ -112,6 +112,39 @@ def test_the_attributes_of_a_model_output_are_those_of_the_whole() -> None:
 def test_a_mapping_that_takes_no_items_comes_back_as_a_dict() -> None:
     found = predict(lambda xb: MappingProxyType({"a": xb[:, 0]}))
     assert torch.equal(found["a"], ROWS)
+
+
+class Elsewhere:
+    """Something on a device, which can say that it was moved."""
+
+    def __init__(self, place: str = "device") -> None:
+        self.place = place
+
+    def to(self, place: str) -> Elsewhere:
+        return Elsewhere(place)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda it: it,
+        lambda it: {"a": it},
+        lambda it: UserDict(a=it),
+        lambda it: MappingProxyType({"a": it}),
+        lambda it: ModelOutput(logits=it),
+        lambda it: [it, [it]],
+        lambda it: Pair(it, it),
+        lambda it: Output(it),
+    ],
+)
+def test_what_is_kept_a_batch_is_moved_to_the_host(make: Any) -> None:
+    given = iter([make(Elsewhere()), "something else", make(Elsewhere())])
+    found = predict(lambda xb: next(given))
+    kept = found[2]
+    while not isinstance(kept, Elsewhere):
+        parts = vars(kept) if isinstance(kept, Output) else kept
+        kept = next(iter(parts.values())) if isinstance(parts, Mapping) else parts[0]
+    assert kept.place == "cpu"
 
 
 def test_dataclasses_are_joined_by_field() -> None:
