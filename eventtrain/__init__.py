@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         OrderError as OrderError,
         PluginError as PluginError,
         ScopeNotOpenError as ScopeNotOpenError,
+        UncountableError as UncountableError,
         UnknownEventError as UnknownEventError,
     )
     from .events import EVENTS as EVENTS, Event as Event

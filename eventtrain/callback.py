@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from .bus.handlers import Handler, Options
 from .bus.receivers import Receiver, why_not_run
@@ -17,13 +17,13 @@ from .copies import Emptied, why_not_pickled, without_weak_references
 from .errors import CallbackError, did_you_mean
 from .events import event_names
 from .foreign_names import OTHER_HOOKS as OTHER_HOOKS, named_here
+from .handler_options import handler as handler, options_of
 
 if TYPE_CHECKING:
     from .state import RunState
 
-F = TypeVar("F", bound=Callable[..., object])
 _EVENT_NAMES = event_names()
-_OPTIONS = "_eventtrain_options"
+_FIELDS = frozenset(("loss", "pred", "xb", "yb", "batch"))
 
 
 def camel2snake(name: str) -> str:
@@ -41,27 +41,24 @@ def listify(value: Any) -> list[Any]:
     return list(value)
 
 
-def handler(event: str | Iterable[str] | None = None, **options: Any) -> Callable[[F], F]:
-    """Set options on a callback's method, or make a method of any name a handler.
+class _FieldOfTheRun:
+    """An attribute that the loop keeps on the run: read from there, never written here."""
 
-    Args:
-        event: Event or events to subscribe to; by default the method's own name.
-            Events added with ``bus.declare`` are named here.
-        **options: ``priority``, ``every``, ``once``, ``when``, ``during``,
-            ``before``, ``after``, ``on_error``, ``name`` as in ``EventBus.on``.
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
 
-    Raises:
-        TypeError, ValueError: An option is unknown or out of range.
-    """
-    if callable(event):
-        raise TypeError("write @handler(...) with parentheses, for example @handler(priority=10)")
-    Options(**options)
+    def __get__(self, callback: Callback | None, owner: type) -> Any:
+        return self if callback is None else callback.__getattr__(self.name)
 
-    def decorate(method: F) -> F:
-        setattr(method, _OPTIONS, (event, options))
-        return method
+    def __set__(self, callback: Callback, value: object) -> None:
+        raise CallbackError(_does_nothing(type(callback), self.name))
 
-    return decorate
+
+def _does_nothing(owner: type, name: str) -> str:
+    return (
+        f"{owner.__name__}.{name} would stay on the callback, where the loop does not look: write "
+        f"run.{name} = ... (self.run.{name} = ...); for a value of your own choose another name"
+    )
 
 
 class Callback:
@@ -69,7 +66,10 @@ class Callback:
 
     A method takes ``(self)`` or ``(self, run)``. Reading an attribute that the
     callback lacks reads it from the runner (``self.loss`` is ``self.run.loss``);
-    writing always stays on the callback.
+    writing stays on the callback, and writing ``loss``, ``pred``, ``xb``, ``yb`` or ``batch``
+    there is an error, as the loop would not see it: write ``run.loss``.
+
+    A method that overrides a handler keeps its options; see ``handler``.
 
     Attributes:
         priority: Priority of all its handlers, unless ``@handler(priority=...)`` says otherwise.
@@ -90,28 +90,16 @@ class Callback:
     held_in_run: tuple[str, ...] = ()
     checkpoint_folder: Path | None = None
 
+    loss = _FieldOfTheRun()
+    pred = _FieldOfTheRun()
+    xb = _FieldOfTheRun()
+    yb = _FieldOfTheRun()
+    batch = _FieldOfTheRun()
+
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        for attribute in vars(cls):
-            ours = OTHER_HOOKS.get(attribute)
-            method = inspect.getattr_static(cls, attribute)
-            if ours is not None and callable(method) and not hasattr(method, _OPTIONS):
-                raise CallbackError(
-                    f"{cls.__name__}.{attribute} is a hook of another framework, which nothing "
-                    f"calls here: {ours}"
-                )
         for attribute in dir(cls):
-            looks_like_one = attribute.startswith(("begin_", "after_"))
-            if not looks_like_one or attribute in _EVENT_NAMES:
-                continue
-            method = inspect.getattr_static(cls, attribute)
-            if callable(method) and not hasattr(method, _OPTIONS):
-                hint = named_here(attribute) or did_you_mean(attribute, _EVENT_NAMES)
-                raise CallbackError(
-                    f"{cls.__name__}.{attribute} looks like an event, but there is none of that "
-                    f"name.{hint} For an event of your own, "
-                    f"decorate the method with @handler(event={attribute!r})."
-                )
+            _check_attribute(cls, attribute)
 
     @cached_property
     def name(self) -> str:
@@ -244,10 +232,16 @@ class Callback:
                 or calling it would not run its body, as with ``yield``.
         """
         result = []
+        for attribute in vars(self).keys() & _EVENT_NAMES:
+            if not hasattr(type(self), attribute):
+                raise CallbackError(
+                    f"{self!r} was given an attribute {attribute}, which nothing calls: handlers "
+                    f"are methods of the class; subscribe a function with run.on({attribute!r}, fn)"
+                )
         for attribute in dir(type(self)):
-            method = inspect.getattr_static(type(self), attribute)
-            marked = getattr(method, _OPTIONS, None)
-            if marked is None and (attribute not in _EVENT_NAMES or not callable(method)):
+            marked = options_of(type(self), attribute)
+            is_method = inspect.getattr_static(type(self), attribute) is not None
+            if not is_method or (marked is None and attribute not in _EVENT_NAMES):
                 continue
             event, options = marked or (None, {})
             merged = Options(**{"priority": self.priority, "name": self.name, **options})
@@ -256,6 +250,39 @@ class Callback:
             for each in [attribute] if event is None else listify(event):
                 result.append(Handler(each, receiver, merged, origin=bound, plugin=plugin))
         return result
+
+
+def _check_attribute(cls: type, attribute: str) -> None:
+    """Refuse what would do nothing, though its name says that it does something."""
+    method = inspect.getattr_static(cls, attribute)
+    is_own, marked = attribute in vars(cls), options_of(cls, attribute)
+    if attribute in _FIELDS and is_own and not (callable(method) or hasattr(method, "__get__")):
+        raise CallbackError(_does_nothing(cls, attribute))
+    if method is None:  # what is inherited is taken away
+        return
+    if marked is not None or attribute in _EVENT_NAMES:
+        if isinstance(method, (property, cached_property)) or not (
+            callable(method) or hasattr(method, "__get__")
+        ):
+            raise CallbackError(
+                f"{cls.__name__}.{attribute} has the place of a handler and is a "
+                f"{type(method).__name__}, which nothing calls: write a method"
+            )
+        return
+    if not callable(method) and not hasattr(method, "__func__"):
+        return
+    if is_own and attribute in OTHER_HOOKS:
+        raise CallbackError(
+            f"{cls.__name__}.{attribute} is a hook of another framework, which nothing "
+            f"calls here: {OTHER_HOOKS[attribute]}"
+        )
+    if attribute.startswith(("begin_", "after_")):
+        hint = named_here(attribute) or did_you_mean(attribute, _EVENT_NAMES)
+        raise CallbackError(
+            f"{cls.__name__}.{attribute} looks like an event, but there is none of that "
+            f"name.{hint} For an event of your own, "
+            f"decorate the method with @handler(event={attribute!r})."
+        )
 
 
 def _as_receiver(method: Callable[..., object], name: str) -> Receiver:

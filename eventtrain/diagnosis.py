@@ -12,6 +12,7 @@ from numbers import Number
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .errors import add_note
@@ -37,7 +38,7 @@ def _note(error: BaseException, run: RunState) -> str:
         return ""
     line = _line_of_one_batch(error.__traceback__)
     if ".backward(" in line or ("after_loss()" in line and not isinstance(run.loss, Tensor)):
-        return _about_loss(run.loss)
+        return _about_loss(run)
     if any("raised in handler" in str(each) for each in getattr(error, "__notes__", ())):
         return ""
     if "loss_func(" in line:
@@ -102,8 +103,11 @@ def _how_to_choose(batch: Any) -> str:
 
 def _about_targets(error: BaseException, run: RunState) -> str:
     pred, yb = run.pred, run.yb
+    if not callable(run.loss_func):
+        return f"loss_func of the Learner is {run.loss_func!r}, which is no function of (pred, yb)"
     if pred is None:
-        return "the model returned None: its forward() lacks a return"
+        name = type(run.model).__name__
+        return f"the model {name} returned None: its forward() lacks a return"
     said = f"loss_func(pred, yb) was called with pred, {described(pred)}, and yb, {described(yb)}"
     if not isinstance(pred, Tensor):
         return (
@@ -121,7 +125,8 @@ def _about_targets(error: BaseException, run: RunState) -> str:
     return said
 
 
-def _about_loss(loss: Any) -> str:
+def _about_loss(run: RunState) -> str:
+    loss = run.loss
     if loss is None:
         return "the loss is None: loss_func lacks a return"
     if isinstance(loss, Number):
@@ -136,9 +141,19 @@ def _about_loss(loss: Any) -> str:
             f"the loss is {described(loss)}: make one number of it, by reduction='mean' or "
             "loss.mean()"
         )
-    if not loss.requires_grad:
-        return (
-            "the loss has no gradient: look for .detach(), .item() or torch.no_grad() on its way, "
-            "for an argmax() in place of logits, or for a model all of which is frozen"
-        )
-    return ""
+    return "" if loss.requires_grad else f"the loss has no gradient: {_why_no_gradient(run, loss)}"
+
+
+def _why_no_gradient(run: RunState, loss: Tensor) -> str:
+    if not torch.is_grad_enabled():
+        return "gradients are switched off, by torch.no_grad() or inference_mode()"
+    parameters: list[Tensor] = list(getattr(run.model, "parameters", list)())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        lack = "are frozen: set requires_grad_(True) on those to be trained"
+        return f"all {len(parameters)} parameters of {type(run.model).__name__} {lack}"
+    if not (loss.is_floating_point() or loss.is_complex()):
+        return f"its dtype is {loss.dtype}; count nothing in it, and let it be of floating point"
+    cut = "look for .detach(), .item(), torch.no_grad(), or an argmax() in place of logits"
+    if isinstance(run.pred, Tensor) and run.pred.requires_grad:
+        return f"pred has one, so something in loss_func cuts it: {cut}"
+    return f"pred has none either, so something in the model cuts it: {cut}"

@@ -97,6 +97,10 @@ class DataError(EventTrainError, ValueError):
     """Data that is missing, damaged or of the wrong form."""
 
 
+class UncountableError(DataError):
+    """A batch with nothing to count its samples by."""
+
+
 class EmptyLoaderError(DataError):
     """A loader that gave no batch."""
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .arguments import real_number, whole_number
-from .data.bunch import DataBunch
+from .data.bunch import DataBunch, check_loader
+from .data.weights import Weight
 from .errors import DataError
+
+Use = Literal["fit", "validate", "predict"]
 
 
 @dataclass(eq=False, repr=False)
@@ -26,9 +29,15 @@ class Learner:
         opt: A ``torch.optim`` optimizer, or anything with ``step`` and ``zero_grad``.
         loss_func: ``loss_func(pred, yb)``, a scalar tensor.
         data: The loaders.
+        weight: ``weight(batch)`` says what the loss of a batch is a mean of (tokens, boxes,
+            graphs), as a number or a tensor without dimensions, which stays on its device.
+            Averages, ``GradientAccumulation`` and ``Throughput`` read it as ``run.weight``.
+            ``None`` (default) counts samples: those of the target where they can be counted,
+            else of the input, and an error where these disagree.
 
     Raises:
-        TypeError: A class stands in the place of an instance, or two parts are swapped.
+        TypeError: A class stands in the place of an instance, two parts are swapped, or
+            ``data`` or one of its loaders is something else.
         ValueError: The optimizer has no parameter of the model or the loss function.
     """
 
@@ -36,8 +45,21 @@ class Learner:
     opt: Any
     loss_func: Callable[..., Any]
     data: DataBunch
+    weight: Weight | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        self.check()
+
+    def check(self, use: Use | None = None) -> None:
+        """See that the parts are what they are to be; a run does so when it begins.
+
+        Args:
+            use: ``"fit"``, ``"validate"`` or ``"predict"``: the parts that this needs must be
+                there too. ``None`` (default) looks at those alone that are there.
+
+        Raises:
+            TypeError, ValueError: See the class; or a part that is needed is missing.
+        """
         for name in ("model", "opt", "loss_func"):
             part = getattr(self, name)
             if isinstance(part, type):
@@ -49,8 +71,14 @@ class Learner:
             raise TypeError("model and opt are swapped: Learner(model, opt, loss_func, data)")
         if isinstance(self.loss_func, DataBunch):
             raise TypeError("loss_func and data are swapped: Learner(model, opt, loss_func, data)")
-        if isinstance(self.opt, torch.optim.Optimizer):
+        if isinstance(self.opt, torch.optim.Optimizer) and use in (None, "fit"):
             _check_that_it_trains(self.opt, self.model, self.loss_func)
+        if self.weight is not None and not callable(self.weight):
+            raise TypeError(f"weight must be a function of the batch, got {self.weight!r}")
+        if self.data is not None:
+            _check_data(self.data)
+        if use is not None:
+            _check_that_it_can(self, use)
 
     def __repr__(self) -> str:
         return f"<Learner: {type(self.model).__name__} with {type(self.opt).__name__}>"
@@ -67,6 +95,30 @@ def _check_that_it_trains(opt: torch.optim.Optimizer, *parts: Any) -> None:
             f"{type(modules[0]).__name__}: make it of the model's own, after whatever replaces "
             "them, as in torch.optim.SGD(model.parameters(), lr=0.1)"
         )
+
+
+def _check_data(data: Any) -> None:
+    if not hasattr(data, "train_dl") or not hasattr(data, "valid_dl"):
+        raise TypeError(
+            f"data must be a DataBunch, got {type(data).__name__}: DataBunch(train_dl, valid_dl)"
+        )
+    for name in ("train_dl", "valid_dl"):
+        check_loader(getattr(data, name), name)
+
+
+def _check_that_it_can(learn: Learner, use: Use) -> None:
+    """Refuse a learner that lacks what it is to be used for."""
+    needed: list[tuple[str, Any, bool]] = [("model", learn.model, callable(learn.model))]
+    if use != "predict":
+        needed.append(("loss_func", learn.loss_func, callable(learn.loss_func)))
+    if use == "fit":
+        opt, train_dl = learn.opt, getattr(learn.data, "train_dl", None)
+        can_step = hasattr(opt, "step") and hasattr(opt, "zero_grad")
+        needed += [("opt", opt, can_step), ("data.train_dl", train_dl, train_dl is not None)]
+    for name, part, is_there in needed:
+        if not is_there:
+            kind = {"opt": "an optimizer", "data.train_dl": "a loader"}.get(name, "a function")
+            raise TypeError(f"{use} needs {kind} as {name} of the Learner, got {part!r}")
 
 
 def get_model(

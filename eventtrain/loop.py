@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from .data.batch import batch_parts, check_count, device_to_move_to, loader_length, move_to
+from .data.batch import batch_parts, device_to_move_to, loader_length, move_to
+from .data.lengths import check_count
 from .resuming import FromTheStart
 from .state import RunState
 
@@ -89,18 +90,18 @@ class Loop(RunState):
 
         Raises:
             EmptyLoaderError: ``dl`` gives no batch.
-            DataError: ``dl`` ends before its own length.
+            DataError: ``dl`` ends before its own length, which is exact.
         """
         one_batch = one_batch or self.one_batch
+        length = loader_length(dl)  # now: afterwards it may have changed
         scope, emit, device = self.scope.batch, self.emit, device_to_move_to(self.model)
         batches, done = self.starting_point.rest_of(dl, self)
         self.batch_index = done - 1 if done else None
         try:
-            for self.batch_index, batch in enumerate(batches, done):
+            for self.batch_index, self.batch in enumerate(batches, done):
                 if device is not None:
-                    batch = move_to(batch, device)
-                self.batch = batch
-                self.xb, self.yb = batch_parts(batch)
+                    self.batch = move_to(self.batch, device)
+                self.xb, self.yb = batch_parts(self.batch)
                 self.pred = self.loss = None
                 with scope:
                     try:
@@ -109,7 +110,7 @@ class Loop(RunState):
                     finally:
                         if self.in_train:
                             self.n_iter += 1
-            _check_end(dl, self)
+            _check_end(dl, length, self)
         finally:
             self.batch_index = None
 
@@ -161,8 +162,8 @@ class Loop(RunState):
                 self.learn.opt.zero_grad()
 
 
-def _check_end(dl: Iterable[Any], run: Loop) -> None:
+def _check_end(dl: Iterable[Any], length: int | None, run: Loop) -> None:
     """See that a loader that has run out had something, and did not lose its end."""
     count = 0 if run.batch_index is None else run.batch_index + 1
     epoch = "" if run.epoch is None else f" in epoch {run.epoch}"
-    check_count(dl, count, f"the {run.phase} loader{epoch}")
+    check_count(dl, count, length, f"the {run.phase} loader{epoch}")

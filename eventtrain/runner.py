@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
-from torch import Tensor
 
 from .arguments import whole_number
 from .bus.event_bus import EventBus
@@ -18,10 +17,13 @@ from .bus.subscription import Subscription
 from .callback import Callback, listify
 from .cancellation import CancellationToken, Scope
 from .data.batch import loader_length
+from .data.bunch import check_loader
+from .data.joining import join_batches
+from .data.weights import sample_counts
 from .diagnosis import note_what_was_given
 from .errors import CallbackError, DataError
 from .interrupts import Interrupts, OnInterrupt
-from .learner import Learner
+from .learner import Learner, Use
 from .loop import Loop
 from .reports.picture import picture
 from .resuming import FromTheStart, find_start
@@ -175,7 +177,7 @@ class Runner(Loop):
             DataError: ``learn.data`` has no validation loader.
         """
         _check_learner(learn, "validate")
-        if learn.data.valid_dl is None:
+        if learn.data is None or learn.data.valid_dl is None:
             raise DataError("there is no validation loader: learn.data.valid_dl is None")
 
         def loop() -> None:
@@ -204,11 +206,22 @@ class Runner(Loop):
             token: As in ``fit``.
 
         Returns:
-            The predictions for all batches, in order, joined along the first
-            dimension, on the CPU; empty when no batch was finished.
+            The predictions for all batches, in order, on the CPU; an empty tensor when no
+            batch was finished. Tensors are joined along the first dimension (numbers of
+            single batches into one tensor), mappings and ``ModelOutput`` key by key, tuples
+            place by place, lists with an element for each sample into one list. What does not
+            fit together is a list with what each batch gave; nothing is padded. Targets
+            are put together in the same way.
+
+        Raises:
+            TypeError: ``dl`` is no loader, or the model is missing.
+            EmptyLoaderError: ``dl`` gives no batch.
         """
         _check_learner(learn, "predict")
-        pairs: list[tuple[Tensor, Any]] = []
+        check_loader(dl, "dl")
+        preds: list[Any] = []
+        targets: list[Any] = []
+        counts: list[frozenset[int]] = []
 
         def loop() -> None:
             self.iters = loader_length(dl)
@@ -219,11 +232,14 @@ class Runner(Loop):
         def one_batch() -> None:
             self.pred = learn.model(self.xb)
             self.emit.after_pred()
-            pairs.append((self.pred, self.yb))
+            counts.append(sample_counts(self.batch))
+            preds.append(self.pred)
+            if with_targets:
+                targets.append(self.yb)
 
         self._run_in_mode_of(learn, token, "predict", loop)
-        preds = _joined([pred for pred, _ in pairs])
-        return (preds, _joined([yb for _, yb in pairs])) if with_targets else preds
+        joined = join_batches(preds, counts)
+        return (joined, join_batches(targets, counts)) if with_targets else joined
 
     def _run_in_mode_of(
         self, learn: Learner, token: CancellationToken | None, root: str, loop: Callable[[], None]
@@ -299,6 +315,14 @@ class Runner(Loop):
         return picture(self.bus, self)
 
 
+def _check_learner(learn: Any, use: Use) -> None:
+    if not isinstance(learn, Learner):
+        raise TypeError(
+            f"{use} takes a Learner, got {learn!r}: Learner(model, opt, loss_func, data)"
+        )
+    learn.check(use)
+
+
 def _made_by(make: Callable[[], Callback]) -> Callback:
     """Call one of the functions in ``cb_funcs``."""
     if isinstance(make, Callback) or not callable(make):
@@ -353,14 +377,3 @@ def _not_one(value: Any) -> str:
         f"{value!r}. Model, optimizer, loss function and data go into a Learner, and that goes "
         "into fit: run.fit(epochs, Learner(model, opt, loss_func, data))"
     )
-
-
-def _check_learner(learn: object, use: str) -> None:
-    if not isinstance(learn, Learner):
-        raise TypeError(
-            f"{use} needs a Learner, got {learn!r}: Learner(model, opt, loss_func, data)"
-        )
-
-
-def _joined(batches: list[Tensor]) -> Tensor:
-    return torch.cat(batches).cpu() if batches else torch.empty(0)

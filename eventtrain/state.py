@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from torch import Tensor
+
 from .bus.binding import Emitter, Scopes
 from .bus.event_bus import EventBus
 from .cancellation import Cancellation, CancellationToken, Outcome, Scope, Unwind
 from .data.bunch import DataBunch
+from .data.weights import weight_of
 from .errors import describe
 from .learner import Learner
 
@@ -62,6 +65,7 @@ class RunState:
         xb, yb: Its two parts, or the whole batch twice where it has not two.
         pred, loss: What model and loss function returned for this batch; ``None``
             until then.
+        weight: What the loss of this batch is a mean of; asked for once a batch.
         emit: Fires events, ``self.emit.after_loss()``; there during a run only.
         scope: Opens scopes, ``with self.scope.batch:``; there during a run only.
         bus: The ``EventBus``.
@@ -74,6 +78,7 @@ class RunState:
     # Slots: the interpreter reads and writes them faster than a dictionary this
     # large, and the loop does so ten times a batch.
     __slots__ = (
+        "_weighed",
         "batch",
         "batch_index",
         "emit",
@@ -99,6 +104,7 @@ class RunState:
         "yb",
     )
 
+    _weighed: tuple[Any, float | Tensor] | None  # what was asked last, and the answer
     emit: Emitter
     scope: Scopes
     bus: EventBus
@@ -140,12 +146,30 @@ class RunState:
         return self._learner().data
 
     @property
+    def weight(self) -> float | Tensor:
+        """What the loss of this batch is a mean of: samples, or what ``learn.weight`` counts.
+
+        It is asked for when somebody first reads it in a batch, and kept for the batch; a
+        tensor stays on its device.
+
+        Raises:
+            TypeError, DataError: See ``eventtrain.data.weights.weight_of``.
+        """
+        batch, weight = self.batch, None if self.learn is None else self.learn.weight
+        # By the id: holding the batch would keep it alive while the next one is computed on.
+        asked = (id(batch), self.batch_index, self.phase, self.epoch, weight)
+        if self._weighed is None or self._weighed[0] != asked:
+            self._weighed = asked, weight_of(batch, weight)
+        return self._weighed[1]
+
+    @property
     def n_epochs(self) -> float:
         """Epochs trained so far, with the fraction of the current one where its length is known."""
         if self.epoch is None:
             return 0.0
         done = self.n_iter - self.epoch_began_at
-        return self.epoch + (done / self.train_iters if self.train_iters else 0.0)
+        # No more than one: the length may be an estimate.
+        return self.epoch + (min(done / self.train_iters, 1.0) if self.train_iters else 0.0)
 
     @property
     def outcome(self) -> Outcome | None:
@@ -200,6 +224,7 @@ class RunState:
         self.loss: Any = None
         self.batch_index: int | None = None
         self.iters: int | None = None
+        self._weighed = None
         for name in ("emit", "scope"):
             if hasattr(self, name):
                 delattr(self, name)

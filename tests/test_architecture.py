@@ -30,9 +30,10 @@ HOUSE = """
     bus.locking  bus.receivers  bus.ordering  bus.filters  bus.handlers  bus.subscription
     bus.dispatch  bus.sending  bus.running  bus.connections  bus.copying  bus.binding
     bus.restoring  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus  bus  profiling
-    data.batch  data.loaders  data.workers  data.bunch  data.mnist  data.datasets  data
-    submodules  discriminative  learner  state  diagnosis  param_groups  callback  train_eval
-    plugins
+    data.batch  data.weights  data.joining  data.loaders  data.lengths  data.workers
+    data.bunch  data.mnist  data.datasets  data
+    submodules  discriminative  learner  state  diagnosis  param_groups
+    handler_options  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.files  checkpoints.random_state  checkpoints.compatibility
     checkpoints.snapshot  checkpoints.save_point  checkpoints.restore_point  checkpoints
     checkpoint_files

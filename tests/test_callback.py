@@ -6,7 +6,7 @@ import copy
 import gc
 import pickle
 from collections.abc import AsyncGenerator, Generator
-from functools import partial
+from functools import cached_property, partial, partialmethod
 from typing import Any
 
 import pytest
@@ -287,12 +287,12 @@ def test_reading_falls_through_to_the_run_and_writing_does_not(learner: Learner)
         @handler(once=True)
         def after_loss(self) -> None:
             self.same = self.loss is self.run.loss
-            self.loss = "mine"
-            self.apart = self.run.loss != "mine"
+            self.steps = "mine"
+            self.apart = self.run.steps != "mine"
 
     reader = Reader()
     Runner(cbs=reader).fit(1, learner)
-    assert (reader.same, reader.apart, reader.loss) == (True, True, "mine")
+    assert (reader.same, reader.apart, reader.steps) == (True, True, "mine")
 
 
 def test_a_callback_reads_other_callbacks_by_name() -> None:
@@ -366,3 +366,238 @@ def test_explain_shows_a_callbacks_method_under_its_name() -> None:
     (row,) = run.bus.explain("after_fit")
     assert row.handler == "late"
     assert row.source.startswith("test_callback:") or ".test_callback:" in row.source
+
+
+# What an overriding method inherits.
+
+
+def filters_of(callback: Callback) -> dict[str, tuple[float, str, str]]:
+    run = Runner(cbs=callback)  # kept: a bus forgets the handlers of a run that is gone
+    return {
+        row.event: (row.priority, row.filter, row.constraints)
+        for row in run.bus.explain()
+        if row.handler == callback.name
+    }
+
+
+class Base(Callback):
+    priority = 3
+
+    @handler(during="train", priority=40, every=2)
+    def begin_batch(self, run: Runner) -> None: ...
+
+    @handler(["begin_train", "begin_validate"], priority=7)
+    def phase_begins(self, run: Runner) -> None: ...
+
+    def after_loss(self, run: Runner) -> None: ...
+
+
+OVERRIDDEN = {
+    "begin_batch": (40, "every=2 during=train", ""),
+    "after_loss": (3, "", ""),
+} | dict.fromkeys(("begin_train", "begin_validate"), (7, "", ""))
+
+
+class Plain(Base):
+    def begin_batch(self, run: Runner) -> None:
+        super().begin_batch(run)
+
+    def phase_begins(self, run: Runner) -> None:
+        super().phase_begins(run)
+
+
+def test_an_overriding_method_keeps_events_and_options() -> None:
+    class Twice(Plain):
+        def begin_batch(self) -> None: ...
+
+        def phase_begins(self) -> None: ...
+
+    assert filters_of(Plain()) == OVERRIDDEN
+    assert filters_of(Twice()) == OVERRIDDEN
+
+
+def test_what_is_given_anew_replaces_that_and_keeps_the_rest() -> None:
+    class Partly(Base):
+        @handler(priority=5)
+        def begin_batch(self) -> None: ...
+
+        @handler("after_train")
+        def phase_begins(self) -> None: ...
+
+        @handler(every=3)
+        def after_loss(self) -> None: ...
+
+    class Further(Partly):
+        @handler(during=None)
+        def begin_batch(self) -> None: ...
+
+    assert filters_of(Partly()) == {
+        "begin_batch": (5, "every=2 during=train", ""),
+        "after_train": (7, "", ""),
+        "after_loss": (3, "every=3", ""),
+    }
+    assert filters_of(Further())["begin_batch"] == (5, "every=2", "")
+
+
+def test_options_follow_the_order_of_method_resolution() -> None:
+    class Early(Base):
+        @handler(priority=1, once=True)
+        def begin_batch(self) -> None: ...
+
+    class Late(Base):
+        @handler(priority=2, during="validate")
+        def begin_batch(self) -> None: ...
+
+    class Diamond(Early, Late):
+        def begin_batch(self) -> None: ...
+
+    assert filters_of(Diamond())["begin_batch"] == (1, "every=2 once during=validate", "")
+
+
+def test_a_mixin_that_is_no_callback_keeps_the_options_of_what_it_overrides() -> None:
+    class Mixin:
+        def begin_batch(self, run: Runner) -> None:
+            super().begin_batch(run)  # type: ignore[misc]
+
+    class Mixed(Mixin, Base):
+        pass
+
+    assert filters_of(Mixed()) == OVERRIDDEN
+
+
+def test_a_name_set_to_none_takes_the_handler_and_its_options_away() -> None:
+    class Without(Base):
+        begin_batch = None  # type: ignore[assignment]
+        phase_begins = None  # type: ignore[assignment]
+
+    class Again(Without):
+        def begin_batch(self) -> None: ...  # type: ignore[override]
+
+    assert filters_of(Without()) == {"after_loss": (3, "", "")}
+    assert filters_of(Again()) == {"after_loss": (3, "", ""), "begin_batch": (3, "", "")}
+
+
+def test_an_event_of_ones_own_can_be_overridden_without_a_decorator() -> None:
+    class Own(Callback):
+        @handler("begin_round")
+        def begin_round(self) -> None: ...
+
+    class Mine(Own):
+        def begin_round(self) -> None: ...
+
+    assert [each.event for each in Mine().handlers()] == ["begin_round"]
+
+
+def test_static_and_class_methods_are_handlers_that_keep_their_options() -> None:
+    class Kinds(Base):
+        @staticmethod
+        def begin_batch(run: Runner) -> None: ...  # type: ignore[override]
+
+        @classmethod
+        def after_loss(cls, run: Runner) -> None: ...
+
+        @classmethod
+        @handler(priority=11)
+        def after_epoch(cls) -> None: ...
+
+        @handler(priority=12)
+        @staticmethod
+        def after_fit() -> None: ...
+
+        after_batch = partialmethod(Base.after_loss)
+
+    assert filters_of(Kinds()) == OVERRIDDEN | {
+        "after_epoch": (11, "", ""),
+        "after_fit": (12, "", ""),
+        "after_batch": (3, "", ""),
+    }
+
+
+def test_options_in_two_decorators_are_all_kept() -> None:
+    class Stacked(Callback):
+        @handler(priority=5)
+        @handler("after_loss", during="train", priority=4)
+        def note(self) -> None: ...
+
+    assert filters_of(Stacked()) == {"after_loss": (5, "during=train", "")}
+
+
+@pytest.mark.parametrize("make", [property, cached_property, lambda _: 3, lambda _: [print]])
+@pytest.mark.parametrize("name", ["begin_batch", "phase_begins"])
+def test_what_cannot_be_called_is_no_handler(name: str, make: Any) -> None:
+    with pytest.raises(CallbackError, match=f"Bad.{name} has the place of a handler"):
+        type("Bad", (Base,), {name: make(lambda self: None)})
+
+
+@pytest.mark.parametrize(
+    "value", [3, property(lambda self: None), Base], ids=["number", "property", "class"]
+)
+def test_options_on_what_is_no_method_are_an_error(value: Any) -> None:
+    with pytest.raises(TypeError, match="decorates a method, got a"):
+        handler(priority=5)(value)
+
+
+def test_a_handler_put_on_the_instance_is_an_error() -> None:
+    callback = Base()
+    callback.after_epoch = lambda run: None  # type: ignore[attr-defined]
+    with pytest.raises(CallbackError, match=r"after_epoch, which nothing calls: .*run\.on"):
+        Runner(callback)
+
+
+# Names that do nothing.
+
+OF_THE_RUN = ("loss", "pred", "xb", "yb", "batch")
+
+
+@pytest.mark.parametrize("name", OF_THE_RUN)
+def test_writing_on_the_callback_what_the_loop_reads_from_the_run_is_an_error(
+    name: str, learner: Learner
+) -> None:
+    class Writing(Callback):
+        def after_loss(self) -> None:
+            setattr(self, name, getattr(self, name))
+
+    with pytest.raises(CallbackError, match=rf"Writing.{name} .*write run\.{name} = \.\.\.") as e:
+        Runner(Writing()).fit(1, learner)
+    assert "epoch 0, batch 0" in e.value.__notes__[0]
+
+
+@pytest.mark.parametrize("name", OF_THE_RUN)
+def test_such_a_name_is_an_error_in_init_and_in_the_class_too(name: str) -> None:
+    class Late(Callback):
+        def __init__(self) -> None:
+            setattr(self, name, 3)
+
+    with pytest.raises(CallbackError, match=f"Late.{name} "):
+        Late()
+    with pytest.raises(CallbackError, match=f"Early.{name} "):
+        type("Early", (Callback,), {name: None})
+
+
+@pytest.mark.parametrize("name", OF_THE_RUN)
+def test_such_a_name_reads_from_the_run(name: str, learner: Learner) -> None:
+    class Reading(Callback):
+        seen: Any = None
+
+        def after_loss(self, run: Runner) -> None:
+            self.seen = getattr(self, name) is getattr(run, name)
+
+    reading = Reading()
+    with pytest.raises(AttributeError, match="not attached to a runner"):
+        getattr(reading, name)
+    assert not hasattr(reading, name)
+    Runner(reading).fit(1, learner)
+    assert reading.seen
+    assert getattr(copy.copy(reading), "seen") is True  # noqa: B009
+
+
+def test_such_a_name_may_be_a_method_or_a_property() -> None:
+    class Computing(Callback):
+        @property
+        def batch(self) -> int:  # type: ignore[override]
+            return 3
+
+        def loss(self) -> int:  # type: ignore[override]
+            return 4
+
+    assert (Computing().batch, Computing().loss()) == (3, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import signal
 import tempfile
@@ -31,6 +32,7 @@ from eventtrain import (
 )
 from eventtrain.bus.handlers import Handler, Options
 from eventtrain.events import SCOPES
+from eventtrain.handler_options import options_of
 from eventtrain.priorities import BEFORE_EVERYONE
 
 MAKE: dict[str, Function[[Path], Callback]] = {
@@ -352,3 +354,35 @@ def resumable(names: Sequence[str], folder: Path, after: int | None) -> tuple[Le
     except KeyboardInterrupt:
         assert after is not None
     return learn, run.predict(learn, learn.data.valid_dl)
+
+
+def _overridden(kind: type[Callback]) -> type[Callback]:
+    """A subclass of that name that overrides every method of a handler, and calls it."""
+
+    def override(name: str) -> Any:
+        def method(self: Any, *run: Any) -> Any:
+            return getattr(super(made, self), name)(*run)
+
+        wanted = inspect.signature(getattr(kind, name)).parameters
+        if len(wanted) == 1:
+            return lambda self: method(self)
+        return lambda self, run: method(self, run)
+
+    names = {name for name in dir(kind) if options_of(kind, name) is not None}
+    names |= {event.name for event in EVENTS if callable(getattr(kind, event.name, None))}
+    made = type(kind.__name__, (kind,), {name: override(name) for name in names})
+    return made
+
+
+@pytest.mark.parametrize("name", sorted(MAKE.keys() - NEEDS.keys()))
+def test_a_subclass_that_overrides_every_handler_stands_where_its_base_does(
+    name: str, tmp_path: Path
+) -> None:
+    def rows(callback: Callback) -> list[tuple[Any, ...]]:
+        run = Runner(callback)  # kept: a bus forgets the handlers of a run that is gone
+        return [(r.event, r.position, r.handler, r.priority, r.constraints, r.filter, r.on_error)
+                for r in run.bus.explain()]  # fmt: skip
+
+    plain, other = MAKE[name](tmp_path), MAKE[name](tmp_path)
+    other.__class__ = _overridden(type(other))
+    assert rows(other) == rows(plain)

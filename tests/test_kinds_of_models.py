@@ -222,6 +222,7 @@ def lazy() -> nn.Module:
 def test_a_lazy_model_may_be_initialized_by_the_fit(callback: Callable[[], Any]) -> None:
     learner, run = learner_of(lambda: layers(nn.Linear(WIDTH, WIDTH))), Runner(callback())
     learner.model = lazy()
+    learner.opt = torch.optim.SGD(learner.model.parameters(), lr=0.1)
     run.on("begin_fit", lambda run: run.model(torch.ones(2, WIDTH)))
     run.on("after_epoch", lambda run: run.history[-1].update(score=run.epoch))
     assert run.fit(2, learner).outcome == "completed"

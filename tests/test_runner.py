@@ -410,16 +410,14 @@ def test_no_further_batch_is_loaded_after_a_cancellation(learner: Learner) -> No
     assert loaded == [0]
 
 
-def cancelling_model(run: Runner, scope: str) -> nn.Module:
-    """A model that asks for a cancellation while it computes, as a thread might."""
-    model = nn.Linear(5, 3)
-    model.register_forward_hook(lambda *_: run.token.cancel(scope, "from outside"))
-    return model
+def cancel_in_model(learner: Learner, run: Runner, scope: str) -> None:
+    """Have the model ask for a cancellation while it computes, as a thread might."""
+    learner.model.register_forward_hook(lambda *_: run.token.cancel(scope, "from outside"))
 
 
 def test_a_request_from_between_events_skips_all_handlers_of_the_next(learner: Learner) -> None:
     run = Runner()
-    learner.model = cancelling_model(run, "fit")
+    cancel_in_model(learner, run, "fit")
     fired = record(run, "after_pred", "after_batch")
     assert run.fit(1, learner).reason == "from outside"
     assert fired == ["after_batch"]
@@ -427,7 +425,7 @@ def test_a_request_from_between_events_skips_all_handlers_of_the_next(learner: L
 
 def test_an_event_without_handlers_is_a_checkpoint_too(learner: Learner) -> None:
     run = Runner()
-    learner.model = cancelling_model(run, "fit")
+    cancel_in_model(learner, run, "fit")
     called: list[int] = []
     learner.loss_func = lambda pred, yb: called.append(1)
     assert run.fit(1, learner).outcome == "cancelled"

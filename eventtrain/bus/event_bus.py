@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from .filters import Tally
 from .handlers import Handler, OnError, Options, names
 from .locking import SubscriptionLock
 from .ordering import require_names, require_no_cycle
-from .receivers import Receiver, check_receiver, name_of
+from .receivers import Receiver, check_receiver, is_same, name_of
 from .restoring import Declarations, Snapshot
 from .running import Home, running_provider
 from .signals import ANY, Namespace, Signal
@@ -292,6 +293,10 @@ class EventBus(Namespace):
         Returns:
             A ``Subscription``; as a decorator, the function unchanged.
 
+        Warns:
+            RuntimeWarning: The function was subscribed to that event already, under that name
+                and for that sender; the new subscription replaces the old one.
+
         Raises:
             UnknownEventError: The bus does not declare the event.
             TypeError: ``fn`` cannot be called with one argument; calling it would not
@@ -323,7 +328,20 @@ class EventBus(Namespace):
             subscription = Subscription(
                 [Handler(each, function, options, tally=tally) for each in events]
             )
-            self.attach(subscription.handlers, sender)
+            with self._lock:
+                replaced = [
+                    old for new in subscription.handlers for old in self._same_as(new, sender)
+                ]
+                for old in replaced:
+                    warnings.warn(
+                        f"{old.describe()} is replaced: the same function is subscribed again "
+                        "under that name. To have it called twice, give one of them name=...",
+                        RuntimeWarning,
+                        stacklevel=4,
+                    )
+                self.attach(subscription.handlers, sender)
+                for old in replaced:
+                    old.detach()
             return subscription
 
         if fn is not None:
@@ -336,6 +354,25 @@ class EventBus(Namespace):
             return function
 
         return decorate
+
+    def _same_as(self, new: Handler, sender: Any) -> list[Handler]:
+        """Return the handlers of that function and that name for that very sender."""
+        if new.event not in self:
+            return []  # attach will say so
+        signal = self.signal(new.event)
+        receivers: dict[Any, Any] = signal.receivers
+        same = [
+            old
+            for old in signal.subscribed
+            if old.name == new.name
+            and is_same(old.receiver, new.receiver)
+            and receivers.get(old.key) is old  # not one of blinker's connect
+        ]
+        if not same:  # most often: asking for the senders puts all in order
+            return same
+        heard = signal.handlers_for(sender)
+        others = [] if sender is ANY else signal.handlers_for(ANY)
+        return [old for old in same if old in heard and old not in others]
 
     def attach(self, handlers: Sequence[Handler], sender: Any = ANY) -> None:
         """Subscribe prepared handlers together: all of them, or none when one is in error.

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, count
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..bus.receivers import name_of
 from ..callback import Callback, camel2snake, listify
-from ..data.batch import batch_size
+from ..data.weights import form_of
+from ..errors import DataError, add_note
 from ..runner import Runner
 from ..text_table import table_line
 from .shared.metric_state import metric_state, set_metric_state
-from .shared.readings import to_host
+from .shared.readings import detached_mean, to_host
 
 Metric = Any
 """``metric(pred, yb)`` returning one number, or a torchmetrics metric or collection."""
 
 
 class AvgStats:
-    """Averages over one phase, each batch weighted by its number of samples.
+    """Averages over one phase, each batch weighted by ``run.weight``: by default its samples.
 
     The sums stay on the device of the loss, in float64 where it has that, and
     are read once, when a property is. A torchmetrics metric keeps its own state.
@@ -47,7 +50,7 @@ class AvgStats:
 
     def reset(self) -> None:
         """Start over."""
-        self.count = 0
+        self.count: Any = 0
         self._sums: list[Any] = [0.0] * (1 + len(self.metrics))
         for metric in self.metrics:
             if _keeps_state(metric):
@@ -60,46 +63,70 @@ class AvgStats:
 
     @property
     def avg_stats(self) -> list[float]:
-        """The averages, loss first, as plain floats; empty before the first batch.
+        """The averages, loss first, as plain floats; empty while all weights are 0.
 
         Raises:
+            DataError: A weight was negative or not finite.
             TypeError: A torchmetrics metric computes something else than one number.
         """
-        if not self.count:
+        *sums, weights = to_host([*self._sums, self.count])
+        if not math.isfinite(weights):
+            raise DataError(
+                "the learner's weight(batch) gave a negative number, NaN or infinity in one of "
+                f"the {'training' if self.in_train else 'validation'} batches"
+            )
+        if not weights:
             return []
-        values = [total / self.count for total in self.all_stats]
+        values = [total / weights for total in sums]
         for index, metric in enumerate(self.metrics, 1):
             if _keeps_state(metric):
-                values[index] = _one_number(metric.compute(), self.names[index])
+                values[index] = float(
+                    _one_number(metric.compute(), f"metric {self.names[index]!r} computes")
+                )
         return values
 
     def accumulate(self, run: Runner) -> None:
         """Add the batch that ``run`` has just computed the loss of."""
-        n = batch_size(run.batch)
-        self.count += n
-        self._add(0, run.loss, n)
+        weight = run.weight
+        numbers = {0: _one_number(detached_mean(run.loss), "loss_func returned")}
         for index, metric in enumerate(self.metrics, 1):
-            if _keeps_state(metric):
-                metric.to(run.loss.device).update(run.pred, run.yb)
-            else:
-                self._add(index, metric(run.pred, run.yb), n)
+            try:
+                if _keeps_state(metric):
+                    if isinstance(run.loss, Tensor):
+                        metric.to(run.loss.device)
+                    metric.update(run.pred, run.yb)
+                    continue
+                found = metric(run.pred, run.yb)
+            except Exception as error:
+                given = f"pred of {form_of(run.pred)}, yb of {form_of(run.yb)}"
+                add_note(error, f"Raised by metric {self.names[index]!r}, given {given}.")
+                raise
+            numbers[index] = _one_number(found, f"metric {self.names[index]!r} returned")
+        self.count = self.count + weight  # not in place: the weight may be the user's own
+        for index, number in numbers.items():
+            self._add(index, number, weight)
 
-    def _add(self, index: int, value: Any, n: int) -> None:
-        if isinstance(value, torch.Tensor):
-            value = value.detach()
+    def _add(self, index: int, value: Any, weight: Any) -> None:
+        if isinstance(weight, Tensor):
+            device = value.device if isinstance(value, Tensor) else weight.device
+            weight = weight.to(device, non_blocking=True)
+            # A mean over nothing is NaN, and counts for nothing.
+            value, weight = torch.where(weight == 0, 0.0, value * weight), 1
+        elif not weight:
+            return
+        if isinstance(value, Tensor):
             total = self._sums[index]
-            if isinstance(total, torch.Tensor):
+            if isinstance(total, Tensor):
                 if total.device != value.device:  # read from a checkpoint
                     self._sums[index] = total.to(value.device)
             else:
                 exact = torch.float32 if value.device.type == "mps" else torch.float64
-                self._sums[index] = torch.zeros((), dtype=exact, device=value.device)
+                # Filled, not copied from the host: a copy would wait for the device.
+                self._sums[index] = value.new_full((), total, dtype=exact)
             # Not in place: a checkpoint may still hold the sum of before.
-            self._sums[index] = self._sums[index].add(
-                value.mean() if value.ndim else value, alpha=n
-            )
+            self._sums[index] = self._sums[index].add(value, alpha=weight)
         else:
-            self._sums[index] += value * n
+            self._sums[index] += value * weight
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been added up since the last reset."""
@@ -123,9 +150,10 @@ class AvgStats:
             set_metric_state(metric, kept)
 
     def __repr__(self) -> str:
-        if not self.count:
+        averages = self.avg_stats
+        if not averages:
             return ""
-        pairs = zip(self.names, self.avg_stats, strict=True)
+        pairs = zip(self.names, averages, strict=True)
         text = ", ".join(f"{name} {value:.4f}" for name, value in pairs)
         return f"{'train' if self.in_train else 'valid'}: {text}"
 
@@ -223,7 +251,7 @@ def _keeps_state(metric: Any) -> bool:
 
 def _listed(metrics: Metric | Iterable[Metric] | None) -> list[Metric]:
     # A collection could be iterated over, for its names.
-    is_one = _keeps_state(metrics) or isinstance(metrics, torch.Tensor)
+    is_one = _keeps_state(metrics) or isinstance(metrics, Tensor)
     return [metrics] if is_one else listify(metrics)
 
 
@@ -252,15 +280,20 @@ def _told_apart(names: Iterable[str]) -> list[str]:
     return found
 
 
-def _one_number(value: Any, name: str) -> float:
-    try:
+def _one_number(value: Any, whose: str) -> Any:
+    """Return a number as a float, or as a tensor without dimensions or gradient."""
+    if isinstance(value, Tensor):
+        if value.numel() == 1 and not value.is_complex():
+            return value.detach().reshape(())
+        got = f"a tensor of shape {list(value.shape)} and {value.dtype}"
+    elif hasattr(value, "__float__") and not getattr(value, "ndim", 0):
         return float(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        shape = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-        raise TypeError(
-            f"metric {name!r} computes no single number but {shape}: have it averaged, or "
-            "subscribe a handler of yours that reads it"
-        ) from error
+    else:
+        got = type(value).__name__
+    raise TypeError(
+        f"{whose} no single number but {got}: return a mean over the batch; several numbers are "
+        "several metrics, each a function of its own, or a handler of yours that reads them"
+    )
 
 
 def _line(cells: Iterable[str], titles: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ..arguments import whole_number
 from ..callback import Callback, handler
-from ..data.batch import batch_size
+from ..data.lengths import has_exact_length
 from ..param_groups import gradients
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, MOVE_DATA
 
@@ -24,7 +25,8 @@ class GradientAccumulation(Callback):
     The step's gradient is that of the mean over all samples of the group: four
     batches of 16 give what one batch of 64 gives, to rounding. That holds for
     short groups and for batches of different sizes too, provided that the loss
-    is a mean over its batch. (Batch normalization still sees small batches.)
+    is a mean over its batch. What it is a mean of is ``run.weight``: samples, or what
+    ``Learner(..., weight=)`` counts. (Batch normalization still sees small batches.)
 
     For the backward pass each loss is multiplied by its batch's share of the
     group, which is taken to be ``n`` batches as large as its first. Where the
@@ -33,8 +35,9 @@ class GradientAccumulation(Callback):
     scope is cancelled, with the reason ``"accumulating"``, in ``begin_step`` at
     ``MOVE_DATA``.
 
-    The last group of an epoch is stepped at its end, however short it is: in
-    the last batch where the number of batches is known, else in ``after_train``.
+    The last group of an epoch is stepped at its end, however short it is: in the last
+    batch where the number of batches is certain (``TensorLoader``, a list, a ``DataLoader``
+    with torch's samplers), else, as a length may be an estimate, in ``after_train``.
     If the training batches were cancelled, the group goes on in the next epoch.
     A batch that was cancelled before its backward pass does not count.
 
@@ -51,14 +54,16 @@ class GradientAccumulation(Callback):
         self.n = whole_number("n", n, 1, "batches")
         self._true_loss: Tensor | None = None
         self._is_flushing = False
+        self._knows_end = False
         self._opt: weakref.ref[Any] | None = None
         self._start_group()
 
     def _start_group(self) -> None:
         self._batches = 0
-        self._samples = 0
+        # Numbers, or tensors where the learner's weight is one.
+        self._samples: Any = 0
         # The number of samples that the gradients so far have been divided by.
-        self._divisor = 0
+        self._divisor: Any = 0
 
     @property
     def batches_per_step(self) -> int:
@@ -73,23 +78,30 @@ class GradientAccumulation(Callback):
         self._opt = weakref.ref(run.opt)
         self._start_group()
 
+    @handler(priority=BEFORE_EVERYONE)
+    def begin_train(self, run: Runner) -> None:
+        """See whether the last batch will be known, before anybody wraps the loader."""
+        self._knows_end = has_exact_length(run.data.train_dl)
+
     @handler(during="train", priority=AFTER_EVERYONE)
     def after_loss(self, run: Runner) -> None:
         """Weight the loss for the backward pass."""
         if self._batches and next(gradients(run), None) is None:
             self._start_group()  # somebody dropped them
-        size = batch_size(run.batch)
+        if not isinstance(run.loss, Tensor) or not run.loss.requires_grad:
+            return  # backward will say what is wrong with it
+        weight = run.weight
         if not self._batches:
-            self._divisor = self.n * size
+            self._divisor = self.n * _or_one(weight)
         self._true_loss = run.loss
-        run.loss = run.loss * (size / self._divisor)
+        run.loss = _scaled(run.loss, weight / self._divisor)
 
     @handler(priority=BEFORE_EVERYONE)
     def after_backward(self, run: Runner) -> None:
         """Count the batch, and show the loss as it was."""
         if self._true_loss is not None:
             self._batches += 1
-            self._samples += batch_size(run.batch)
+            self._samples = self._samples + run.weight  # a tensor may be the user's own
         self.put_loss_back(run)
 
     @handler(event="after_batch", priority=BEFORE_EVERYONE)
@@ -102,14 +114,28 @@ class GradientAccumulation(Callback):
     def begin_step(self, run: Runner) -> None:
         """Step at the end of a group only, with gradients of its mean."""
         index = -1 if run.batch_index is None else run.batch_index
-        is_last = self._is_flushing or index + 1 == run.iters
+        is_last = self._is_flushing or (self._knows_end and index + 1 == run.iters)
         if self._batches < self.n and not is_last:
             run.token.cancel("step", "accumulating")
-        elif self._samples not in (0, self._divisor):
-            if found := list(gradients(run)):
-                torch._foreach_mul_(found, self._divisor / self._samples)
-            # If somebody cancels this step, the group goes on from here.
-            self._divisor = self._samples
+        else:
+            self._correct(run)
+
+    def _correct(self, run: Runner) -> None:
+        """Have the gradients divided by what the group has turned out to hold."""
+        samples = self._samples
+        # Two tensors are not compared: the host would wait for the answer.
+        if not isinstance(samples, Tensor) and samples in (0, self._divisor):
+            return
+        samples = _or_one(samples)
+        by_device: dict[torch.device, list[Tensor]] = defaultdict(list)
+        for gradient in gradients(run):
+            by_device[gradient.device].append(gradient)
+        factor = self._divisor / samples
+        for device, found in by_device.items():
+            here = factor.to(device, non_blocking=True) if isinstance(factor, Tensor) else factor
+            torch._foreach_mul_(found, here)
+        # If somebody cancels this step, the group goes on from here.
+        self._divisor = samples
 
     @handler(priority=BEFORE_EVERYONE)
     def after_step(self, run: Runner) -> None:
@@ -142,3 +168,17 @@ class GradientAccumulation(Callback):
         self._batches = state["batches"]
         self._samples = state["samples"]
         self._divisor = state["divisor"]
+
+
+def _or_one(count: Any) -> Any:
+    """Return a count to divide by; 1 for 0, where there is nothing to be divided."""
+    if isinstance(count, Tensor):
+        return torch.where(count == 0, 1.0, count)
+    return count or 1
+
+
+def _scaled(loss: Tensor, share: Any) -> Any:
+    if isinstance(share, Tensor):
+        # A float64 scalar would make a float64 loss of a float32 one.
+        share = share.to(loss.device, torch.promote_types(loss.dtype, torch.float32), True)
+    return loss * share

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
@@ -22,7 +23,10 @@ class GradientClip(Callback):
     It works in ``begin_step`` at ``POLICY``: on gradients that have been
     accumulated and unscaled, and not at all where no step is taken. The
     gradients are those of the optimizer's parameters. Nothing is read from the
-    device.
+    device, but by torch where it adds up the entries of a sparse gradient
+    (``nn.Embedding(sparse=True)``), of which the stored values are clipped. Where
+    an element is not finite, neither is the norm, and clipping by it makes all
+    gradients NaN, as torch does; ``TerminateOnNaN`` ends such a fit.
 
     Args:
         norm: Scale all gradients down together so that their common norm is at
@@ -63,9 +67,30 @@ class GradientClip(Callback):
 
     def begin_step(self, run: Runner) -> None:
         """Clip."""
-        parameters = trained_parameters(run)
         # foreach is left to torch, which takes it wherever it is faster.
+        parameters = [_dense(parameter) for parameter in trained_parameters(run)]
         if self.norm is not None:
             self.total_norm = clip_grad_norm_(parameters, self.norm, self.norm_type).detach()
         elif self.value is not None:
+            for parameter in parameters:
+                if parameter.grad is not None and parameter.grad.is_complex():
+                    raise TypeError(
+                        "GradientClip(value=...) cannot clamp complex gradients, which have no "
+                        f"order; one has shape {list(parameter.shape)}. Use GradientClip(norm=...)"
+                    )
             clip_grad_value_(parameters, self.value)
+
+
+def _dense(parameter: Tensor) -> Tensor:
+    """Return a parameter whose gradient can be clipped in place: where it is sparse, its values."""
+    gradient = parameter.grad
+    if gradient is None or gradient.layout is torch.strided:
+        return parameter
+    if gradient.layout is torch.sparse_coo:
+        # An entry that is there several times counts as the sum.
+        parameter.grad = gradient = gradient.coalesce()
+    held = gradient.values().detach()
+    if not held.numel():  # torch finds no largest element in it
+        held = held.new_zeros(1)
+    held.grad = held.detach()
+    return held

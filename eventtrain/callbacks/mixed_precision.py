@@ -239,7 +239,9 @@ class MixedPrecision(Callback):
     @handler(during="train", priority=_SCALE_LOSS)
     def after_loss(self, run: Runner) -> None:
         """Scale the loss for the backward pass."""
-        if self._scaling is not None:
+        # Of what has no gradient, backward will say what is wrong with it.
+        is_scaled = isinstance(run.loss, Tensor) and run.loss.requires_grad
+        if self._scaling is not None and is_scaled:
             self._true_loss = run.loss
             run.loss = self._scaled_loss = self._scaling.scale(run.loss)
 

@@ -56,6 +56,8 @@ class TerminateOnNaN(Callback):
     @handler(during="train")
     def after_loss(self, run: Runner) -> None:
         """Note whether the loss is finite, and look at the notes when it is time."""
+        if not isinstance(run.loss, torch.Tensor):
+            return  # backward will say what is wrong with it
         is_bad = torch.isfinite(run.loss.detach()).all().logical_not()
         if self._is_bad is not None:
             is_bad = torch.logical_or(self._is_bad.to(is_bad.device), is_bad)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..arguments import whole_number
 from ..callback import Callback, handler
-from ..data.batch import batch_size, model_device
-from ..errors import DataError
+from ..data.batch import model_device
+from ..errors import UncountableError
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ class Throughput(Callback):
     batch's end. On a CUDA device the host waits for it twice a phase, so that only
     finished work counts, and at no batch in between.
 
-    A phase of which no batch is left after ``skip`` writes nothing, and a batch without
-    a tensor to count rows by leaves the samples out.
+    Samples are what ``run.weight`` says: with ``Learner(..., weight=)`` they are what that
+    counts, tokens for example. A phase of which no batch is left after ``skip`` writes
+    nothing, and a batch that has nothing to count by leaves the samples out.
 
     Args:
         skip: Batches at the beginning of every phase that do not count (start of
@@ -46,7 +47,7 @@ class Throughput(Callback):
         self._seen = 0
         self._start = self._wait_start = self._waited = 0.0
         self._batches = 0
-        self._samples: int | None = 0
+        self._samples: Any = 0
         self._end = 0.0
 
     @handler(["begin_train", "begin_validate"], priority=AFTER_EVERYONE)
@@ -59,15 +60,15 @@ class Throughput(Callback):
 
     @handler("begin_batch", priority=BEFORE_EVERYONE)
     def data_ends(self, run: Runner) -> None:
-        """Add up the wait for this batch, and its rows before anybody changes them."""
+        """Add up the wait for this batch, and its samples."""
         if not self._is_on:
             return
         self._waited += time.perf_counter() - self._wait_start
         self._batches += 1
         if self._samples is not None:
             try:
-                self._samples += batch_size(run.batch)
-            except DataError:
+                self._samples = self._samples + run.weight  # a tensor may be the user's own
+            except UncountableError:
                 self._samples = None
 
     @handler("after_batch", priority=AFTER_EVERYONE)
@@ -99,7 +100,7 @@ class Throughput(Callback):
         prefix = "train" if run.phase == "train" else "valid"
         row = run.history[-1]
         if self._samples is not None:
-            row[f"{prefix}_samples_per_second"] = self._samples / seconds
+            row[f"{prefix}_samples_per_second"] = float(self._samples) / seconds
         row[f"{prefix}_batches_per_second"] = self._batches / seconds
         row[f"{prefix}_data_share"] = min(self._waited / seconds, 1.0)
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from ..arguments import whole_number
 from ..callback import Callback, handler
 from ..data.batch import convert_parts, loader_length, model_device, move_to
+from ..data.lengths import has_exact_length
 from ..errors import DataError
 from ..priorities import BEFORE_EVERYONE, MOVE_DATA
 
@@ -172,7 +173,7 @@ def _read(loader: Any, batches: Iterator[Any]) -> Generator[Any, None, None]:
         if close is not None:
             close()
     # The runner checks this for the loaders that it sees itself.
-    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+    if isinstance(loader, DataLoader) and has_exact_length(loader):
         length = loader_length(loader)
         if length is not None and 0 < count < length:
             raise DataError(

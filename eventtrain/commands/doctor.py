@@ -17,7 +17,7 @@ from ..text_table import text_table
 if TYPE_CHECKING:
     import click
 
-_CORE = {"torch": (2, 4), "blinker": (1, 9)}
+_CORE = {"torch": (2, 6), "blinker": (1, 9)}
 _EXTRAS = {
     "click": "cli",
     "scikit-learn": "demo",

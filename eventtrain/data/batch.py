@@ -1,18 +1,16 @@
-"""What the loop has to know about a batch: its parts, its size, its place."""
+"""What the loop has to know about a batch, its parts and its place, and a loader's length."""
 
 from __future__ import annotations
 
 import copy
 from collections import UserDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
-from ..errors import DataError, EmptyLoaderError
+from ..errors import DataError
 
 
 def batch_parts(batch: Any) -> tuple[Any, Any]:
@@ -27,29 +25,11 @@ def batch_parts(batch: Any) -> tuple[Any, Any]:
         the model and the loss function each see all of it.
     """
     # Plain pairs first: this runs once a batch.
-    if type(batch) is tuple and len(batch) == 2:
+    if batch.__class__ is tuple and len(batch) == 2:
         return batch
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch[0], batch[1]
     return batch, batch
-
-
-def batch_size(batch: Any) -> int:
-    """Count the rows of a batch, without asking the device anything.
-
-    Args:
-        batch: A tensor, or tensors in tuples, lists and mappings, nested at will.
-
-    Returns:
-        The leading dimension of the first tensor that has one.
-
-    Raises:
-        DataError: There is no such tensor.
-    """
-    size = _first_dimension(batch)
-    if size is None:
-        raise DataError(f"a batch of type {type(batch).__name__} holds no tensor to count rows by")
-    return size
 
 
 def move_to(batch: Any, device: torch.device | str | int) -> Any:
@@ -150,52 +130,5 @@ def loader_length(dl: Any) -> int | None:
     """Return the number of batches of a loader, or ``None`` where it cannot tell."""
     try:
         return len(dl)
-    except (TypeError, NotImplementedError):
-        return None
-
-
-def check_count(dl: Any, count: int, where: str) -> None:
-    """Tell a loader that has run out from one that has nothing, or lost its end.
-
-    Args:
-        dl: The loader.
-        count: How many batches it gave.
-        where: Which loader it is, for messages.
-
-    Raises:
-        EmptyLoaderError: It gave none.
-        DataError: It ended before its own length.
-    """
-    if not count:
-        raise EmptyLoaderError(
-            f"{where} gave no batch ({type(dl).__name__}). A generator can be read only once: "
-            "pass something that can be iterated over in every epoch."
-        )
-    length = loader_length(dl)
-    if (
-        length is not None
-        and count < length
-        and isinstance(dl, DataLoader)
-        and not isinstance(dl.dataset, IterableDataset)
-    ):
-        # DataLoader takes a StopIteration out of a dataset for its own end.
-        raise DataError(
-            f"{where} ended after {count} of {length} batches. "
-            "Look for a StopIteration raised in its dataset, sampler or collate function."
-        )
-
-
-def _first_dimension(batch: Any) -> int | None:
-    if isinstance(batch, Tensor):
-        return batch.size(0) if batch.ndim else None
-    if isinstance(batch, (tuple, list)):
-        parts: Iterable[Any] = batch
-    elif isinstance(batch, Mapping):
-        parts = batch.values()
-    else:
-        return None
-    for part in parts:
-        size = _first_dimension(part)
-        if size is not None:
-            return size
-    return None
+    except (TypeError, NotImplementedError, ValueError, OverflowError):
+        return None  # no length; or infinity, a fraction, a number below 0 or beyond all bounds

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import NoneType
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset as TorchDataset, IterableDataset, TensorDataset
 
 from ..arguments import whole_number
 from .loaders import Dataset, TensorLoader
@@ -19,9 +20,15 @@ class DataBunch:
         train_dl: Any iterable of batches.
         valid_dl: Any iterable of batches; ``None`` (default) means no validation.
         c: The number of classes, or of model outputs. Default ``None``.
+
+    Raises:
+        TypeError: In the place of a loader stands a class, a function, a pair of loaders, a
+            tensor, or a data set, whose samples would be taken for batches.
     """
 
     def __init__(self, train_dl: Any, valid_dl: Any = None, c: int | None = None) -> None:
+        check_loader(train_dl, "train_dl")
+        check_loader(valid_dl, "valid_dl")
         self.train_dl = train_dl
         self.valid_dl = valid_dl
         self.c = c
@@ -35,6 +42,40 @@ class DataBunch:
     def valid_ds(self) -> Any:
         """``valid_dl.dataset``, or ``None`` where there is no validation loader."""
         return None if self.valid_dl is None else _dataset_of(self.valid_dl, "valid")
+
+
+def check_loader(dl: Any, name: str) -> None:
+    """Refuse what is no loader: what cannot be iterated over, and what does not yield batches.
+
+    Args:
+        dl: A loader, or ``None``, which is let through.
+        name: What it is called, for messages.
+
+    Raises:
+        TypeError: It is none.
+    """
+    remedy = ""
+    if isinstance(dl, type):
+        remedy = f"which is a class: pass an instance, {dl.__name__}(...)"
+    elif isinstance(dl, (tuple, list)) and any(
+        isinstance(x, (DataLoader, TensorLoader)) for x in dl[:3]
+    ):
+        remedy = "which holds loaders: DataBunch(*loaders), as in DataBunch(*get_dls(...))"
+    elif isinstance(dl, (TorchDataset, Dataset)) and not hasattr(type(dl), "__iter__"):
+        remedy = (
+            "a data set, whose samples are no batches: DataLoader(dataset, ...) or get_dls(...)"
+        )
+    elif isinstance(dl, Mapping) and name != "valid_dl":
+        remedy = "whose keys are no batches: pass one loader"
+    elif isinstance(dl, Tensor):
+        remedy = "whose rows are no batches: TensorLoader(x, y)"
+    elif isinstance(dl, (str, bytes)) or not (
+        dl is None or hasattr(dl, "__iter__") or hasattr(dl, "__getitem__")
+    ):
+        remedy = "which is nothing to iterate over"
+        remedy += ": call it, and pass what it returns" if callable(dl) else ""
+    if remedy:
+        raise TypeError(f"{name} must be an iterable of batches, got {type(dl).__name__}, {remedy}")
 
 
 def get_dls(train_ds: Any, valid_ds: Any, bs: int = 64, **kwargs: Any) -> tuple[Any, Any]:

@@ -202,11 +202,11 @@ class TestOn:
         bus.emit("after_fit", 2)
         assert seen == [1, 2]
 
-    def test_the_same_function_subscribed_twice_runs_twice(
+    def test_the_same_function_subscribed_under_two_names_runs_twice(
         self, bus: EventBus, seen: list[Any]
     ) -> None:
         bus.on("after_loss", seen.append)
-        bus.on("after_loss", seen.append)
+        bus.on("after_loss", seen.append, name="again")
         bus.emit("after_loss", 1)
         assert seen == [1, 1]
 
@@ -252,7 +252,7 @@ class TestSubscription:
 
     def test_disconnecting_twice_does_nothing_more(self, bus: EventBus, seen: list[Any]) -> None:
         first = bus.on("after_loss", seen.append)
-        bus.on("after_loss", seen.append)
+        bus.on("after_loss", seen.append, name="second")
         first.disconnect()
         first.disconnect()
         bus.emit("after_loss", 1)
@@ -552,8 +552,8 @@ class TestFilters:
     def test_two_subscriptions_of_one_function_count_apart(
         self, bus: EventBus, seen: list[Any]
     ) -> None:
-        for _ in range(2):
-            bus.on("after_loss", seen.append, every=2)
+        for name in ("first", "second"):
+            bus.on("after_loss", seen.append, every=2, name=name)
         bus.emit("after_loss", 1)
         bus.emit("after_loss", 2)
         assert seen == [2, 2]
@@ -574,7 +574,7 @@ class TestFilters:
 
         bus.on("after_loss", handler, every=2)
         self.emit(bus, 1)
-        bus.on("after_loss", handler, every=2)
+        bus.on("after_loss", handler, every=2, name="second")
         self.emit(bus, 2)
         assert seen == [0, 1]
 
@@ -1360,3 +1360,60 @@ class TestExplain:
         del run
         gc.collect()
         assert order(bus) == []
+
+
+class TestTheSameFunctionTwice:
+    """A function that is subscribed again replaces itself, and says so."""
+
+    def test_it_runs_once_and_as_the_second_subscription_says(self, bus: EventBus) -> None:
+        seen: list[object] = []
+        bus.on("after_loss", seen.append, priority=1)
+        with pytest.warns(RuntimeWarning, match="'append' of event 'after_loss'.* is replaced"):
+            bus.on("after_loss", seen.append, priority=2)
+        bus.emit("after_loss", "run")
+        assert seen == ["run"]
+        assert [row.priority for row in bus.explain()] == [2]
+
+    def test_a_warning_that_is_an_error_changes_nothing(self, bus: EventBus) -> None:
+        bus.on("after_loss", print, priority=1)
+        with pytest.raises(RuntimeWarning, match="is replaced"):
+            bus.on("after_loss", print, priority=2)
+        assert [row.priority for row in bus.explain()] == [1]
+
+    def test_a_subscription_that_fails_leaves_the_first(self, bus: EventBus) -> None:
+        bus.on("after_loss", print)
+        with pytest.raises(OrderError), pytest.warns(RuntimeWarning):
+            bus.on("after_loss", print, before="nobody")
+        assert len(bus.explain()) == 1
+
+    def test_another_name_event_or_sender_is_another_handler(self, bus: EventBus) -> None:
+        first, second = SimpleNamespace(), SimpleNamespace()
+        bus.on("after_loss", print)
+        bus.on("after_loss", print, name="other")
+        bus.on("after_pred", print)
+        bus.on("after_loss", print, sender=first)
+        bus.on("after_loss", print, sender=second)
+        assert len(bus.explain()) == 5
+        with pytest.warns(RuntimeWarning):
+            bus.on("after_loss", print, sender=first)
+        assert len(bus.explain()) == 5
+
+    def test_methods_of_two_objects_are_two_functions(self, bus: EventBus) -> None:
+        first: list[object] = []
+        second: list[object] = []
+        bus.on("after_loss", first.append)
+        bus.on("after_loss", second.append)
+        bus.emit("after_loss", "run")
+        assert first == second == ["run"]
+
+    def test_one_of_several_events_is_replaced_alone(self, bus: EventBus) -> None:
+        bus.on(["after_loss", "after_pred"], print)
+        with pytest.warns(RuntimeWarning):
+            bus.on("after_loss", print, priority=4)
+        rows = {row.event: row.priority for row in bus.explain()}
+        assert rows == {"after_loss": 4, "after_pred": 0}
+
+    def test_what_was_disconnected_is_subscribed_anew_without_a_word(self, bus: EventBus) -> None:
+        bus.on("after_loss", print).disconnect()
+        bus.on("after_loss", print)
+        assert len(bus.explain()) == 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -377,3 +379,82 @@ def test_an_epoch_that_fails_reports_no_averages(event: str, learner: Learner) -
         run.fit(1, learner)
     assert lines == []
     assert run.history == [{"epoch": 0}]
+
+
+NO_NUMBERS = {
+    "NoneType": None,
+    "tuple": (1.0, 2.0),
+    "dict": {"a": 1.0},
+    "str": "0.5",
+    "list": [0.5],
+    r"a tensor of shape \[3\]": torch.ones(3),
+    r"a tensor of shape \[0\]": torch.ones(0),
+    "a tensor of shape .* and torch.complex64": torch.ones((), dtype=torch.complex64),
+    "ndarray": np.ones(3),
+    "complex": 1j,
+}
+
+
+@pytest.mark.parametrize("form", NO_NUMBERS)
+def test_a_metric_that_returns_no_number_is_named(form: str, learner: Learner) -> None:
+    def score(pred: Tensor, yb: Tensor) -> Any:
+        return NO_NUMBERS[form]
+
+    run = Runner(AvgStatsCallback(score, report=None))
+    with pytest.raises(
+        TypeError, match=f"metric 'score' returned no single number but {form}"
+    ) as e:
+        run.fit(1, learner)
+    assert "'avg_stats' of event 'after_loss'" in e.value.__notes__[0]
+    assert "epoch 0, batch 0" in e.value.__notes__[0]
+    assert run.avg_stats.train_stats.count == 0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [0.5, np.float32(0.5), np.float64(0.5), np.array(0.5), torch.tensor(0.5), torch.tensor([0.5]),
+     torch.tensor(0.5, requires_grad=True), torch.tensor(0.5, dtype=torch.float16), Fraction(1, 2)],
+    ids=repr,
+)  # fmt: skip
+def test_a_metric_may_return_a_number_of_any_kind(value: Any, learner: Learner) -> None:
+    run = Runner(AvgStatsCallback(lambda pred, yb: value, report=None))
+    assert run.fit(1, learner).history[0]["train_<lambda>"] == 0.5
+
+
+@pytest.mark.parametrize("value", [True, 1, torch.tensor(True), torch.tensor(1), np.bool_(True)])
+def test_a_metric_may_return_a_whole_number(value: Any, learner: Learner) -> None:
+    if isinstance(value, np.bool_):
+        value = np.int64(value)
+    run = Runner(AvgStatsCallback(lambda pred, yb: value, report=None))
+    assert run.fit(1, learner).history[0]["train_<lambda>"] == 1.0
+
+
+def test_numbers_of_low_precision_are_added_up_in_high_precision(learner: Learner) -> None:
+    stats = AvgStatsCallback(lambda pred, yb: np.float16(0.1), report=None)
+    Runner(stats).fit(1, learner)
+    assert stats.train_stats.avg_stats[1] == pytest.approx(float(np.float16(0.1)), rel=1e-12)
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+def test_an_error_in_a_metric_says_which_and_what_it_was_given(
+    stateful: bool, learner: Learner
+) -> None:
+    def broken(pred: Tensor, yb: Tensor) -> float:
+        raise KeyError("mine")
+
+    metric = torchmetrics.classification.MulticlassAccuracy(num_classes=3)
+    metric.update = broken  # type: ignore[method-assign]
+    with pytest.raises(KeyError, match="mine") as caught:
+        Runner(AvgStatsCallback(metric if stateful else broken, report=None)).fit(1, learner)
+    name = "multiclass_accuracy" if stateful else "broken"
+    assert (
+        f"metric '{name}', given pred of shape [4, 3], yb of shape [4]" in caught.value.__notes__[0]
+    )
+
+
+def test_a_torchmetrics_metric_goes_with_a_loss_that_is_a_float(learner: Learner) -> None:
+    metric = torchmetrics.classification.MulticlassAccuracy(num_classes=3)
+    learner.loss_func = lambda pred, yb: 2.0
+    learner.data.valid_dl = learner.data.train_dl
+    row = Runner(AvgStatsCallback(metric, report=None)).validate(learner).history[0]
+    assert row["valid_loss"] == 2.0

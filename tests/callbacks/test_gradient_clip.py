@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-from eventtrain import Learner, Runner
+from eventtrain import DataBunch, Learner, Runner
 from eventtrain.callbacks import GradientAccumulation, GradientClip
 
 
@@ -148,3 +148,94 @@ def test_models_of_several_layers_are_clipped_together(make_learner) -> None:
     theirs = by_hand(deep(), lambda p: clip_grad_norm_(p, 0.05))
     for own, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
         assert torch.equal(own, other)
+
+
+class Bags(nn.Module):
+    """An embedding, whose gradient may be sparse, and a layer, whose gradient is dense."""
+
+    def __init__(self, sparse: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = nn.Embedding(7, 5, sparse=sparse)
+        self.layer = nn.Linear(5, 3)
+
+    def forward(self, ids: Any) -> Any:
+        return self.layer(self.words(ids).mean(1)) * 30  # so that there is something to clip
+
+
+def of_words(sparse: bool) -> Learner:
+    model = Bags(sparse)
+    ids = torch.tensor([[1, 1, 2], [5, 1, 5], [0, 2, 1], [6, 6, 6]])  # some several times
+    data = DataBunch([(ids, torch.tensor([0, 1, 2, 1]))] * 3)
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    return Learner(model, opt, nn.functional.cross_entropy, data)
+
+
+CLIPS: dict[str, Callable[[], GradientClip]] = {
+    "norm": lambda: GradientClip(norm=0.1),
+    "norm 1": lambda: GradientClip(norm=0.1, norm_type=1.0),
+    "largest": lambda: GradientClip(norm=0.1, norm_type=math.inf),
+    "value": lambda: GradientClip(value=0.01),
+}
+
+
+@pytest.mark.parametrize("name", CLIPS)
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_sparse_gradients_are_clipped_as_dense_ones_are(name: str, accumulate: bool) -> None:
+    models, norms = [], []
+    for sparse in (True, False):
+        learn, clip = of_words(sparse), CLIPS[name]()
+        Runner([clip, *([GradientAccumulation(2)] if accumulate else [])]).fit(2, learn)
+        models.append(learn.model)
+        norms.append(clip.total_norm)
+    for own, due in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.allclose(own, due, atol=1e-6)
+    assert norms[0] is norms[1] is None or torch.allclose(*norms)
+
+
+def test_a_sparse_gradient_without_an_entry_is_clipped() -> None:
+    learn = of_words(True)
+    learn.data = DataBunch([(torch.zeros(2, 0, dtype=torch.int64), torch.tensor([0, 1]))])
+    learn.loss_func = lambda pred, yb: pred.nan_to_num().sum()
+    for name in CLIPS:
+        assert Runner(CLIPS[name]()).fit(1, learn).outcome == "completed"
+
+
+def of_complex() -> Learner:
+    weight = nn.Parameter(torch.tensor([3 + 4j, 1j]))
+    opt = torch.optim.SGD([weight], lr=1.0)
+    loss = lambda pred, yb: (pred * pred.conj()).real.sum() / 2  # noqa: E731
+    return Learner(lambda xb: weight * 1, opt, loss, DataBunch([torch.zeros(1)]))
+
+
+def test_complex_gradients_are_clipped_by_their_norm() -> None:
+    learn = of_complex()
+    clip = GradientClip(norm=1.0)
+    Runner(clip).fit(1, learn)
+    assert clip.total_norm is not None
+    assert clip.total_norm.item() == pytest.approx(math.sqrt(26))
+
+
+def test_complex_gradients_cannot_be_clamped_and_the_error_says_what_to_do() -> None:
+    with pytest.raises(TypeError, match=r"shape \[2\]. Use GradientClip\(norm=") as caught:
+        Runner(GradientClip(value=1.0)).fit(1, of_complex())
+    assert "'gradient_clip' of event 'begin_step'" in caught.value.__notes__[0]
+
+
+def test_where_there_is_no_gradient_nothing_is_clipped(learner: Learner) -> None:
+    run = Runner([GradientClip(norm=1.0)])
+    run.on("after_backward", lambda run: run.opt.zero_grad())
+    assert run.fit(1, learner).outcome == "completed"
+    assert run.gradient_clip.total_norm == 0
+
+
+def test_a_norm_that_is_not_finite_shows_and_makes_all_gradients_nan(learner: Learner) -> None:
+    run = Runner(GradientClip(norm=1.0))
+
+    def spoil(run: Runner) -> None:
+        next(run.model.parameters()).grad[0, 0] = math.nan  # type: ignore[index]
+
+    run.on("after_backward", spoil)
+    run.fit(1, learner)
+    assert torch.isnan(run.gradient_clip.total_norm)
+    assert torch.isnan(learner.model.bias).all()

@@ -416,6 +416,7 @@ def test_a_group_that_joins_meanwhile_is_gone_again(learner: Learner) -> None:
 
 def test_a_lazy_model_is_told_to_see_a_batch_first(learner: Learner) -> None:
     learner.model = nn.LazyLinear(3)
+    learner.opt = torch.optim.SGD(learner.model.parameters(), lr=0.1)
     with pytest.raises(TypeError, match="run a batch"):
         Runner(cbs=LRFinder(steps=3)).fit(1, learner)
 

@@ -91,7 +91,7 @@ def test_metrics_see_the_original_targets_and_loss_function(learner: Learner) ->
     def look(run: Runner) -> None:
         seen.append(run.loss_func is cross_entropy and run.yb is run.batch[1])
 
-    run.on("after_loss", look, during="train", priority=500)
+    run.on("after_loss", look, during="train", priority=500, name="look early")
     result = run.fit(1, learner)
     assert seen == [True] * 18
     assert "train_accuracy" in result.history[0]

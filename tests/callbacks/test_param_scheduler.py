@@ -286,7 +286,8 @@ def test_a_loader_that_gives_more_than_it_said_ends_at_one(learner: Learner) -> 
     learner.data = DataBunch(Modest(learner.data.train_dl), None)
     run = Runner(cbs=ParamScheduler("lr", sched_lin(0.0, 1.0)))
     seen = watch(run)
-    run.fit(1, learner)
+    with pytest.warns(RuntimeWarning, match="gave 3 batches, and its length is 1"):
+        run.fit(1, learner)
     assert [value for (value,) in seen] == [0.0, 1.0, 1.0]
 
 

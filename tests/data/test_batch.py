@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils.data import DataLoader, IterableDataset
 
 from eventtrain import DataError, TensorLoader
-from eventtrain.data.batch import batch_parts, batch_size, loader_length, move_to
+from eventtrain.data.batch import batch_parts, loader_length, move_to
 
 Pair = namedtuple("Pair", "x y")
 META = torch.device("meta")
@@ -49,32 +49,6 @@ def test_two_parts_are_input_and_target(batch: Any) -> None:
 def test_any_other_batch_is_input_and_target_as_a_whole(batch: Any) -> None:
     xb, yb = batch_parts(batch)
     assert xb is batch and yb is batch
-
-
-@pytest.mark.parametrize(
-    "batch",
-    [
-        torch.zeros(5, 2),
-        (torch.zeros(5), torch.zeros(9)),
-        [["text"], {"a": torch.zeros(5, 1)}],
-        {"id": "text", "scale": torch.tensor(1.0), "x": torch.zeros(5, 2)},
-    ],
-    ids=["tensor", "tuple", "nested", "dict"],
-)
-def test_rows_are_counted_on_the_first_tensor_that_has_some(batch: Any) -> None:
-    assert batch_size(batch) == 5
-
-
-@pytest.mark.parametrize("batch", ["text", [], {"a": 1}, torch.tensor(1.0)], ids=repr)
-def test_a_batch_without_rows_has_no_size(batch: Any) -> None:
-    with pytest.raises(DataError, match=f"a batch of type {type(batch).__name__}"):
-        batch_size(batch)
-
-
-def test_counting_rows_makes_the_host_wait_for_nothing(no_sync: Any) -> None:
-    batch = {"x": torch.zeros(5)}
-    with no_sync:
-        assert batch_size(batch) == 5
 
 
 @dataclass(frozen=True)
@@ -223,9 +197,26 @@ def test_the_length_of_a_loader_is_none_where_it_cannot_tell(
     assert loader_length(loader) == length
 
 
-def test_a_length_that_is_not_implemented_is_unknown() -> None:
-    class Unsized:
-        def __len__(self) -> int:
-            raise NotImplementedError
+def _raised(error: Exception) -> Any:
+    raise error
 
-    assert loader_length(Unsized()) is None
+
+@pytest.mark.parametrize(
+    "length",
+    [
+        lambda: _raised(NotImplementedError()),
+        lambda: _raised(TypeError("no length")),
+        lambda: float("inf"),
+        lambda: 2.5,
+        lambda: -1,
+        lambda: 10**30,
+        lambda: None,
+    ],
+)
+def test_a_length_that_is_no_number_of_batches_is_unknown(length: Any) -> None:
+    class Loader:
+        def __len__(self) -> int:
+            answer: int = length()
+            return answer
+
+    assert loader_length(Loader()) is None

@@ -20,7 +20,10 @@ from eventtrain import DataBunch, Learner, Runner, TensorLoader
 from eventtrain.callbacks import GradientClip, MixedPrecision
 
 Batch = Callable[[Runner], None]
-BATCHES = [(torch.randn(4, 5), torch.randint(0, 3, (4,))) for _ in range(4)]
+SEED = torch.Generator().manual_seed(0)
+BATCHES = [
+    (torch.randn(4, 5, generator=SEED), torch.randint(0, 3, (4,), generator=SEED)) for _ in range(4)
+]
 
 
 def learner_of(opt: Callable[..., Any] = torch.optim.SGD) -> Learner:
