@@ -27,9 +27,10 @@ HOUSE = """
     lazy_exports  arguments  atomic_file  errors  copies  events  foreign_names  priorities
     text_table
     cancellation.records  cancellation.token  cancellation.scope  cancellation  interrupts
-    bus.locking  bus.receivers  bus.ordering  bus.filters  bus.handlers  bus.subscription
-    bus.dispatch  bus.sending  bus.running  bus.connections  bus.copying  bus.binding
-    bus.restoring  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus  bus  profiling
+    bus.locking  bus.receivers  bus.ordering  bus.filters  bus.handlers  bus.phases
+    bus.subscription  bus.dispatch  bus.sending  bus.running  bus.connections  bus.copying
+    bus.binding  bus.restoring  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus
+    bus  profiling
     data.batch  data.weights  data.joining  data.loaders  data.lengths  data.workers
     data.bunch  data.mnist  data.datasets  data
     submodules  discriminative  learner  state  diagnosis  param_groups

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import warnings
 import weakref
@@ -22,6 +21,7 @@ from .filters import Tally
 from .handlers import Handler, OnError, Options, names
 from .locking import SubscriptionLock
 from .ordering import require_names, require_no_cycle
+from .phases import check_phase, keep_phase
 from .receivers import Receiver, check_receiver, is_same, name_of
 from .restoring import Declarations, Snapshot
 from .running import Home, running_provider
@@ -197,7 +197,7 @@ class EventBus(Namespace):
             self._add(Event(cancelled, name, "closing", (), text, only_after="cancelled"))
             self._add(Event(closing, name, "closing", (), f"the {name} has ended"))
         if is_phase:
-            _keep_phase(self, opening, closing, name)
+            keep_phase(self.on, opening, closing, name)
         return spec
 
     def _check_new(self, name: object) -> None:
@@ -396,7 +396,7 @@ class EventBus(Namespace):
                 except UnknownEventError as error:
                     raise UnknownEventError(f"handler {new[0].name!r}: {error}") from None
                 for handler in new:
-                    _check_phase(self.vocabulary, signal.event, handler)
+                    check_phase(self.vocabulary, signal.event, handler)
                 standing = signal.subscribed
                 require_names(new, [*standing, *new], name)
                 require_no_cycle(new, standing, name)
@@ -503,39 +503,3 @@ class EventBus(Namespace):
         profile = self._profile
         around = None if profile is None else partial(profile.wrap, signal.event.scope)
         signal.wrap_calls(around)
-
-
-def _check_phase(vocabulary: Vocabulary, event: Event, handler: Handler) -> None:
-    during, phases = handler.options.during, ", ".join(vocabulary.phases)
-    if during is None:
-        return
-    if during not in vocabulary.phases:
-        raise ValueError(f"{handler.describe()}: during must be one of {phases}, got {during!r}")
-    if not vocabulary.is_in_phase(event.scope):
-        raise ValueError(
-            f"{handler.describe()} has during={during!r}, but that event fires "
-            f"outside of the phases {phases}"
-        )
-
-
-def _keep_phase(bus: EventBus, opening: str, closing: str, phase: str) -> None:
-    """Have ``phase`` of a sender right while it is in that scope."""
-    keeper = _PhaseKeeper(phase)
-    bus.on(opening, keeper.enter_phase, priority=math.inf)
-    bus.on(closing, keeper.leave_phase, priority=-math.inf)
-
-
-class _PhaseKeeper:
-    def __init__(self, phase: str) -> None:
-        self._phase = phase
-        self._outer: dict[int, str | None] = {}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._phase,)  # who is in the phase now is not in a copy's
-
-    def enter_phase(self, run: Any) -> None:
-        self._outer[id(run)] = getattr(run, "phase", None)
-        run.phase = self._phase
-
-    def leave_phase(self, run: Any) -> None:
-        run.phase = self._outer.pop(id(run), None)
