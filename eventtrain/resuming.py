@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .checkpoints.compatibility import check_fits
 from .checkpoints.files import list_checkpoints, load_checkpoint
+from .checkpoints.form import check_form, check_position
+from .checkpoints.loader_form import are_of_same_rows, are_same, batch_print, draws_order_at_once
+from .checkpoints.optimizer_state import check_optimizer
+from .checkpoints.random_state import has_drawn_since, random_state
+from .checkpoints.restore_point import RestorePoint
 from .checkpoints.snapshot import (
+    loader_forms,
     random_states,
     restore_learner,
     restore_rest,
@@ -25,12 +34,18 @@ class FromTheStart:
 
     Attributes:
         epoch: Where the loop over epochs starts.
+        loader_forms: What the loaders were like before handlers of the fit wrapped or changed them.
     """
 
     epoch = 0
 
+    def __init__(self) -> None:
+        self.loader_forms: list[dict[str, Any] | None] = [None, None]
+
     def check(self, run: RunState) -> None:
         """See that the run can start here, before anything of it is changed."""
+        if any(callback.checkpoint_folder is not None for callback in run.cbs):
+            self.loader_forms = loader_forms(run)
 
     def enter_fit(self, run: RunState) -> None:
         """Put back what belongs to the fit, once ``begin_fit`` has fired."""
@@ -61,7 +76,8 @@ class Resumption(FromTheStart):
 
     A snapshot in the middle of a phase has the loader iterated anew with the random numbers
     that it had when the phase began, and the batches that were done loaded and dropped: so any
-    loader resumes, whatever its order and its workers.
+    loader resumes, whatever its order and its workers. The last of these batches must be the one
+    that it was.
 
     Args:
         content: What ``take_snapshot`` returned.
@@ -72,10 +88,12 @@ class Resumption(FromTheStart):
     """
 
     def __init__(self, content: dict[str, Any], origin: str) -> None:
+        super().__init__()
         self.epoch: int = content["position"]["epoch"]
         self.phase: str | None = content["position"]["phase"]
         self.batch: int = content["position"]["batch"]
         self._phase_start: Mapping[str, Any] | None = content["phase_start"]
+        self._undo: RestorePoint | None = None
         self._content = content  # empty once it has been put back
         self._origin = origin
 
@@ -85,6 +103,8 @@ class Resumption(FromTheStart):
         Raises:
             CheckpointError: It is another run's, or lies behind the last epoch.
         """
+        super().check(run)
+        check_form(self._content, set(run.counters()), self._origin)
         check_fits(self._content, run, self._origin)
 
     def enter_fit(self, run: RunState) -> None:
@@ -92,12 +112,16 @@ class Resumption(FromTheStart):
 
         What stands in the current epoch's row follows when the phase is entered.
         """
-        restore_learner(run, self._content)
-        run.set_counters(self._content["counters"])
-        rows = [dict(row) for row in self._content["history"]]
-        run.history[:] = rows if self.phase is None else rows[:-1]
-        if self.phase is None:
-            self._restore_rest(run)
+        self._undo = _restore_point(run)
+        with self._undone_if_refused(run):
+            check_optimizer(
+                self._content, run, self._origin, may_lack_groups=self.phase is not None
+            )
+            self._restore_learner(run)
+            rows = [dict(row) for row in self._content["history"]]
+            run.history[:] = rows if self.phase is None else rows[:-1]
+            if self.phase is None:
+                self._restore_rest(run)
 
     def enter_epoch(self, run: RunState) -> bool:
         """Put everything back if training had just ended; return whether it had, or before.
@@ -106,7 +130,9 @@ class Resumption(FromTheStart):
         """
         is_trained = self._is_to_be_resumed_in(run) and self.phase != "train"
         if is_trained and not self.batch:
-            self._restore_all(run)
+            with self._undone_if_refused(run):
+                check_optimizer(self._content, run, self._origin)
+                self._restore_all(run)
         return is_trained
 
     def is_yet_to_be_entered(self, run: RunState) -> bool:
@@ -117,26 +143,50 @@ class Resumption(FromTheStart):
         """Return the rest of the batches of the phase, everything else being put back.
 
         Raises:
-            CheckpointError: The loader has fewer batches than were done.
+            CheckpointError: The loader has fewer batches than were done, or other ones.
         """
         if not (self._is_to_be_resumed_in(run) and self.phase == run.phase):
             return batches_of(loader, run.token), 0
         if not self.batch:  # the loader draws its order while it gives the first batch
-            self._restore_all(run)
+            with self._undone_if_refused(run):
+                check_optimizer(self._content, run, self._origin)
+                self._restore_all(run)
             return batches_of(loader, run.token), 0
         assert self._phase_start is not None
-        set_random_states(run, self._phase_start)
-        batches = iter(batches_of(loader, run.token))
+        with self._undone_if_refused(run):
+            check_optimizer(self._content, run, self._origin)
+            set_random_states(run, self._phase_start)
+            batches = iter(batches_of(loader, run.token))
+            self._drop_what_is_done(batches, loader)
+            self._restore_all(run)
+        return batches, self.batch
+
+    def _drop_what_is_done(self, batches: Iterator[Any], loader: Iterable[Any]) -> None:
+        """Load the batches that are done, and see that the last one is what it was."""
+        done = f"{self._origin} was taken after {self.batch} batches of the {self.phase} loader"
         for index in range(self.batch):
+            before = random_state() if index + 1 == self.batch else {}
             try:
-                next(batches)
+                batch = next(batches)
             except StopIteration:
                 raise CheckpointError(
-                    f"{self._origin} was taken after {self.batch} batches of the {self.phase} "
-                    f"loader, which now ends after {index}: it must be the same data"
+                    f"{done}, which now ends after {index}: it must be the same data"
                 ) from None
-        self._restore_all(run)
-        return batches, self.batch
+        saved = self._content.get("last_batch")  # earlier formats lack it
+        if saved is None or are_same(saved, found := batch_print(batch)):
+            return
+        # What this process draws for a batch is another number without the model in between, and
+        # rows may well be the same. For the first batch nothing is drawn in between.
+        is_noise = self.batch > 1 and has_drawn_since(before)
+        if not (is_noise and (draws_order_at_once(loader) or are_of_same_rows(saved, found))):
+            raise CheckpointError(
+                f"{done}, and the last of them is now another batch: rows would be skipped or "
+                "repeated. Make the loader of the same data in the same way. If it draws random "
+                "numbers batch by batch, have it draw them from a generator (torch.Generator, "
+                "random.Random, one of NumPy's) in an attribute of loader, sampler or dataset, or "
+                "in workers that are not persistent; and resume this run from a checkpoint that "
+                "was taken between epochs"
+            )
 
     def phase_start(self, run: RunState) -> Mapping[str, Any] | None:
         """Return the states of the interrupted run, in the phase that is being resumed."""
@@ -147,15 +197,51 @@ class Resumption(FromTheStart):
     def _is_to_be_resumed_in(self, run: RunState) -> bool:
         return bool(self._content) and self.phase is not None and self.epoch == run.epoch
 
-    def _restore_all(self, run: RunState) -> None:
-        restore_learner(run, self._content)
+    def _restore_learner(self, run: RunState) -> None:
+        with self._as_misfit("model, loss function or optimizer"):
+            restore_learner(run, self._content)
         run.set_counters(self._content["counters"])
+
+    def _restore_all(self, run: RunState) -> None:
+        self._restore_learner(run)
         run.history[-1].update(self._content["history"][-1])
         self._restore_rest(run)
 
     def _restore_rest(self, run: RunState) -> None:
-        restore_rest(run, self._content)
+        with self._as_misfit("gradients, callbacks or random numbers"):
+            restore_rest(run, self._content)
         self._content = {}  # as large as model and optimizer, and the fit holds on to this object
+        self._undo = None
+
+    @contextmanager
+    def _as_misfit(self, parts: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise CheckpointError(
+                f"{self._origin} holds what does not fit this run's {parts}: "
+                f"{type(error).__name__}: {error}. Resume with the program that saved it"
+            ) from error
+
+    @contextmanager
+    def _undone_if_refused(self, run: RunState) -> Iterator[None]:
+        """Leave learner and random numbers as they were, should the run not go on after all."""
+        try:
+            yield
+        except BaseException:
+            if self._undo is not None:
+                self._undo.restore(run)
+            raise
+
+
+def _restore_point(run: RunState) -> RestorePoint | None:
+    """Copy what is about to be replaced, where that can be done before the first batch."""
+    if not isinstance(run.opt, torch.optim.Optimizer):
+        return None
+    try:
+        return RestorePoint(run, on_host=True)
+    except TypeError:  # a lazy module has nothing yet
+        return None
 
 
 def find_start(run: RunState, resume: str | os.PathLike[str] | None) -> FromTheStart:
@@ -188,4 +274,6 @@ def find_start(run: RunState, resume: str | os.PathLike[str] | None) -> FromTheS
         path = folders[0]
         if not list_checkpoints(path):
             return FromTheStart()
-    return Resumption(load_checkpoint(path), f"checkpoint {path}")
+    content, origin = load_checkpoint(path), f"checkpoint {path}"
+    check_position(content, origin)
+    return Resumption(content, origin)

@@ -87,6 +87,24 @@ def fill(target: Tensor, value: Tensor) -> None:
     target.copy_(value)
 
 
+def is_expanded(tensor: Tensor) -> bool:
+    """Whether elements of a tensor share memory, as ``expand`` has it."""
+    return tensor.layout is torch.strided and any(
+        stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+    )
+
+
+def fits_into(target: Tensor, value: Tensor) -> bool:
+    """Whether ``value`` is equal where the elements of ``target``, of its shape, are one."""
+    if target.layout is not torch.strided or not is_expanded(target):
+        return True
+    first = value
+    for dimension, stride in enumerate(target.stride()):
+        if stride == 0 and target.size(dimension) > 1:
+            first = first.narrow(dimension, 0, 1)
+    return torch.equal(first.expand_as(value).nan_to_num(), value.nan_to_num())
+
+
 @torch.no_grad()
 def set_tensors(model: Any, values: Mapping[str, Tensor], *, replace_buffers: bool = False) -> None:
     """Fill parameters and buffers of ``model`` in place with the values of their names.

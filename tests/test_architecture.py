@@ -35,7 +35,9 @@ HOUSE = """
     data.bunch  data.mnist  data.datasets  data
     submodules  discriminative  learner  state  diagnosis  param_groups
     handler_options  callback  train_eval  plugins
-    checkpoints.plain_data  checkpoints.files  checkpoints.random_state  checkpoints.compatibility
+    checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.files
+    checkpoints.random_state  checkpoints.loader_state  checkpoints.loader_form  checkpoints.names
+    checkpoints.optimizer_state  checkpoints.compatibility
     checkpoints.snapshot  checkpoints.save_point  checkpoints.restore_point  checkpoints
     checkpoint_files
     resuming  loop
@@ -107,7 +109,7 @@ def test_imports_run_downward(path: Path) -> None:
 
 
 FOREIGN = {
-    *("_buffers", "_parameters", "_metadata", "_version", "_schedulers"),  # torch's
+    *("_buffers", "_parameters", "_metadata", "_version", "_iterator", "_schedulers"),  # torch's
     *("_foreach_mul_", "_profiler_enabled", "_execution_engine"),  # torch's
     *("_computed", "_update_count"),  # torchmetrics'
     *("_getframe", "_make"),  # Python's

@@ -193,7 +193,7 @@ RUN: list[tuple[dict[str, Any], list[Any], str]] = [
     ({"loss_func": lambda p, y: None}, [(X, Y)], "loss_func lacks a return"),
     ({"loss_func": lambda p, y: p.sum().item()}, [(X, Y)], r"without \.item\(\) or float\(\)"),
     ({"loss_func": lambda p, y: p}, [(X, Y)], r"shape \[4, 2\].*reduction='mean'"),
-    ({"loss_func": lambda p, y: p.sum().detach()}, [(X, Y)], r"has no gradient: .* look for \.detach"),
+    ({"loss_func": lambda p, y: p.sum().detach()}, [(X, Y)], r"has no gradient: .* \.detach"),
     ({"loss_func": lambda p, y: {"loss": p.sum()}}, [(X, Y)], "keys 'loss'.*return one tensor"),
     ({"model": Answering(None)}, [(X, Y)], r"returned None: its forward\(\) lacks a return"),
     ({"model": Answering({"logits": X})}, [(X, Y)], r"pred, a dict.*out\['logits'\]"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,7 @@ class Checkpoint(MonitoringCallback):
         self._is_phase_over = False
         self._save_point: SavePoint | None = None
         self._buffers: Buffers | None = None
+        self._told: set[Path] = set()
 
     @property
     def last(self) -> Path | None:
@@ -296,13 +298,19 @@ class Checkpoint(MonitoringCallback):
         if place is None or not place.batches or place.is_saved or place.steps != run.steps:
             return
         phase_start = self._phase_start if place.phase == "train" else None
-        self._write_snapshot(
-            run, place.snapshot(run, phase_start), place.epoch, place.phase, place.batch
-        )
+        content = place.snapshot(run, phase_start, run.starting_point.loader_forms)
+        self._write_snapshot(run, content, place.epoch, place.phase, place.batch)
 
     def _save(self, run: Runner, epoch: int, phase: str | None, batch: int) -> None:
         start = self._phase_start if phase is not None else None
-        content = take_snapshot(run, epoch=epoch, phase=phase, batch=batch, phase_start=start)
+        content = take_snapshot(
+            run,
+            epoch=epoch,
+            phase=phase,
+            batch=batch,
+            phase_start=start,
+            loader_forms=run.starting_point.loader_forms,
+        )
         self._write_snapshot(run, content, epoch, phase, batch)
 
     def _write_snapshot(
@@ -347,6 +355,7 @@ class Checkpoint(MonitoringCallback):
     def _write(self, record: Record, content: dict[str, Any]) -> None:
         write_checkpoint(record, content)
         records = self._records()
+        self._tell_of_unknown()
         kept = {r.serial for r in (*records[-self.keep_last :], *self._best(records))}
         for each in records:
             if each.serial not in kept:
@@ -363,6 +372,18 @@ class Checkpoint(MonitoringCallback):
 
     def _records(self) -> list[Record]:
         return [r for r in list_checkpoints(self.checkpoint_folder) if r.fit == self._fit]
+
+    def _tell_of_unknown(self) -> None:
+        """Warn, once each, of checkpoints that may be among the best, and nobody can know."""
+        for record in list_checkpoints(self.checkpoint_folder):
+            if not record.sha256 and record.path not in self._told:
+                self._told.add(record.path)
+                warnings.warn(
+                    f"checkpoint {record.path} and its record are damaged: it is left where it is, "
+                    "and counts neither as one of the newest nor as one of the best",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
 
     def _best(self, records: list[Record]) -> list[Record]:
         if self.monitored is None:

@@ -6,11 +6,14 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..state import RunState
+from ..submodules import fits_into
+from .loader_form import form_differences, keeps_order, loader_form
+from .names import under_names_of
+from .optimizer_state import check_optimizer
 
 
 def check_fits(content: Mapping[str, Any], run: RunState, origin: str) -> None:
@@ -22,8 +25,8 @@ def check_fits(content: Mapping[str, Any], run: RunState, origin: str) -> None:
         origin: Where the snapshot comes from, for messages.
 
     Raises:
-        CheckpointError: It lies behind the last epoch, is of another model, loss
-            function or optimizer, or holds the state of callbacks that the run lacks, or
+        CheckpointError: It lies behind the last epoch, is of another model, loss function,
+            optimizer or training loader, or holds the state of callbacks that the run lacks, or
             that does not fit them.
     """
     position = content["position"]
@@ -33,11 +36,13 @@ def check_fits(content: Mapping[str, Any], run: RunState, origin: str) -> None:
             f"{origin} was taken in epoch {position['epoch']}, counted from 0, and a fit of "
             f"{run.epochs} epochs ends before that: ask for {position['epoch'] + 1} or more"
         )
-    _check_module("model", content["model"], state_of(run.model), origin)
+    model = content.get("training_model", content["model"])
+    _check_module("model", model, state_of(run.model), origin)
     if content["loss_func"]:  # a handler may have put one without state in its place for a while
         own = state_of(run.loss_func)
         _check_module("loss function", content["loss_func"], own, origin)
-    _check_optimizer(content, run.opt, origin)
+    check_optimizer(content, run, origin, may_lack_groups=True)
+    _check_loaders(content, run, origin)
     missing = sorted(set(content["callbacks"]) - {callback.name for callback in run.cbs})
     if missing:
         raise CheckpointError(
@@ -58,6 +63,7 @@ def state_of(part: Any) -> dict[str, Any]:
 
 
 def _check_module(part: str, saved: Mapping[str, Any], own: Mapping[str, Any], origin: str) -> None:
+    saved = under_names_of(own, saved)
     strange = [f"{key} is missing in the {part}" for key in saved if key not in own]
     strange += [f"{key} is missing in the checkpoint" for key in own if key not in saved]
     shared = ((key, own[key], value) for key, value in saved.items() if key in own)
@@ -67,35 +73,48 @@ def _check_module(part: str, saved: Mapping[str, Any], own: Mapping[str, Any], o
         raise CheckpointError(f"{origin} is of another {part}: {'; '.join(strange[:3])}{more}")
 
 
-def _check_optimizer(content: Mapping[str, Any], opt: Any, origin: str) -> None:
-    name = type(opt).__name__
-    saved_name = content.get("opt_class", name)
-    if saved_name != name:
-        raise CheckpointError(
-            f"{origin} is of another optimizer: {saved_name}, and this run has {name}"
-        )
-    if not isinstance(opt, torch.optim.Optimizer):
-        return
-    saved, own = (
-        [len(group["params"]) for group in groups]
-        for groups in (content["opt"]["param_groups"], opt.param_groups)
-    )
-    if saved != own:
-        raise CheckpointError(
-            f"{origin} is of another optimizer: {name} with groups of {saved} parameters, and this "
-            f"run's has {own}"
-        )
+def _check_loaders(content: Mapping[str, Any], run: RunState, origin: str) -> None:
+    """See that no rows would be skipped or repeated; a validation loader may be another."""
+    position = content["position"]
+    phase = position["phase"] if position["batch"] else None  # in which rows are done
+    saved = content.get("loaders", [None, None])  # earlier formats do not tell
+    for index, name in enumerate(("train", "validate")):
+        loader = (run.data.train_dl, run.data.valid_dl)[index]
+        if name not in ("train", phase) or saved[index] is None:
+            continue
+        if loader is None:
+            raise CheckpointError(
+                f"{origin} was taken in validation, and there is no loader for it"
+            )
+        differences = form_differences(saved[index], loader_form(loader))
+        if differences:
+            raise CheckpointError(
+                f"{origin} was saved with another {name} loader, and rows would be skipped or "
+                f"repeated: {'; '.join(differences)}. Resume with the loader of the run that saved "
+                "it; or begin a new fit with its weights, "
+                "model.load_state_dict(load_checkpoint(path)['model'])"
+            )
+        if name == phase and not keeps_order(loader):
+            raise CheckpointError(
+                f"{origin} was taken in the middle of a phase, and nobody knows which rows were "
+                f"done: the {name} loader has in_order=False. Resume from a checkpoint that was "
+                "taken between epochs, or use in_order=True"
+            )
 
 
 def _difference(key: str, own: Any, saved: Any) -> str:
     """Say in what two tensors differ that must be alike; empty where they do not."""
-    if not isinstance(own, Tensor) or not isinstance(saved, Tensor):
+    if not isinstance(own, Tensor):
         return ""
     # Extra state is a module's own business, and a lazy parameter takes the shape that it gets.
     if key.endswith("_extra_state") or nn.parameter.is_lazy(own):
         return ""
+    if not isinstance(saved, Tensor):
+        return f"{key} is a tensor, and {type(saved).__name__} in the checkpoint"
     if own.shape != saved.shape:
         return f"{key} has shape {list(own.shape)}, and {list(saved.shape)} in the checkpoint"
     if own.dtype != saved.dtype:  # torch would convert it, and the run would go on as another
         return f"{key} is {own.dtype}, and {saved.dtype} in the checkpoint"
+    if not fits_into(own, saved):
+        return f"{key} is one number in several places, and several numbers in the checkpoint"
     return ""

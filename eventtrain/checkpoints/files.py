@@ -3,18 +3,18 @@
 A checkpoint is two files. ``NAME.pt`` is what ``torch.save`` writes, ``NAME.json`` a record
 with its SHA-256 sum. The record gets its name first and loses it last: what has a ``.pt``
 is whole, whenever the process was killed, and one without a record, or with another
-sum, is damaged.
+sum, is damaged. The record has a sum of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import platform
+import os
 import re
-import time
 import warnings
-from dataclasses import asdict, dataclass, field
+import zipfile
+from dataclasses import replace
+from functools import lru_cache
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any
@@ -23,35 +23,20 @@ import torch
 
 from ..atomic_file import PART, remove_parts, replace_file
 from ..errors import CheckpointError
+from .records import FORMAT, Record, read_record, record_content, record_from, record_text
 
-FORMAT = 2
+__all__ = [
+    "FORMAT",
+    "Record",
+    "list_checkpoints",
+    "load_checkpoint",
+    "next_path",
+    "remove_checkpoint",
+    "remove_unfinished",
+    "write_checkpoint",
+]
+
 _NAME = re.compile(r"checkpoint-(\d{6,})\.(pt|json)")
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What is known of a checkpoint without reading it.
-
-    Attributes:
-        path: The ``.pt`` file.
-        serial: Counts the checkpoints of a folder, from 1.
-        fit: Tells the fits apart that saved into a folder; a resumed fit keeps it.
-        epoch, phase, batch: Where the run stood: how many batches of which phase of
-            which epoch were done; ``phase`` is ``None`` between epochs.
-        steps: Optimizer steps taken.
-        metrics: The numbers in the last row of ``run.history``.
-        sha256: Of the ``.pt`` file, in hexadecimal digits.
-    """
-
-    path: Path
-    serial: int
-    fit: str
-    epoch: int
-    phase: str | None
-    batch: int
-    steps: int
-    metrics: dict[str, float] = field(default_factory=dict)
-    sha256: str = ""
 
 
 def write_checkpoint(record: Record, content: dict[str, Any]) -> None:
@@ -62,9 +47,11 @@ def write_checkpoint(record: Record, content: dict[str, Any]) -> None:
     """
 
     def write(file: BufferedRandom) -> None:
-        torch.save(content, file)
+        # The record inside too: it is what remains where the one beside is damaged.
+        torch.save({**content, "record": record_content(record)}, file)
         file.seek(0)
-        _write_record(record, hashlib.file_digest(file, "sha256").hexdigest())
+        text = record_text(record, hashlib.file_digest(file, "sha256").hexdigest())
+        replace_file(record.path.with_suffix(".json"), lambda beside: beside.write(text.encode()))
 
     try:
         replace_file(record.path, write)
@@ -72,29 +59,24 @@ def write_checkpoint(record: Record, content: dict[str, Any]) -> None:
         raise CheckpointError(f"cannot write checkpoint {record.path}: {error}") from error
 
 
-def _write_record(record: Record, sha256: str) -> None:
-    about = {
-        **asdict(record),
-        "path": record.path.name,
-        "sha256": sha256,
-        "format": FORMAT,
-        "saved_at": time.time(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    text = json.dumps(about, indent=1) + "\n"
-    replace_file(record.path.with_suffix(".json"), lambda file: file.write(text.encode()))
-
-
 def list_checkpoints(folder: Path) -> list[Record]:
-    """Return the checkpoints in ``folder``, oldest first, damaged ones too as far as they tell."""
-    if not folder.is_dir():
-        return []
-    found = []
-    for path in folder.iterdir():
-        matched = _NAME.fullmatch(path.name)
-        if matched and matched[2] == "pt":
-            found.append(_record_of(path, int(matched[1])))
+    """Return the checkpoints in ``folder``, oldest first.
+
+    A record that is damaged or missing is not believed: what it told is taken from the
+    checkpoint itself. Where that is damaged too, path and serial number are all that is known.
+
+    Raises:
+        CheckpointError: The folder cannot be read.
+    """
+    try:
+        if not folder.is_dir():
+            return []
+        names = [_NAME.fullmatch(path.name) for path in folder.iterdir()]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot look for checkpoints in {folder}: {error}") from error
+    found = [
+        _record_of(folder / each[0], int(each[1])) for each in names if each and each[2] == "pt"
+    ]
     return sorted(found, key=lambda record: record.serial)
 
 
@@ -119,8 +101,9 @@ def remove_unfinished(folder: Path) -> None:
     remove_parts(folder)
     for path in folder.glob("*.json"):
         checkpoint = path.with_suffix(".pt")
-        is_being_written = any(folder.glob(f".{checkpoint.name}.*{PART}"))
-        if _NAME.fullmatch(path.name) and not (checkpoint.exists() or is_being_written):
+        # A link whose target is away just now (another disk) is there.
+        is_there = os.path.lexists(checkpoint) or any(folder.glob(f".{checkpoint.name}.*{PART}"))
+        if _NAME.fullmatch(path.name) and path.is_file() and not is_there:
             path.unlink(missing_ok=True)
 
 
@@ -143,7 +126,11 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         CheckpointError: There is none, or it is damaged.
     """
     path = Path(path)
-    if not path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except (OSError, ValueError) as error:  # a name that is too long, or a loop of links
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+    if not is_folder:
         return _load(path, map_location)
     records = list_checkpoints(path)
     for record in reversed(records):
@@ -158,22 +145,30 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
 
 def _load(path: Path, map_location: Any) -> dict[str, Any]:
     if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}")
-    expected = _about(path).get("sha256")
-    if expected is None:
-        raise CheckpointError(f"checkpoint {path} is damaged: its record beside it is missing")
-    if _sum_of(path) != expected:
-        raise CheckpointError(f"checkpoint {path} is damaged: its SHA-256 sum is another")
+        kind = "is no file" if os.path.lexists(path) else "is not there"
+        raise CheckpointError(f"there is no checkpoint {path}: it {kind}")
     try:
-        content = torch.load(path, map_location=map_location, weights_only=True)
+        expected = read_record(path).sha256
+    except FileNotFoundError:
+        raise _damaged(path, "its record beside it is missing") from None
+    except ValueError as error:
+        raise _damaged(path, f"its record beside it is not to be believed: {error}") from error
+    if _sum_of(path) != expected:
+        raise _damaged(path, "its SHA-256 sum is another")
+    try:
+        loaded = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # the unpickler's own errors are of many types
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
-    if isinstance(content, dict) and content.get("format") == 1:
-        content = _from_format_1(content)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    content: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
+    found = content.get("format")
+    if type(found) is not int or not 1 <= found <= FORMAT:
         raise CheckpointError(
-            f"{path} is no checkpoint of format {FORMAT}, which this version reads"
+            f"{path} is no checkpoint of format {FORMAT}, or of one before it, which this version "
+            "reads"
         )
+    if found == 1:
+        content = _from_format_1(content)
+    content["format"] = FORMAT  # format 2 lacks what has been added since, and differs in no more
     return content
 
 
@@ -181,31 +176,42 @@ def _from_format_1(content: dict[str, Any]) -> dict[str, Any]:
     """Give counters, which were written under names of the code's own, those of the format."""
     names = {"_epochs_done": "epochs_done", "_first_iter": "epoch_began_at"}
     names["_train_iters"] = "train_iters"
-    counters = {names.get(key, key): n for key, n in content.get("counters", {}).items()}
-    return {**content, "format": FORMAT, "counters": counters}
+    counters = content.get("counters", {})
+    if isinstance(counters, dict):
+        counters = {names.get(key, key): n for key, n in counters.items()}
+    return {**content, "counters": counters}
 
 
-def _about(path: Path) -> dict[str, Any]:
-    try:
-        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return about if isinstance(about, dict) else {}
+def _damaged(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint {path} is damaged: {why}. Resume from the folder, which takes the newest "
+        "that is whole, or from another file"
+    )
 
 
 def _record_of(path: Path, serial: int) -> Record:
-    about = _about(path)
-    return Record(
-        path=path,
-        serial=serial,
-        fit=str(about.get("fit", "")),
-        epoch=about.get("epoch", 0),
-        phase=about.get("phase"),
-        batch=about.get("batch", 0),
-        steps=about.get("steps", 0),
-        metrics=about.get("metrics", {}),
-        sha256=about.get("sha256", ""),
-    )
+    try:
+        return read_record(path, serial)
+    except (FileNotFoundError, ValueError):
+        pass
+    try:
+        about = path.stat()
+        return _record_inside(path, serial, about.st_mtime_ns, about.st_size)
+    except Exception:  # the unpickler's own errors are of many types
+        return Record(path, serial, fit="", epoch=0, phase=None, batch=0, steps=0)
+
+
+@lru_cache(maxsize=16)
+def _record_inside(path: Path, serial: int, modified: int, size: int) -> Record:
+    """Return what a checkpoint tells of itself, if all that is in it is whole."""
+    if not path.is_file():
+        raise ValueError("it is no file")
+    with zipfile.ZipFile(path) as archive:
+        if archive.testzip() is not None:
+            raise ValueError("its checksums are others")
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    found = record_from(content["record"], path, serial)
+    return replace(found, sha256=_sum_of(path))
 
 
 def _sum_of(path: Path) -> str:

@@ -1,10 +1,9 @@
-"""The state of every random number generator that a training run draws from."""
+"""The state of the global random number generators that a training run draws from."""
 
 from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -51,27 +50,15 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.mps.set_rng_state(state["mps"])
 
 
-def loader_random_state(loader: Any) -> list[torch.Tensor]:
-    """Return the states of the generators of ``loader``, its samplers and dataset, uint8 each."""
-    return [generator.get_state() for generator in _generators(loader)]
-
-
-def set_loader_random_state(loader: Any, states: list[torch.Tensor]) -> None:
-    """Put the generators of ``loader`` back to what ``loader_random_state`` returned."""
-    for generator, state in zip(_generators(loader), states, strict=False):
-        generator.set_state(state)
-
-
-def _generators(loader: Any) -> Iterator[torch.Generator]:
-    """Find each generator once: a loader often shares its own with its sampler."""
-    found: set[int] = set()
-    owners = [loader]
-    for owner in owners:  # it grows on the way
-        generator = getattr(owner, "generator", None)
-        if isinstance(generator, torch.Generator) and id(generator) not in found:
-            found.add(id(generator))
-            yield generator
-        for name in ("sampler", "batch_sampler", "dataset", "loader"):
-            inner = getattr(owner, name, None)
-            if inner is not None and all(inner is not other for other in owners):
-                owners.append(inner)
+def has_drawn_since(state: dict[str, Any]) -> bool:
+    """Whether a random number of the CPU was drawn since ``random_state`` returned ``state``."""
+    now = random_state()
+    return not (
+        state["python"] == now["python"]
+        and torch.equal(state["torch"], now["torch"])
+        and ("numpy" in state) == ("numpy" in now)
+        and all(
+            torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+            for one, other in zip(state.get("numpy", ()), now.get("numpy", ()), strict=True)
+        )
+    )

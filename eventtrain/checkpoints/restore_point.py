@@ -20,17 +20,19 @@ class RestorePoint:
     Kept are the parameters and buffers of model and loss function (those that a state
     dictionary leaves out too), other parameters of the optimizer, gradients, the
     optimizer's state and the fields of its groups, and the random number generators: Python's,
-    NumPy's, torch's on all devices, and those that the loaders own. The
-    copies lie on the devices of their originals.
+    NumPy's, torch's on all devices, and those that the loaders own, with what else their order
+    hangs on.
 
     Args:
         run: A run that is under way.
+        on_host: Copy parameters and buffers into host memory. By default the copies lie on the
+            devices of their originals.
 
     Raises:
         TypeError: The model has parameters that are yet to be initialized.
     """
 
-    def __init__(self, run: RunState) -> None:
+    def __init__(self, run: RunState, *, on_host: bool = False) -> None:
         opt = run.opt
         # First: a copy could in theory draw random numbers, a restoration must be last.
         self._random = random_states(run)
@@ -38,7 +40,9 @@ class RestorePoint:
         held = {id(t): t for _, kept in self._slots for t in kept.values() if t is not None}
         parameters = {id(p): p for group in opt.param_groups for p in group["params"]}
         parameters.update((key, t) for key, t in held.items() if isinstance(t, nn.Parameter))
-        self._values = [(t, t.detach().clone()) for t in (held | parameters).values()]
+        tensors = (held | parameters).values()
+        device = "cpu" if on_host else None
+        self._values = [(t, t.detach().to(device, copy=True)) for t in tensors]
         self._gradients = [
             (p, p.grad, None if p.grad is None else p.grad.detach().clone())
             for p in parameters.values()

@@ -51,15 +51,27 @@ class SavePoint:
         self._buffers = buffers
         self._random = random_states(run)
 
-    def snapshot(self, run: RunState, phase_start: Mapping[str, Any] | None) -> dict[str, Any]:
+    def snapshot(
+        self,
+        run: RunState,
+        phase_start: Mapping[str, Any] | None,
+        loader_forms: list[dict[str, Any] | None],
+    ) -> dict[str, Any]:
         """Return what ``take_snapshot`` would have returned there.
 
         Args:
             run: No step has been taken meanwhile.
             phase_start: As for ``take_snapshot``.
+            loader_forms: As for ``take_snapshot``.
         """
         position = {"epoch": self.epoch, "phase": self.phase, "batch": self.batch}
-        content = take_snapshot(run, **position, phase_start=phase_start)  # type: ignore[arg-type]
+        content = take_snapshot(
+            run,
+            **position,  # type: ignore[arg-type]
+            phase_start=phase_start,
+            loader_forms=loader_forms,
+        )
+        content["last_batch"] = None  # the one that is there now is to be run again
         content["counters"] = self._counters
         content["history"][self._rows - 1 :] = [plain_data(self._row, "history")]
         for name, state in self._callbacks.items():

@@ -12,33 +12,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..param_groups import set_field
 from ..state import RunState
-from ..submodules import copies_of, set_tensors, tensors_of
+from ..submodules import copies_of, fill, is_expanded, set_tensors, tensors_of
 from .compatibility import state_of
 from .files import FORMAT
+from .loader_form import batch_print, loader_form
+from .loader_state import loader_state, set_loader_state
+from .names import named_groups, parameter_names, plain_name, under_names_of
+from .optimizer_state import load_optimizer
 from .plain_data import plain_data
-from .random_state import (
-    loader_random_state,
-    random_state,
-    set_loader_random_state,
-    set_random_state,
-)
+from .random_state import random_state, set_random_state
 
 
 def random_states(run: RunState) -> dict[str, Any]:
-    """Return the states of all generators: the global ones and those of the loaders."""
-    loaders = [run.data.train_dl, run.data.valid_dl]
-    return {"global": random_state(), "loaders": [loader_random_state(dl) for dl in loaders]}
+    """Return on what random numbers and loaders depend: global generators, and the loaders' own."""
+    return {"global": random_state(), "loaders": [loader_state(dl) for dl in _loaders(run)]}
 
 
 def set_random_states(run: RunState, states: Mapping[str, Any]) -> None:
-    """Put all generators back."""
-    for loader, state in zip(
-        [run.data.train_dl, run.data.valid_dl], states["loaders"], strict=True
-    ):
-        set_loader_random_state(loader, state)
-    set_random_state(states["global"])
+    """Bring all generators, and what else orders the loaders' batches, back to where it was."""
+    for loader, state in zip(_loaders(run), states["loaders"], strict=True):
+        set_loader_state(loader, state)
+    set_random_state(states["global"])  # last: the workers of a loader draw from it when started
+
+
+def loader_forms(run: RunState) -> list[dict[str, Any] | None]:
+    """Describe the training and the validation loader, as they are before handlers wrap them."""
+    return [None if loader is None else loader_form(loader) for loader in _loaders(run)]
+
+
+def _loaders(run: RunState) -> list[Any]:
+    return [run.data.train_dl, run.data.valid_dl]
 
 
 def counters_at(run: RunState, phase: str | None) -> dict[str, Any]:
@@ -56,6 +60,7 @@ def take_snapshot(
     phase: str | None,
     batch: int,
     phase_start: Mapping[str, Any] | None,
+    loader_forms: list[dict[str, Any] | None],
 ) -> dict[str, Any]:
     """Return the state of ``run`` as plain data and tensors, which are not copied.
 
@@ -65,12 +70,13 @@ def take_snapshot(
         phase: In which phase of it; ``None`` for its beginning.
         batch: How many batches of the phase are done.
         phase_start: The random states from which the loader of the phase was iterated.
+        loader_forms: What ``loader_forms`` returned before the fit began.
 
     Raises:
         CheckpointError: A callback's state, or a row of the history, holds what
             could not be read again.
     """
-    gradients = {index: p.grad for index, p in _parameters(run) if p.grad is not None}
+    gradients = {name: p.grad for name, p in _parameters(run) if p.grad is not None}
     return {
         "format": FORMAT,
         "position": {"epoch": epoch, "phase": phase, "batch": batch},
@@ -81,6 +87,7 @@ def take_snapshot(
         "buffers": plain_data(_other_buffers(run.model), "buffers"),
         "opt": plain_data(state_of(run.opt), "opt"),
         "opt_class": type(run.opt).__name__,
+        "parameters": named_groups(run),
         "loss_func": plain_data(state_of(run.loss_func), "loss_func"),
         "gradients": plain_data(gradients, "gradients"),
         "callbacks": {
@@ -90,6 +97,8 @@ def take_snapshot(
         },
         "random": random_states(run),
         "phase_start": phase_start,
+        "loaders": loader_forms,
+        "last_batch": None if phase is None else batch_print(run.batch),
     }
 
 
@@ -123,17 +132,18 @@ def restore_learner(run: RunState, content: Mapping[str, Any]) -> None:
     states = copy.deepcopy({"model": model, "loss_func": content["loss_func"]})
     for part, name in [(run.model, "model"), (run.loss_func, "loss_func")]:
         if states[name]:
-            part.load_state_dict(states[name])
+            _load_module(part, states[name])
     _set_buffers(run.model, content.get("buffers", {}))
     if content["opt"]:
-        _load_optimizer(run.opt, content["opt"])
+        load_optimizer(run, content)
 
 
 def restore_rest(run: RunState, content: Mapping[str, Any]) -> None:
     """Put back what else ``take_snapshot`` found: gradients, callbacks, random numbers last."""
     gradients = content["gradients"]
-    for index, parameter in _parameters(run):
-        gradient = gradients.get(index)
+    for index, (name, parameter) in enumerate(_parameters(run)):
+        # Formats 1 and 2 number all parameters.
+        gradient = gradients.get(name if "parameters" in content else index)
         parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
     own = {callback.name: callback for callback in run.cbs}
     for name, state in content["callbacks"].items():
@@ -141,12 +151,35 @@ def restore_rest(run: RunState, content: Mapping[str, Any]) -> None:
     set_random_states(run, content["random"])
 
 
-def _parameters(run: RunState) -> Iterator[tuple[int, Tensor]]:
-    """Number every tensor whose gradient may wait for a step, each once."""
+def _parameters(run: RunState) -> Iterator[tuple[str, Tensor]]:
+    """Name every tensor whose gradient may wait for a step, each once."""
+    names = parameter_names(run)
     modules = (part for part in (run.model, run.loss_func) if hasattr(part, "parameters"))
     groups = getattr(run.opt, "param_groups", ())
     owners = [*(part.parameters() for part in modules), *(group["params"] for group in groups)]
-    yield from enumerate({id(p): p for each in owners for p in each}.values())
+    for index, parameter in enumerate({id(p): p for each in owners for p in each}.values()):
+        yield names.get(id(parameter), f"number {index}"), parameter
+
+
+def _load_module(module: Any, saved: dict[str, Any]) -> None:
+    """Put a state dictionary back, also that of a compiled model, and into expanded buffers."""
+    saved = under_names_of(state_of(module), saved)
+    modules = module.modules() if isinstance(module, nn.Module) else ()
+    expanded = [
+        (each._buffers, key, buffer)
+        for each in modules
+        for key, buffer in each._buffers.items()
+        if buffer is not None and is_expanded(buffer)
+    ]
+    try:
+        for buffers, key, buffer in expanded:
+            buffers[key] = buffer.clone(memory_format=torch.contiguous_format)
+        module.load_state_dict(saved)
+        for buffers, key, buffer in expanded:
+            fill(buffer, buffers[key])  # type: ignore[arg-type]
+    finally:
+        for buffers, key, buffer in expanded:
+            buffers[key] = buffer
 
 
 def _other_buffers(model: Any) -> dict[str, Tensor]:
@@ -159,34 +192,13 @@ def _other_buffers(model: Any) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _set_buffers(model: Any, saved: Mapping[str, Tensor]) -> None:
-    for name, value in saved.items():
+    names = {plain_name(name): name for name, _ in model.named_buffers()} if saved else {}
+    for saved_name, value in saved.items():
+        name = names.get(plain_name(saved_name), saved_name)
         path, _, key = name.rpartition(".")
         buffers = model.get_submodule(path)._buffers
         own = buffers.get(key)
         if own is not None and own.shape == value.shape:
-            own.copy_(value)
+            fill(own, value)
         else:
             buffers[key] = value.clone() if own is None else value.to(own.device, copy=True)
-
-
-def _load_optimizer(opt: Any, saved: dict[str, Any]) -> None:
-    """Put an optimizer's state back, in the types that it had."""
-    if not isinstance(opt, torch.optim.Optimizer):
-        opt.load_state_dict(copy.deepcopy(saved))
-        return
-    before = list(opt.param_groups)
-    opt.load_state_dict(copy.deepcopy(saved))
-    for group, own in zip(opt.param_groups, before, strict=True):
-        # A tensor, a rate say, stays the one that it was: on its device, where it is read.
-        for key, tensor in own.items():
-            if key in group and isinstance(tensor, Tensor):
-                value, group[key] = group[key], tensor
-                set_field(group, key, value)
-    # torch makes floating-point state of the parameter's type, which for some optimizers it is not.
-    indices = (index for group in saved["param_groups"] for index in group["params"])
-    parameters = (p for group in opt.param_groups for p in group["params"])
-    for index, parameter in zip(indices, parameters, strict=True):
-        state = opt.state.get(parameter, {})
-        for key, value in saved["state"].get(index, {}).items():
-            if isinstance(value, Tensor) and state[key].dtype != value.dtype:
-                state[key] = value.to(state[key].device, copy=True)

@@ -784,9 +784,13 @@ def test_a_callback_that_the_run_lacks_is_told_by_name(tmp_path: Path) -> None:
 def test_data_that_became_shorter_is_told(tmp_path: Path) -> None:
     interrupted(tmp_path, "after_batch", 4)
     learn = make_learner()
-    learn.data.train_dl = TensorLoader(torch.randn(8, 5), torch.randint(0, 3, (8,)), bs=4)
+    n = 8
+    learn.data.train_dl = TensorLoader(
+        torch.randn(n, 5), torch.randint(0, 3, (n,)), bs=4, shuffle=True
+    )
     run = Runner([AvgStatsCallback(accuracy, report=None), Checkpoint(tmp_path)])
-    with pytest.raises(CheckpointError, match=r"after 4 batches .* ends after 2"):
+    run.on("begin_fit", lambda run: pytest.fail("it has begun"))
+    with pytest.raises(CheckpointError, match=r"number of batches: 4 in the checkpoint, 2 here"):
         run.fit(1, learn, resume="auto")
 
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import io
 import random
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
 import numpy
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from eventtrain import TensorLoader
 from eventtrain.checkpoints.random_state import (
-    loader_random_state,
+    has_drawn_since,
     random_state,
-    set_loader_random_state,
     set_random_state,
 )
 
@@ -84,33 +81,11 @@ def test_pairs_of_normal_numbers_are_not_torn() -> None:
     assert (random.gauss(), numpy.random.normal()) == first
 
 
-def test_generators_of_a_loader_and_its_samplers_go_on() -> None:
-    data = TensorDataset(torch.arange(8))
-    own = torch.Generator().manual_seed(1)
-    sampler = RandomSampler(data, generator=torch.Generator().manual_seed(2))
-    for loader in (
-        DataLoader(data, shuffle=True, generator=own),
-        DataLoader(data, sampler=sampler),
-        TensorLoader(torch.arange(8), shuffle=True, generator=torch.Generator().manual_seed(3)),
-    ):
-        states = through_a_file(loader_random_state(loader))
-        first = [batch[0].tolist() for batch in loader]
-        assert [batch[0].tolist() for batch in loader] != first or len(first) == 1
-        set_loader_random_state(loader, states)
-        assert [batch[0].tolist() for batch in loader] == first
-
-
-def test_a_generator_that_loader_and_sampler_share_is_kept_once() -> None:
-    generator = torch.Generator()
-    loader = DataLoader(TensorDataset(torch.arange(4)), shuffle=True, generator=generator)
-    assert len(loader_random_state(loader)) == 1
-
-
-def test_a_loader_without_generators_has_no_state() -> None:
-    assert loader_random_state([1, 2, 3]) == []
-
-
-def test_a_dataset_that_knows_its_loader_is_looked_at_once() -> None:
-    loader = SimpleNamespace(generator=torch.Generator())
-    loader.dataset = SimpleNamespace(loader=loader, generator=torch.Generator())
-    assert len(loader_random_state(loader)) == 2
+@pytest.mark.parametrize(
+    "draw_one", [random.random, numpy.random.rand, lambda: torch.rand(1), random.gauss]
+)
+def test_it_is_known_whether_a_number_was_drawn(draw_one: Callable[[], Any]) -> None:
+    state = random_state()
+    assert not has_drawn_since(state)
+    draw_one()
+    assert has_drawn_since(state)

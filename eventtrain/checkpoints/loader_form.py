@@ -1,0 +1,197 @@
+"""Whether a loader gives the batches that the one of a checkpoint gave."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from ..data.batch import loader_length
+from ..data.weights import count_samples
+from ..errors import DataError
+from .loader_state import SETTINGS, parts_of
+
+_PLAIN = (int, float, bool, str, type(None))
+# What these draw for an epoch they draw at once.
+_EAGER = (
+    BatchSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    DistributedSampler,
+)
+
+
+def loader_form(loader: Any) -> dict[str, Any]:
+    """Describe what decides which rows are in which batch of a loader, as plain data.
+
+    Returns:
+        What it is, and what its settings are, its samplers' too, each under a name that messages
+        can use.
+    """
+    form: dict[str, Any] = {"kind": type(loader).__name__, "number of batches": None}
+    if isinstance(loader, (list, tuple)):
+        form["sizes of the batches"] = [_size_of(batch) for batch in loader]
+    form["number of batches"] = loader_length(loader)
+    for place, part in parts_of(loader):
+        name = place.removeprefix("loader").lstrip(".")
+        if isinstance(part, Sampler):
+            form[f"kind of {name}"] = type(part).__name__
+        if name.rpartition(".")[2] == "dataset":
+            form[f"length of {name}"] = loader_length(part)
+        if place == "loader" or isinstance(part, Sampler):
+            is_own = getattr(part, "generator", None) is not None
+            form[f"{name}.generator".lstrip(".")] = "its own" if is_own else None
+        for setting in SETTINGS:
+            value = getattr(part, setting, None)
+            if type(value) in _PLAIN and value is not None:
+                form[f"{name}.{setting}".lstrip(".")] = value
+    if isinstance(loader, DataLoader):
+        form["persistent_workers"] = loader.persistent_workers and loader.num_workers > 0
+        if _depends_on_workers(loader):
+            form["num_workers"] = loader.num_workers
+            form["prefetch_factor"] = loader.prefetch_factor
+    return form
+
+
+def _depends_on_workers(loader: DataLoader[Any]) -> bool:
+    """Whether another number of workers gives other rows: they share a stream, or read ahead."""
+    if isinstance(loader.dataset, IterableDataset):
+        return True
+    samplers = [part for _, part in parts_of(loader) if isinstance(part, Sampler)]
+    return any(getattr(each, "generator", None) is not None for each in samplers) and not all(
+        _draws_at_once(each) for each in samplers
+    )
+
+
+def _draws_at_once(sampler: Sampler[Any]) -> bool:
+    if type(sampler) is RandomSampler:
+        rows = loader_length(sampler.data_source)
+        return not sampler.replacement and rows is not None and sampler.num_samples <= rows
+    return type(sampler) in _EAGER
+
+
+def keeps_order(loader: Any) -> bool:
+    """Whether a loader gives its batches in its own order, and not in that of who is faster."""
+    loaders = [part for _, part in parts_of(loader) if isinstance(part, DataLoader)]
+    return all(getattr(each, "in_order", True) or each.num_workers < 2 for each in loaders)
+
+
+def form_differences(saved: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    """Say in what two loaders differ of those that ``loader_form`` described."""
+    differences = []
+    for name in [*saved, *(each for each in own if each not in saved)]:
+        was, now = saved.get(name), own.get(name)
+        if was == now:
+            continue
+        if isinstance(was, list) and isinstance(now, list):
+            name, was, now = _first_difference(name, was, now)
+        differences.append(f"{name}: {was!r} in the checkpoint, {now!r} here")
+    return differences
+
+
+def _first_difference(name: str, was: list[Any], now: list[Any]) -> tuple[str, Any, Any]:
+    for index, (one, other) in enumerate(zip(was, now, strict=False)):
+        if one != other:
+            return f"rows of batch {index}", one, other
+    return "number of batches", len(was), len(now)
+
+
+def _size_of(batch: Any) -> int | None:
+    try:
+        return count_samples(batch)
+    except DataError:
+        return None
+
+
+def batch_print(batch: Any) -> list[dict[str, Any]]:
+    """Describe a batch such that another one is told from it, as plain data.
+
+    Returns:
+        For each tensor its type, its shape, the CRC-32 sum of what it holds, whether that is
+        several values, and how often it has been written to; for each number and text what it is.
+    """
+    return [_print_of(leaf) for leaf in _leaves(batch)]
+
+
+def _leaves(batch: Any) -> Iterator[Any]:
+    if isinstance(batch, Mapping):
+        batch = list(batch.values())
+    if isinstance(batch, (list, tuple)):
+        for part in batch:
+            yield from _leaves(part)
+    elif isinstance(batch, (Tensor, *_PLAIN)):
+        yield batch
+
+
+def _print_of(leaf: Any) -> dict[str, Any]:
+    if not isinstance(leaf, Tensor):
+        return {"kind": type(leaf).__name__, "content": str(leaf), "varies": isinstance(leaf, str)}
+    about = {"kind": str(leaf.dtype), "shape": list(leaf.shape)}
+    if leaf.layout is not torch.strided or leaf.is_inference() or leaf.is_quantized:
+        return about
+    flat = leaf.detach().cpu().contiguous().flatten()
+    content: Any = flat.view(torch.uint8).numpy()
+    return {
+        **about,
+        "content": zlib.crc32(content),
+        "varies": flat.numel() > 0 and not bool((flat == flat[0]).all()),
+        "version": leaf._version,
+        "device": leaf.device.type,
+    }
+
+
+def are_same(saved: Sequence[Mapping[str, Any]], loaded: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether two batches that ``batch_print`` described may be the same.
+
+    Args:
+        saved: One with which a run has done what it does; handlers may have written to it.
+        loaded: One as a loader gave it.
+    """
+    return len(saved) == len(loaded) and all(
+        was.get("kind") == now["kind"]
+        and was.get("shape") == now.get("shape")
+        and (_has_been_written_to(was, now) or was.get("content") == now.get("content"))
+        for was, now in zip(saved, loaded, strict=True)
+    )
+
+
+def _has_been_written_to(was: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    # A tensor that a worker made has been written to when it arrives, its copy on a GPU not.
+    is_copy = was.get("device") != now.get("device")
+    return bool(was.get("version", 0) > (0 if is_copy else now.get("version", 0)))
+
+
+def are_of_same_rows(
+    saved: Sequence[Mapping[str, Any]], loaded: Sequence[Mapping[str, Any]]
+) -> bool:
+    """Whether parts of two batches, labels say, tell that they were made of the same rows."""
+    pairs = list(zip(saved, loaded, strict=False))
+    same = [was.get("content") == now.get("content") is not None for was, now in pairs]
+    if any(is_same and now.get("varies") for is_same, (_, now) in zip(same, pairs, strict=True)):
+        return True
+    # Noise is seldom added to whole numbers, but a mask of ones alone tells nothing of rows.
+    whole = [is_same for is_same, (_, now) in zip(same, pairs, strict=True) if "int" in now["kind"]]
+    return bool(whole) and all(whole)
+
+
+def draws_order_at_once(loader: Any) -> bool:
+    """Whether a loader is known to draw the order of an epoch before its first batch."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return False
+    samplers = [part for _, part in parts_of(loader) if isinstance(part, Sampler)]
+    return all(type(each) is RandomSampler or _draws_at_once(each) for each in samplers)
