@@ -50,6 +50,8 @@ and does not answer for ``lost_after`` seconds is named. Who waits for the end a
 
 from __future__ import annotations
 
+import atexit
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -76,7 +78,8 @@ class Agreement:
 
     Args:
         connect: Makes a client of the store; called twice here, as each thread needs its own.
-        name: Of the run: the same on all ranks, and no other run's on that store.
+        name: Of the run: the same on all ranks, and no other's on that store, nor that of an
+            earlier attempt at the same run, which may have left its log there.
         token: Its requests are agreed on from now on. One that it holds already is as well.
         rank, world_size: Of this process, and of how many.
         lost_after: Seconds within which every rank must answer, however busy its loop is.
@@ -121,6 +124,8 @@ class Agreement:
         ]
         for thread in self._threads:
             thread.start()
+        # A process that ends while a thread waits for a store is aborted.
+        atexit.register(self._close_at_exit, os.getpid())
         before = token.agree_by(self.ask)
         if before is not None:
             self.ask(before)
@@ -226,6 +231,11 @@ class Agreement:
             for thread in self._threads:
                 thread.join(self._lost_after)
             self._token.agree = None
+            atexit.unregister(self._close_at_exit)
+
+    def _close_at_exit(self, process: int) -> None:
+        if os.getpid() == process:  # a fork has none of the threads
+            self.close()
 
     # At a boundary
 

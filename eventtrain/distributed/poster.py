@@ -38,10 +38,10 @@ class Poster:
         self._word.put(lambda: None)
 
     def fail(self, entry: Entry) -> None:
-        """Have all ranks told of a failure."""
+        """Have all ranks told of a failure; of the first one only."""
 
         def note() -> None:
-            self._failure = entry
+            self._failure = self._failure or entry
 
         self._word.put(note)
 
@@ -74,7 +74,7 @@ class Poster:
             if self._log.count("closed") == self._world_size:
                 self._log.remove(standing.heard.length, COUNTERS)
         except Exception as error:
-            standing.lose(f"the store of the ranks is gone: {describe(error)}")
+            standing.lose(f"the store between the ranks has failed: {describe(error)}")
         finally:
             del self._log  # and with it the connection
 

@@ -54,7 +54,7 @@ class Watcher:
             for index in self._answered:
                 self._log.take_back_answer(index, self._rank)
         except Exception as error:
-            standing.lose(f"the store of the ranks is gone: {describe(error)}")
+            standing.lose(f"the store between the ranks has failed: {describe(error)}")
         finally:
             self._nudge()
 

@@ -17,7 +17,7 @@ import pytest
 from ranks import Rank, Shape, Trace
 from torch.distributed import PrefixStore, Store, TCPStore
 
-from eventtrain import CancellationToken
+from eventtrain import CancellationToken, Scope
 from eventtrain.distributed import Agreement
 from eventtrain.errors import RemoteError
 
@@ -143,6 +143,26 @@ def test_who_leaves_without_a_word_keeps_nobody_waiting(store: TCPStore) -> None
     assert told == ["rank 1 failed: RuntimeError: it has left the run before the end", ""]
 
 
+def test_what_cannot_be_read_in_the_log_is_an_error_and_runs_nothing(store: TCPStore) -> None:
+    token = CancellationToken()
+    agreement = join(store, token, 0, 1, lost_after=30)
+    try:
+        PrefixStore("eventtrain", client_of(store)).set("fit 0/log/0", "cos\nsystem")
+        assert "JSONDecodeError" in str(agreement.remote_failure(30))
+        with pytest.raises(RemoteError, match="the store between the ranks has failed"):
+            agreement.enter(Scope(token, "fit"))
+    finally:
+        agreement.close()
+
+
+def test_the_first_word_of_a_rank_that_fails_counts(store: TCPStore) -> None:
+    agreement = join(store, CancellationToken(), 0, 1, lost_after=30)
+    agreement.fail(ValueError("first"))
+    agreement.fail(ValueError("second"))
+    agreement.close()
+    assert str(agreement.failure) == "rank 0 failed: ValueError: first"
+
+
 class Ranks:
     """Ranks that are processes, on a store that this process serves."""
 
@@ -189,6 +209,12 @@ def test_processes_hear_why_another_one_failed() -> None:
     assert printed[1].endswith("None")
 
 
+def test_a_process_that_forgets_to_close_ends_well_and_keeps_nobody_waiting() -> None:
+    with Ranks(2, "forgets") as ranks:
+        printed = ranks.printed()
+    assert printed[0].endswith("rank 1 failed: RuntimeError: it has left the run before the end")
+
+
 @pytest.mark.parametrize("deed", ["freezes", "dies"])
 def test_a_process_that_does_not_answer_is_named(deed: str) -> None:
     with Ranks(3, deed) as ranks:
@@ -202,4 +228,4 @@ def test_without_the_store_nobody_waits() -> None:
         while ranks.store.num_keys() < 3:
             time.sleep(0.01)
         del ranks.store
-        assert "the store of the ranks is gone" in ranks.printed()[0]
+        assert "the store between the ranks has failed" in ranks.printed()[0]
