@@ -26,8 +26,8 @@ ROOT = PACKAGE.parent
 HOUSE = """
     lazy_exports  arguments  atomic_file  errors  copies  events  priorities  text_table
     cancellation.records  cancellation.token  cancellation.scope  cancellation  interrupts
-    distributed.paths  distributed.log  distributed.standing  distributed.watcher
-    distributed.poster  distributed.agreement  distributed
+    distributed.paths  distributed.log  distributed.standing  distributed.boundary
+    distributed.watcher  distributed.poster  distributed.agreement  distributed
     bus.locking  bus.receivers  bus.ordering  bus.filters  bus.handlers  bus.subscription
     bus.dispatch  bus.sending  bus.running  bus.connections  bus.copying  bus.binding
     bus.restoring  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus  bus  profiling

@@ -30,9 +30,9 @@ written P, and saw no request. So the watcher wrote the request after that, and 
 it found P, or what came after. Therefore N is not before P. Hence **nobody begins anything beyond
 N without knowing N**, on whatever rank, however far one is ahead of another. And **nobody waits for
 ever**: N needs the watchers only, which no loop delays. A position that the loop takes back may
-have been published; then N is P, and the loop, which hears so, begins it. Taking it back matters
-to those who ask: if all ranks ask while they are in batch 7, all are held before batch 8, and N
-must be 7, whoever was quicker.
+have been published; then N is P, and the loop, which hears so, begins it. It is taken back, and
+by a loop that is asked already not even written, for the sake of those who ask: if all ranks ask
+while they are in batch 7, all are held before batch 8, and N is 7, whoever was quicker.
 
 That one of two threads which write and then look must see what the other wrote is the whole
 argument. Python's global lock gives it; without that lock, both pass a lock between the two.
@@ -56,11 +56,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
-from ..cancellation import Cancellation, CancellationToken, Request
+from ..cancellation import CancellationToken, Request
 from ..cancellation.records import OpenScope
 from ..errors import RemoteError, describe
+from .boundary import Boundary
 from .log import Log, Store
-from .paths import Path, end_of, next_inside
 from .poster import Poster
 from .standing import Ask, Standing
 from .watcher import Watcher
@@ -105,9 +105,9 @@ class Agreement:
         self._token = token
         self._rank = rank
         self._lost_after = lost_after
-        self._paths: dict[OpenScope, Path] = {}  # of the scopes that are open, and of closed ones
         self._has_come_to: set[str] = set()
         self._standing = standing = Standing()
+        self._boundary = Boundary(token, standing)
         self._poster = Poster(Log(connect(), name), standing, world_size)
         watcher = Watcher(
             Log(connect(), name),
@@ -143,7 +143,7 @@ class Agreement:
         Raises:
             TypeError: The reason is no text.
         """
-        aim = () if request.target is None else self._paths.get(request.target)
+        aim = () if request.target is None else self._boundary.path_of(request.target)
         if aim is None or request.cancellation.scope not in AGREED:
             return self._token.accept(request)
         record = replace(request.cancellation, rank=self._rank)
@@ -162,12 +162,7 @@ class Agreement:
         Raises:
             RemoteError: Another rank has failed.
         """
-        parent = self._token.innermost
-        while parent is not None and parent not in self._paths:
-            parent = parent.parent  # a scope without boundaries
-        path = () if parent is None else next_inside(self._paths[parent], self._standing.position)
-        self._reach(path)
-        self._paths[scope] = path
+        self._boundary.enter(scope)
 
     def leave(self, scope: OpenScope) -> None:
         """Be a boundary: ``scope``, still open, has come to its end.
@@ -175,7 +170,7 @@ class Agreement:
         Raises:
             RemoteError: Another rank has failed.
         """
-        self._reach(end_of(self._paths[scope]))
+        self._boundary.leave(scope)
 
     def end(self) -> None:
         """Wait until all ranks have come to the end of the run; a second time does nothing.
@@ -237,50 +232,6 @@ class Agreement:
         if os.getpid() == process:  # a fork has none of the threads
             self.close()
 
-    # At a boundary
-
-    def _reach(self, path: Path) -> None:
-        """Come to a position: begin it, or wait, or leave."""
-        standing = self._standing
-        if standing.is_held:  # by a request of its own, perhaps: then N must not be this position
-            return self._wait_at(path)
-        before = standing.position
-        standing.position = path  # write ...
-        with standing.fence:
-            pass
-        if standing.is_held:  # ... then look
-            standing.position = before  # not begun after all
-            self._wait_at(path)
-
-    def _wait_at(self, path: Path) -> None:
-        """Wait for what is being agreed on, and act upon it; return if ``path`` is begun."""
-        standing = self._standing
-        before = standing.position
-        while True:
-            with standing.news:
-                standing.news.wait_for(lambda: standing.failure or not standing.is_waiting)
-            self._raise_failure()
-            while standing.agreed and standing.agreed[0].last < path:
-                agreed = standing.agreed.pop(0)
-                self._act(agreed.record, agreed.aim)
-            standing.position = path
-            if standing.may_begin(path):
-                return
-            standing.position = before
-
-    def _act(self, record: Cancellation | None, aim: Path) -> None:
-        """Leave the scope that a request aims at; if it is not open any more, only note that."""
-        if record is None:
-            return
-        scope = self._token.innermost
-        while scope is not None and self._paths.get(scope) != aim:
-            scope = scope.parent
-        if scope is None:
-            self._token.note(record)
-        else:
-            self._token.accept(Request(record, scope))
-            self._token.check()
-
     def _await(self, milestone: str) -> None:
         """Come to a milestone, and wait until all have; ask who is there if that takes long."""
         standing, doubted = self._standing, -1
@@ -297,9 +248,4 @@ class Agreement:
                     self._poster.look()
                 doubted = length
                 self._poster.doubt(length)
-        self._raise_failure()
-
-    def _raise_failure(self) -> None:
-        failure = self._standing.failure
-        if failure is not None:
-            raise RemoteError(str(failure), failure.ranks)
+        standing.raise_failure()

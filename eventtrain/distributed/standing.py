@@ -134,6 +134,11 @@ class Standing:
         self.failure = self.failure or failure
         self.is_held = True
 
+    def raise_failure(self) -> None:
+        """Raise what ended it all, if anything has."""
+        if self.failure is not None:
+            raise RemoteError(str(self.failure), self.failure.ranks)
+
     def lose(self, why: str) -> None:
         """Do without the store, which ends the run unless it is over."""
         if not self.is_over:

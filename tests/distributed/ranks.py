@@ -14,7 +14,7 @@ from schedules import DictStore, Schedule
 
 from eventtrain import CancellationToken, Scope, ScopeNotOpenError
 from eventtrain.cancellation import Cancellation, Outcome
-from eventtrain.distributed import Agreement
+from eventtrain.distributed import Agreement, agreement
 from eventtrain.distributed.paths import END, Path
 from eventtrain.errors import RemoteError
 
@@ -164,7 +164,6 @@ def play(
     dice: Random,
     patch: Callable[[object, str, object], None],
     files: Iterable[str],
-    make: type[Agreement] = Agreement,
 ) -> tuple[list[Trace], DictStore]:
     """Run all ranks by a schedule of the dice; return their traces, and the store."""
     schedule = Schedule(dice, frozenset(files))
@@ -174,14 +173,15 @@ def play(
     tokens = [CancellationToken() for _ in range(size)]
 
     def rank(number: int) -> None:
-        agreement = make(
+        make = agreement.Agreement  # a test may have put another there
+        part = make(
             lambda: store, "run", tokens[number], rank=number, world_size=size, lost_after=1
         )
         failing = scenario.fails_at
         traces[number] = Rank(
             scenario.shapes[number],
             tokens[number],
-            agreement,
+            part,
             scenario.asks[number],
             failing[1] if failing is not None and failing[0] == number else None,
             schedule.may_end,
