@@ -61,6 +61,21 @@ class ScopeNotOpenError(EventTrainError, RuntimeError):
         return type(self), (self.scope, self.open_scopes)
 
 
+class RemoteError(EventTrainError, RuntimeError):
+    """Another rank of a run on several processes has failed, or does not answer.
+
+    Attributes:
+        ranks: Those that failed; empty where it is the store between them that is gone.
+    """
+
+    def __init__(self, message: str = "", ranks: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.ranks = tuple(ranks)
+
+    def __reduce__(self) -> tuple[type[RemoteError], tuple[str, tuple[int, ...]]]:
+        return type(self), (str(self), self.ranks)
+
+
 class CallbackError(EventTrainError, TypeError):
     """A ``Callback`` class or instance that cannot be used as written."""
 

@@ -384,6 +384,59 @@ def test_a_request_that_comes_just_as_its_scope_closes_lapses() -> None:
     assert fit.outcome == "completed"
 
 
+def test_what_others_have_to_agree_on_is_on_record_when_it_is_accepted() -> None:
+    token = CancellationToken()
+    asked: list[Request] = []
+    token.agree = asked.append
+    with Scope(token, "fit") as scope:
+        token.cancel("fit", "enough")
+        assert (token.history, token.pending) == ([], None)
+        token.accept(asked[0])
+        assert token.history == [asked[0].cancellation]
+        token.check()
+    assert scope.outcome == "cancelled"
+
+
+def test_what_all_ask_for_together_is_not_agreed_on() -> None:
+    token = CancellationToken()
+    token.agree = lambda request: pytest.fail("there was nothing to agree on")
+    with Scope(token, "fit") as scope:
+        token.cancel("fit", everywhere=True)
+        assert token.pending is not None
+    assert scope.outcome == "cancelled"
+
+
+def test_what_is_accepted_is_granted_by_whom_the_token_names() -> None:
+    token = CancellationToken()
+    granted: list[Request] = []
+    token.grant_by = granted.append
+    with Scope(token, "fit") as scope:
+        token.cancel("fit")
+        assert [c.scope for c in token.history] == ["fit"]
+        assert token.pending is None
+        token.grant(granted[0])
+    assert scope.outcome == "cancelled"
+
+
+def test_a_request_from_before_an_agreement_is_handed_over_to_it() -> None:
+    token = CancellationToken()
+    token.cancel("fit", "too early")
+    request = token.agree_by(lambda request: None)
+    assert request is not None and request.cancellation.reason == "too early"
+    assert (token.pending, token.history, token.accepted) == (None, [], 0)
+    with Scope(token, "fit") as scope:
+        pass
+    assert scope.outcome == "completed"
+
+
+def test_where_nothing_is_pending_nothing_is_handed_over() -> None:
+    token = CancellationToken()
+    with Scope(token, "fit"), Scope(token, "epoch"):
+        token.cancel("epoch", "absorbed")
+    assert token.agree_by(lambda request: None) is None
+    assert [record.reason for record in token.history] == ["absorbed"]
+
+
 def test_cancel_after_cancels_when_the_time_has_passed() -> None:
     token = CancellationToken()
     with Scope(token, "fit") as scope:

@@ -12,6 +12,7 @@ from eventtrain.errors import (
     EventTrainError,
     OrderError,
     PluginError,
+    RemoteError,
     ScopeNotOpenError,
     UnknownEventError,
     combine_errors,
@@ -35,6 +36,7 @@ def raised(error: BaseException) -> BaseException:
         (ScopeNotOpenError, RuntimeError),
         (CallbackError, TypeError),
         (PluginError, RuntimeError),
+        (RemoteError, RuntimeError),
         (DataError, ValueError),
         (EmptyLoaderError, DataError),
     ],
@@ -127,6 +129,11 @@ def test_a_scope_error_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(ScopeNotOpenError("batch", ("fit", "epoch"))))
     assert (error.scope, error.open_scopes) == ("batch", ("fit", "epoch"))
     assert "fit > epoch" in str(error)
+
+
+def test_an_error_of_another_rank_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(RemoteError("rank 3 failed: no luck", [3])))
+    assert (str(error), error.ranks) == ("rank 3 failed: no luck", (3,))
 
 
 def test_a_scope_error_with_nothing_open_says_how_to_cancel_beforehand() -> None:

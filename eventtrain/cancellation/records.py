@@ -44,6 +44,8 @@ class Cancellation:
         epoch: Epoch at the time, counted from 0; ``None`` where there was none.
         batch: Index of the batch within its phase, from 0; ``None`` where there was none.
         time: Seconds since the Unix epoch.
+        rank: Of several processes, the one whose request it was; ``None`` where there is one
+            process, and where all ranks have asked alike.
     """
 
     scope: str
@@ -53,6 +55,7 @@ class Cancellation:
     epoch: int | None
     batch: int | None
     time: float
+    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

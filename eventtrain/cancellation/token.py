@@ -29,7 +29,10 @@ class CancellationToken:
         history: The requests accepted so far, oldest first: at least the last 10,000,
             as a run that accumulates gradients makes one in almost every batch.
         accepted: How many requests have been accepted in all.
-        grant_by: Called with each request that is asked for, in the asking thread; calls
+        agree: Called with each request that is asked for, in the asking thread, where several
+            processes have to agree on it; calls ``accept`` with it, then or later. ``None``: it
+            is accepted at once.
+        grant_by: Called with each request that is accepted, in that thread; calls
             ``grant`` with it, then or later, or ``hold_back``. ``None``: it is granted at once.
         is_interrupted: Whether a signal has asked for the end of the run.
         outcome: How the scope whose closing event is running ended; ``None``
@@ -52,6 +55,7 @@ class CancellationToken:
         "_timers",
         "absorbed",
         "accepted",
+        "agree",
         "closing_error",
         "exception",
         "grant_by",
@@ -82,6 +86,7 @@ class CancellationToken:
         self.exception: BaseException | None = None
         self.closing_error: BaseException | None = None
         self.origin: Callable[[], Origin] | None = None
+        self.agree: Callable[[Request], object] | None = None
         self.grant_by: Callable[[Request], object] | None = None
         self.insist: Callable[[], object] | None = None
         self.is_interrupted = False
@@ -140,7 +145,14 @@ class CancellationToken:
         top = self.innermost
         return None if top is None else top.name
 
-    def cancel(self, scope: str = "fit", reason: str = "", *, by: str | None = None) -> None:
+    def cancel(
+        self,
+        scope: str = "fit",
+        reason: str = "",
+        *,
+        by: str | None = None,
+        everywhere: bool = False,
+    ) -> None:
         """Ask the innermost open scope of that name, and all inside it, to end.
 
         Returns at once and raises nothing into the caller's flow; the next
@@ -153,6 +165,9 @@ class CancellationToken:
             scope: Name of an open scope.
             reason: Why, in your own words; kept in ``history`` and the result.
             by: Who asks; worked out from the call stack by default.
+            everywhere: Of several processes, all ask for this at the same place (what they
+                decide on is equal on all of them), so there is nothing to agree on: it is
+                granted at once. Where one alone asks so, it leaves the others waiting.
 
         Raises:
             ScopeNotOpenError: No scope of that name is open.
@@ -160,7 +175,7 @@ class CancellationToken:
         handler, event, epoch, batch = self.origin() if self.origin else (None,) * 4
         name = by or handler or _caller()
         record = Cancellation(str(scope), reason, name, event, epoch, batch, time.time())
-        self._ask(record, is_by_handler=event is not None)
+        self._ask(record, is_by_handler=event is not None, everywhere=everywhere)
         if scope == "fit":
             self._lead(record)
 
@@ -281,15 +296,46 @@ class CancellationToken:
 
     # Asking
 
-    def _ask(self, record: Cancellation, is_by_handler: bool = False) -> None:
-        """Put a request on record, and have it granted."""
+    def _ask(
+        self, record: Cancellation, is_by_handler: bool = False, everywhere: bool = False
+    ) -> None:
+        """Have a request accepted: by this process, or by all of them at one place."""
         with self._lock:
             request = Request(record, self._find(record.scope), is_by_handler)
+            take = self.accept if everywhere or self.agree is None else self.agree
+            if take == self.accept and self.grant_by is None:
+                # In here: an agreement that begins now finds it granted, or is given it.
+                return self.accept(request)
+        take(request)
+
+    def accept(self, request: Request) -> None:
+        """Put a request on record, and have it granted."""
+        self.note(request.cancellation)
+        (self.grant_by or self.grant)(request)
+
+    def note(self, record: Cancellation) -> None:
+        """Put on record what was asked for, without granting it."""
+        with self._lock:
             self.history.append(record)
             self.accepted += 1
             if len(self.history) >= 2 * HISTORY:
                 del self.history[:HISTORY]
-        (self.grant_by or self.grant)(request)
+
+    def agree_by(self, agree: Callable[[Request], object]) -> Request | None:
+        """Have requests agreed on from now on, see ``agree``.
+
+        Returns:
+            The request that waited to be delivered, or ``None``: it has been taken back, off
+            the record too, and can be agreed on like any other.
+        """
+        with self._lock:
+            self.agree = agree
+            request = self._granted
+            if request is not None:
+                self.pending = self._granted = None
+                self.history.remove(request.cancellation)
+                self.accepted -= 1
+            return request
 
     def _lead(self, record: Cancellation) -> None:
         """Have the tokens that are linked to this one follow."""
