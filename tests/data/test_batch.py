@@ -118,7 +118,7 @@ def test_what_cannot_be_made_again_says_what_it_needs() -> None:
         move_to(batch, META)
 
 
-@pytest.mark.parametrize("batch", ["abc", b"abc", {"x", "y"}, None, 3, Sample, range(3)], ids=repr)
+@pytest.mark.parametrize("batch", ["abc", b"abc", {"x"}, None, 3, Sample, range(3)], ids=repr)
 def test_what_has_no_parts_is_left_alone(batch: Any) -> None:
     assert move_to(batch, META) is batch
 
