@@ -229,12 +229,13 @@ class Checkpoint(MonitoringCallback):
         run.token.release()
         if run.epoch is None or run.token.closing_error is not None:
             return
-        is_trained = self._is_phase_over and run.phase == "train"
+        # Gradients that are left may wait for a step of after_train that has been cut.
+        is_trained = self._is_phase_over and run.phase == "train" and self._has_no_gradients(run)
         if self._is_ending(run) and is_trained:
             self._save(run, run.epoch, "validate", 0)
         elif self._is_ending(run):
             self._save_place(run)
-        elif is_trained and self._has_no_gradients(run):
+        elif is_trained:
             self._note(run, run.epoch, "validate", 0)
 
     @handler("after_epoch", priority=BEFORE_EVERYONE)
