@@ -88,8 +88,10 @@ def fill(target: Tensor, value: Tensor) -> None:
 
 
 def is_expanded(tensor: Tensor) -> bool:
-    """Whether elements of a tensor share memory, as ``expand`` has it."""
-    return tensor.layout is torch.strided and any(
+    """Whether elements of a tensor share memory, as ``expand`` has it; not of one yet to come."""
+    if nn.parameter.is_lazy(tensor) or tensor.layout is not torch.strided:
+        return False
+    return any(
         stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
     )
 

@@ -40,7 +40,8 @@ HOUSE = """
     checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.files
     checkpoints.random_state  checkpoints.loader_state  checkpoints.loader_form  checkpoints.names
     checkpoints.optimizer_state  checkpoints.compatibility
-    checkpoints.snapshot  checkpoints.save_point  checkpoints.restore_point  checkpoints
+    checkpoints.snapshot  checkpoints.kept_tensors  checkpoints.save_point
+    checkpoints.restore_point  checkpoints
     checkpoint_files
     resuming  loop
     reports.picture  reports.replay  reports.plugin_reports  reports
@@ -112,7 +113,7 @@ def test_imports_run_downward(path: Path) -> None:
 
 FOREIGN = {
     *("_buffers", "_parameters", "_metadata", "_version", "_iterator", "_schedulers"),  # torch's
-    *("_foreach_mul_", "_profiler_enabled", "_execution_engine"),  # torch's
+    *("_foreach_copy_", "_foreach_mul_", "_profiler_enabled", "_execution_engine"),  # torch's
     *("_computed", "_update_count"),  # torchmetrics'
     *("_getframe", "_make"),  # Python's
     *PRIVATE_NAMES["blinker.Signal"],

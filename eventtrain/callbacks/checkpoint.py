@@ -25,7 +25,8 @@ from ..checkpoints.files import (
     remove_unfinished,
     write_checkpoint,
 )
-from ..checkpoints.save_point import Buffers, SavePoint
+from ..checkpoints.kept_tensors import KeptTensors
+from ..checkpoints.save_point import SavePoint
 from ..checkpoints.snapshot import take_snapshot, with_validated_weights
 from ..errors import CheckpointError
 from ..param_groups import gradients
@@ -87,7 +88,7 @@ class Checkpoint(MonitoringCallback):
         TypeError: After an epoch: what its row holds there is no number.
     """
 
-    held_in_run = ("_writer", "_phase_start", "_save_point", "_buffers")
+    held_in_run = ("_writer", "_phase_start", "_save_point", "_tensors")
     priority = CHECKPOINTS
     checkpoint_folder: Path
 
@@ -132,7 +133,7 @@ class Checkpoint(MonitoringCallback):
         self._time = 0.0
         self._is_phase_over = False
         self._save_point: SavePoint | None = None
-        self._buffers: Buffers | None = None
+        self._tensors: KeptTensors | None = None
         self._told: set[Path] = set()
 
     @property
@@ -169,7 +170,7 @@ class Checkpoint(MonitoringCallback):
         self._fit = uuid4().hex
         self._steps, self._time = run.steps, time.monotonic()
         self._failure = None
-        self._save_point, self._buffers = None, Buffers(run)
+        self._save_point, self._tensors = None, KeptTensors(run)
         if run.token.grant_by is None:  # otherwise others see to it that batches are ended
             run.token.grant_by = self._grant
 
@@ -182,11 +183,25 @@ class Checkpoint(MonitoringCallback):
         if run.phase == "train" and not run.starting_point.is_yet_to_be_entered(run):
             self._note(run, run.epoch, "train", 0)
 
-    @handler("after_batch", priority=BEFORE_EVERYONE)
+    @handler("after_batch", priority=float("inf"))
     def save_before_cut_batch(self, run: Runner) -> None:
         """Save the place before a batch in which the fit was cancelled: others yet may count."""
-        if run.outcome == "cancelled" and self._is_ending(run):
-            self._save_place(run)
+        if run.outcome != "cancelled" or not self._is_ending(run):
+            return
+        place, tensors = self._save_point, self._tensors
+        if place is None or tensors is None or place.is_saved or place.steps != run.steps:
+            return
+        if run.in_train and place.batches and tensors.parameters_have_changed():
+            self._save_point = None
+            warnings.warn(
+                "the fit was cancelled in a batch that had changed parameters before its step, "
+                "which running it again would do twice: no checkpoint of the last whole step is "
+                f"written, and the newest is {self.last}. Cancel the fit after the step, or in "
+                "begin_batch",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self._save_place(run)
 
     def after_batch(self, run: Runner) -> None:
         """Save when it is time to, and where the run is about to end."""
@@ -214,12 +229,13 @@ class Checkpoint(MonitoringCallback):
         run.token.release()
         if run.epoch is None or run.token.closing_error is not None:
             return
-        is_trained = self._is_phase_over and run.phase == "train"
+        # Gradients that are left may wait for a step of after_train that has been cut.
+        is_trained = self._is_phase_over and run.phase == "train" and self._has_no_gradients(run)
         if self._is_ending(run) and is_trained:
             self._save(run, run.epoch, "validate", 0)
         elif self._is_ending(run):
             self._save_place(run)
-        elif is_trained and self._has_no_gradients(run):
+        elif is_trained:
             self._note(run, run.epoch, "validate", 0)
 
     @handler("after_epoch", priority=BEFORE_EVERYONE)
@@ -246,7 +262,7 @@ class Checkpoint(MonitoringCallback):
         run.token.release()
         if run.outcome == "cancelled":
             self._save_place(run)
-        self._phase_start = self._save_point = self._buffers = None
+        self._phase_start = self._save_point = self._tensors = None
         self._join()
 
     # When
@@ -258,12 +274,15 @@ class Checkpoint(MonitoringCallback):
         token: CancellationToken = run.token
         scopes = token.open_scopes
         place = self._save_point
-        has_stepped = place is not None and place.steps != run.steps
+        # A scaler has looked at the gradients of a step that was cancelled, and adapts its scale.
+        is_past_step = request.cancellation.event == "after_cancel_step" or (
+            place is not None and place.steps != run.steps
+        )
         may_wait = "batch" in scopes or token.outcome is not None  # in a closing event
         if (
             may_wait
             and _ends_fit(request.cancellation.scope, scopes)
-            and (has_stepped or not request.is_by_handler)
+            and (is_past_step or not request.is_by_handler)
         ):
             token.hold_back(request)
         else:
@@ -289,8 +308,8 @@ class Checkpoint(MonitoringCallback):
     # What
 
     def _note(self, run: Runner, epoch: int, phase: str | None, batch: int) -> None:
-        assert self._buffers is not None
-        self._save_point = SavePoint(run, self._buffers, epoch, phase, batch)
+        assert self._tensors is not None
+        self._save_point = SavePoint(run, self._tensors, epoch, phase, batch)
 
     def _save_place(self, run: Runner) -> None:
         """Save the last place from which the run can go on."""

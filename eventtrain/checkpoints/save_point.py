@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import Tensor
 
 from ..state import RunState
+from .kept_tensors import KeptTensors
 from .plain_data import plain_data
 from .snapshot import counters_at, random_states, take_snapshot
 
@@ -25,7 +25,7 @@ class SavePoint:
     Args:
         epoch, phase, batch: Where the run goes on; as for ``take_snapshot``.
         run: The run, which is there now, and has no gradients that wait for a step.
-        buffers: The buffers of its model and loss function.
+        tensors: The tensors of its model and loss function.
 
     Attributes:
         steps: The optimizer steps taken so far.
@@ -34,7 +34,7 @@ class SavePoint:
     """
 
     def __init__(
-        self, run: RunState, buffers: Buffers, epoch: int, phase: str | None, batch: int
+        self, run: RunState, tensors: KeptTensors, epoch: int, phase: str | None, batch: int
     ) -> None:
         self.epoch, self.phase, self.batch = epoch, phase, batch
         self.steps, self.batches = run.steps, run.n_iter
@@ -47,8 +47,8 @@ class SavePoint:
             for callback in run.cbs
             if callback.counts_within_batch
         }
-        buffers.keep()
-        self._buffers = buffers
+        tensors.keep()
+        self._tensors = tensors
         self._random = random_states(run)
 
     def snapshot(
@@ -78,50 +78,17 @@ class SavePoint:
             content["callbacks"][name] = plain_data(state, f"callbacks[{name!r}]")
         content["random"] = self._random
         content["gradients"] = {}
-        for part, name, buffer in self._buffers.kept():
-            for each in (part, "buffers") if part == "model" else (part,):
-                if name in content[each]:
-                    content[each] = {**content[each], name: buffer}
+        self._put_buffers(run.model, content["model"], content["buffers"])
+        self._put_buffers(run.loss_func, content["loss_func"])
         return content
 
-
-class Buffers:
-    """The buffers of a model and a loss function, copied when they have changed.
-
-    Args:
-        run: Whose they are.
-    """
-
-    def __init__(self, run: RunState) -> None:
-        self._slots = list(_slots("model", run.model)) + list(_slots("loss_func", run.loss_func))
-        self._marks: list[tuple[int, int] | None] = [None] * len(self._slots)
-        self._copies: list[Tensor | None] = [None] * len(self._slots)
-
-    def keep(self) -> None:
-        """Copy those that have changed since."""
-        for index, (_, _, slots, key, is_running) in enumerate(self._slots):
-            buffer = slots.get(key)
-            mark = None if buffer is None else (id(buffer), buffer._version)
-            # Running means are moved by code that leaves the version as it is.
-            if mark == self._marks[index] and not is_running:
-                continue
-            self._marks[index] = mark
-            self._copies[index] = None if buffer is None else buffer.detach().clone()
-
-    def kept(self) -> Iterator[tuple[str, str, Tensor]]:
-        """Yield part, name and copy of each."""
-        for (part, name, *_), kept in zip(self._slots, self._copies, strict=True):
-            if kept is not None:
-                yield part, name, kept
-
-
-def _slots(part: str, module: Any) -> Iterator[tuple[str, str, dict[str, Any], str, bool]]:
-    """Yield where buffers are held: part, name in it, dictionary, key, whether it is a mean."""
-    if isinstance(module, nn.Module):
-        for path, owner in module.named_modules():
-            is_running = isinstance(owner, _NormBase)
-            for key in owner._buffers:
-                yield part, f"{path}.{key}".lstrip("."), owner._buffers, key, is_running
+    def _put_buffers(self, part: Any, *states: dict[str, Any]) -> None:
+        for name, buffer in self._tensors.kept(part):
+            for state in states:
+                if name in state and buffer is None:
+                    del state[name]  # the batch that is to be run again has made it
+                elif name in state:
+                    state[name] = buffer
 
 
 def _copied(value: Any) -> Any:

@@ -196,9 +196,12 @@ def _set_buffers(model: Any, saved: Mapping[str, Tensor]) -> None:
     for saved_name, value in saved.items():
         name = names.get(plain_name(saved_name), saved_name)
         path, _, key = name.rpartition(".")
-        buffers = model.get_submodule(path)._buffers
-        own = buffers.get(key)
+        owner = model.get_submodule(path)
+        own = owner._buffers.get(key)
         if own is not None and own.shape == value.shape:
             fill(own, value)
+        elif key not in owner._buffers:  # a batch had made it
+            owner.register_buffer(key, value.clone(), persistent=False)
         else:
-            buffers[key] = value.clone() if own is None else value.to(own.device, copy=True)
+            new = value.clone() if own is None else value.to(own.device, copy=True)
+            owner._buffers[key] = new

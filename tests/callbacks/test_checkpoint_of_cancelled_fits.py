@@ -194,6 +194,42 @@ def test_nothing_is_lost_whatever_else_is_there(
             assert not result.steps
 
 
+class WithoutLength:
+    """Has the last group of batches stepped when the training has ended."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Any:
+        return iter(self.loader)
+
+
+@pytest.mark.parametrize("priority", [1001, 500, 0])
+@pytest.mark.parametrize("event", ["begin_step", "after_train"])
+def test_a_step_that_waits_for_the_end_of_training_is_not_lost(
+    event: str, priority: int, tmp_path: Path
+) -> None:
+    def make() -> Learner:
+        learn = make_learner()
+        learn.data = DataBunch(WithoutLength(learn.data.train_dl), learn.data.valid_dl)
+        return learn
+
+    run, resumed, whole = (make_runner(tmp_path, GradientAccumulation(3)) for _ in range(3))
+
+    @run.on(event, priority=priority)
+    def end(run: Runner) -> None:
+        if run.epoch == 1 and "batch" not in run.token.open_scopes:
+            run.token.cancel("fit", "enough")
+
+    run.fit(EPOCHS, make())
+    states = []
+    for each, resume in [(resumed, "auto"), (whole, None)]:
+        learn = make()
+        each.fit(EPOCHS, learn, resume=resume)
+        states.append(state_of(each, learn))
+    assert states[0] == states[1]
+
+
 @pytest.mark.parametrize("event", ["after_pred", "after_loss"])
 def test_a_validation_that_is_cut_is_run_again(event: str, tmp_path: Path) -> None:
     run, learn = make_runner(tmp_path), make_learner()
