@@ -24,7 +24,7 @@ from .ordering import require_names, require_no_cycle
 from .phases import check_phase, keep_phase
 from .receivers import Receiver, check_receiver, is_same, name_of
 from .restoring import Declarations, Snapshot
-from .running import Home, running_provider
+from .running import Home, level_of_caller, running_provider
 from .signals import ANY, Namespace, Signal
 from .subscription import Subscription
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["EventBus", "Signal"]
 
 F = TypeVar("F", bound=Receiver)
+_LEFT_OUT: Any = object()
 
 
 class EventBus(Namespace):
@@ -250,14 +251,12 @@ class EventBus(Namespace):
     def on(self, event: str | Iterable[str], fn: Receiver, **options: Any) -> Subscription: ...
 
     @overload
-    def on(
-        self, event: str | Iterable[str], fn: None = None, **options: Any
-    ) -> Callable[[F], F]: ...
+    def on(self, event: str | Iterable[str], **options: Any) -> Callable[[F], F]: ...
 
     def on(  # type: ignore[misc]  # the overloads leave the options to this signature
         self,
         event: str | Iterable[str],
-        fn: Receiver | None = None,
+        fn: Receiver = _LEFT_OUT,
         *,
         priority: float = 0,
         before: str | Iterable[str] = (),
@@ -310,7 +309,7 @@ class EventBus(Namespace):
                 f"on needs the name of an event before the function: on('after_loss', "
                 f"{name_of(event)}), or the decorator @run.on('after_loss')"
             )
-        events = (event,) if isinstance(event, str) else tuple(event)
+        events = _events(event)
 
         def subscribe(function: Receiver) -> Subscription:
             for each in events:
@@ -337,14 +336,19 @@ class EventBus(Namespace):
                         f"{old.describe()} is replaced: the same function is subscribed again "
                         "under that name. To have it called twice, give one of them name=...",
                         RuntimeWarning,
-                        stacklevel=4,
+                        stacklevel=level_of_caller(),
                     )
                 self.attach(subscription.handlers, sender)
                 for old in replaced:
                     old.detach()
             return subscription
 
-        if fn is not None:
+        if fn is None:
+            raise TypeError(
+                f"on({', '.join(map(repr, events))}, ...) got None in the place of a handler: pass "
+                "the function itself, and not what calling it returns"
+            )
+        if fn is not _LEFT_OUT:
             return subscribe(fn)
         for each in events:
             self.signal(each)
@@ -503,3 +507,12 @@ class EventBus(Namespace):
         profile = self._profile
         around = None if profile is None else partial(profile.wrap, signal.event.scope)
         signal.wrap_calls(around)
+
+
+def _events(event: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the name of an event or of several as a tuple, each once."""
+    if isinstance(event, str):
+        return (event,)
+    if not isinstance(event, Iterable):
+        raise TypeError(f"on needs the name of an event, or several, got {event!r}")
+    return tuple(dict.fromkeys(event))
