@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import warnings
 import weakref
@@ -76,20 +77,22 @@ class EventBus(Namespace):
 
     def __copy__(self) -> EventBus:
         """Return a bus with the same events, scopes and handlers, which counts for itself."""
-        return self._filled({}, lambda copied, memo: copied)
+        return self._filled({}, lambda copied, memo: copied, lambda own, memo: own)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EventBus:
         """Return a copy; objects that are held strongly for their methods are copied too."""
-        return self._filled(memo, deeply)
+        return self._filled(memo, deeply, copy.deepcopy)
 
     def _filled(
         self,
         memo: dict[int, Any],
         change: Callable[[list[Copied], dict[int, Any]], list[Copied]],
+        change_own: Callable[[dict[str, Any], dict[int, Any]], dict[str, Any]],
     ) -> EventBus:
         with self._lock:
-            bus = type(self)((), self.vocabulary.scopes.values())
+            bus = _without_events(type(self), list(self.vocabulary.scopes.values()))
             memo[id(self)] = bus
+            vars(bus).update(change_own(self._own_attributes(), memo))
             for name in self:
                 signal = self.signal(name)
                 new = bus._add(signal.event)
@@ -106,13 +109,22 @@ class EventBus(Namespace):
                 copied = copied_from(signal, memo)
                 require_picklable(signal, copied)
                 rows.append((signal.event, signal.muted_by_hand, copied))
-            return type(self), ((), list(self.vocabulary.scopes.values())), rows
+            scopes = list(self.vocabulary.scopes.values())
+            return _without_events, (type(self), scopes), (rows, self._own_attributes())
 
-    def __setstate__(self, rows: list[tuple[Event, bool, list[Copied]]]) -> None:
+    def __setstate__(
+        self, state: tuple[list[tuple[Event, bool, list[Copied]]], dict[str, Any]]
+    ) -> None:
+        rows, own = state
+        vars(self).update(own)
         for event, is_muted, copied in rows:
             signal = self._add(event)
             fill(signal, copied)
             signal.is_muted = is_muted
+
+    def _own_attributes(self) -> dict[str, Any]:
+        """What a subclass, or somebody else, has put on it."""
+        return {name: value for name, value in vars(self).items() if name not in _ATTRIBUTES}
 
     def __repr__(self) -> str:
         count = sum(len(signal.receivers) for signal in self._signals())
@@ -507,6 +519,15 @@ class EventBus(Namespace):
         profile = self._profile
         around = None if profile is None else partial(profile.wrap, signal.event.scope)
         signal.wrap_calls(around)
+
+
+def _without_events(kind: type[EventBus], scopes: list[ScopeSpec]) -> EventBus:
+    bus = kind.__new__(kind)
+    EventBus.__init__(bus, (), scopes)  # a subclass may be made with other arguments
+    return bus
+
+
+_ATTRIBUTES = frozenset(vars(EventBus((), ())))
 
 
 def _events(event: str | Iterable[str]) -> tuple[str, ...]:
