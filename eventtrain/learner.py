@@ -33,12 +33,14 @@ class Learner:
             graphs), as a number or a tensor without dimensions, which stays on its device.
             Averages, ``GradientAccumulation`` and ``Throughput`` read it as ``run.weight``.
             ``None`` (default) counts samples: those of the target where they can be counted,
-            else of the input, and an error where these disagree.
+            else of the input, and an error where these disagree; of ``run.xb`` and ``run.yb``
+            where a handler has chosen them from a batch that cannot be counted.
 
     Raises:
         TypeError: A class stands in the place of an instance, two parts are swapped, or
             ``data`` or one of its loaders is something else.
-        ValueError: The optimizer has no parameter of the model or the loss function.
+        ValueError: The optimizer has no parameter of the model, which is a module, or of the
+            loss function.
     """
 
     model: Any
@@ -87,6 +89,8 @@ class Learner:
 def _check_that_it_trains(opt: torch.optim.Optimizer, *parts: Any) -> None:
     """Refuse an optimizer of another model: it would train nothing, and no one would know."""
     modules = [part for part in parts if isinstance(part, nn.Module)]
+    if not isinstance(parts[0], nn.Module):
+        return  # a function may call modules that nobody knows of
     own = {id(p) for module in modules for p in module.parameters()}
     held = {id(p) for group in opt.param_groups for p in group["params"]}
     if own and held and not own & held:

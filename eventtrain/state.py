@@ -159,7 +159,7 @@ class RunState:
         # By the id: holding the batch would keep it alive while the next one is computed on.
         asked = (id(batch), self.batch_index, self.phase, self.epoch, weight)
         if self._weighed is None or self._weighed[0] != asked:
-            self._weighed = asked, weight_of(batch, weight)
+            self._weighed = asked, weight_of(batch, weight, (self.xb, self.yb))
         return self._weighed[1]
 
     @property

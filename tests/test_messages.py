@@ -81,6 +81,7 @@ WRITTEN: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: AvgStatsCallback(torch.tensor(0.5)), TypeError, "pass accuracy itself"),
     (lambda: AvgStatsCallback(nn.MSELoss), TypeError, "MSELoss is a class: pass an instance"),
     (lambda: LRScheduler(StepLR(OPT, 1)), TypeError, r"LRScheduler\(lambda opt: StepLR\(opt, "),
+    (lambda: LRScheduler(StepLR), TypeError, r"StepLR takes more.*LRScheduler\(lambda opt: StepLR"),
     (lambda: ToDevice("gpu"), ValueError, "'cuda'.*or leave it out"),
     (lambda: Runner(learner_of()), TypeError, r"passed to fit, run\.fit\(epochs, learn\)"),
     (lambda: Runner(MODEL), TypeError, r"Learner\(model, opt, loss_func, data\)"),

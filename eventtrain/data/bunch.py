@@ -23,7 +23,7 @@ class DataBunch:
 
     Raises:
         TypeError: In the place of a loader stands a class, a function, a pair of loaders, a
-            tensor, or a data set, whose samples would be taken for batches.
+            tensor or array, or a data set, whose samples would be taken for batches.
     """
 
     def __init__(self, train_dl: Any, valid_dl: Any = None, c: int | None = None) -> None:
@@ -69,6 +69,8 @@ def check_loader(dl: Any, name: str) -> None:
         remedy = "whose keys are no batches: pass one loader"
     elif isinstance(dl, Tensor):
         remedy = "whose rows are no batches: TensorLoader(x, y)"
+    elif hasattr(type(dl), "__array__"):
+        remedy = "whose rows are no batches: TensorLoader(torch.as_tensor(x), torch.as_tensor(y))"
     elif isinstance(dl, (str, bytes)) or not (
         dl is None or hasattr(dl, "__iter__") or hasattr(dl, "__getitem__")
     ):
