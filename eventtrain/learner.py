@@ -15,6 +15,7 @@ from .data.weights import Weight
 from .errors import DataError
 
 Use = Literal["fit", "validate", "predict"]
+_MANY = (list, tuple, dict)
 
 
 @dataclass(eq=False, repr=False)
@@ -122,7 +123,27 @@ def _check_that_it_can(learn: Learner, use: Use) -> None:
     for name, part, is_there in needed:
         if not is_there:
             kind = {"opt": "an optimizer", "data.train_dl": "a loader"}.get(name, "a function")
-            raise TypeError(f"{use} needs {kind} as {name} of the Learner, got {part!r}")
+            # Several optimizers in a list would take a line each for every setting.
+            got = f"a {type(part).__name__}" if isinstance(part, _MANY) else repr(part)
+            raise TypeError(
+                f"{use} needs {kind} as {name} of the Learner, got {got}{_remedy(name, part)}"
+            )
+
+
+def _remedy(name: str, part: Any) -> str:
+    if name == "opt":
+        if isinstance(part, torch.optim.lr_scheduler.LRScheduler):
+            return ": pass the optimizer, and the scheduler to the callback LRScheduler"
+        if isinstance(part, _MANY) and part:
+            return ": one optimizer. For several, override one_batch of a Runner of yours"
+        return ": torch.optim.SGD(model.parameters(), lr=0.1), say"
+    if name == "loss_func":
+        if isinstance(part, torch.Tensor):
+            return ": pass the function itself, and not what it returns"
+        if part is None:
+            return ": where the model returns its loss, lambda out, yb: out.loss takes it out"
+        return ": torch.nn.functional.cross_entropy, say"
+    return ""
 
 
 def get_model(

@@ -215,6 +215,8 @@ class Runner(Loop):
             TypeError: ``dl`` is no loader, or the model is missing.
             EmptyLoaderError: ``dl`` gives no batch.
         """
+        if isinstance(dl, Learner):
+            raise TypeError("predict takes the learner first: predict(learn, dl)")
         _check_learner(learn, "predict")
         check_loader(dl, "dl")
         preds: list[Any] = []

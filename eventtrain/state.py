@@ -185,7 +185,10 @@ class RunState:
 
     def _learner(self) -> Learner:
         if self.learn is None:
-            raise AttributeError("model, opt, loss_func and data are there during a run only")
+            raise AttributeError(
+                "model, opt, loss_func and data are there during a run only; at any time they are "
+                "the learner's own: learn.model"
+            )
         return self.learn
 
     def reset_counters(self) -> None:

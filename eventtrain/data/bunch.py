@@ -103,7 +103,15 @@ def get_dls(train_ds: Any, valid_ds: Any, bs: int = 64, **kwargs: Any) -> tuple[
         TypeError: ``kwargs`` sets the order or batch size, which is done here.
         DataError: As for :class:`TensorLoader`, where one is made.
     """
-    taken = {"shuffle", "sampler", "batch_sampler", "batch_size"} & kwargs.keys()
+    if "batch_size" in kwargs:
+        raise TypeError(f"get_dls calls it bs: get_dls(train_ds, valid_ds, {kwargs['batch_size']})")
+    tensors = [ds for ds in (train_ds, valid_ds) if isinstance(ds, Tensor)]
+    if len({(ds.dtype, ds.shape[1:]) for ds in tensors}) > 1:
+        raise TypeError(
+            "get_dls takes data to train on and data to validate on, and these two tensors look "
+            "like inputs and targets: get_dls(Dataset(x, y), Dataset(x_valid, y_valid))"
+        )
+    taken = {"shuffle", "sampler", "batch_sampler"} & kwargs.keys()
     if taken:
         raise TypeError(
             f"get_dls decides order and batch size; for {', '.join(sorted(taken))} "
