@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
@@ -70,3 +72,14 @@ def flag(name: str, value: Any) -> bool:
 
 def _of(unit: str | None) -> str:
     return "" if unit is None else f" of {unit}"
+
+
+def takes_one_argument(function: Callable[..., Any]) -> bool:
+    """Whether a function can be called with one argument, as far as it tells."""
+    try:
+        inspect.signature(function).bind(object())
+    except TypeError:
+        return False
+    except ValueError:  # a builtin that does not tell
+        return True
+    return True

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from .bus.handlers import Handler, Options
 from .bus.receivers import Receiver, why_not_run
-from .copies import Emptied, why_not_pickled, without_weak_references
+from .copies import Emptied, attribute_not_pickled, without_weak_references
 from .errors import CallbackError, did_you_mean
 from .events import event_names
 from .foreign_names import OTHER_HOOKS as OTHER_HOOKS, named_here
@@ -141,33 +141,45 @@ class Callback:
                 f"{self!r} cannot be copied or pickled while a run uses it (it holds "
                 f"{', '.join(held)}): do it before the fit, or after it"
             )
+        state: Any = super().__getstate__()
+        attributes, slots = state if isinstance(state, tuple) else (state, {})
         # What it knows weakly, as its runner, is another's: a copy has yet to be given one.
-        state = {key: value for key, value in self.__dict__.items() if key != "_run"}
-        return without_weak_references(state)
+        found = {key: v for key, v in ((attributes or {}) | slots).items() if key != "_run"}
+        return without_weak_references(found)
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        for key, value in state.items():
+            is_slot = inspect.ismemberdescriptor(inspect.getattr_static(type(self), key, None))
+            if is_slot:
+                setattr(self, key, value)
+            else:
+                self.__dict__[key] = value
 
     def __copy__(self) -> Self:
         state = self.__getstate__()
         empty = {key: v.kind() for key, v in state.items() if isinstance(v, Emptied)}
-        return self._made_of({**state, **empty})
+        made = type(self).__new__(type(self))
+        made.__setstate__({**state, **empty})
+        return made
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self._made_of(copy.deepcopy(self.__getstate__(), memo), memo)
-
-    def _made_of(self, state: dict[str, Any], memo: dict[int, Any] | None = None) -> Self:
         made = type(self).__new__(type(self))
-        if memo is not None:
-            memo[id(self)] = made
-        take_back = getattr(made, "__setstate__", made.__dict__.update)
-        take_back(state)
+        memo[id(self)] = made  # before its attributes, which may refer to it
+        state = {}
+        for key, value in self.__getstate__().items():
+            try:
+                state[key] = copy.deepcopy(value, memo)
+            except TypeError as error:
+                raise TypeError(f"{self!r} cannot be copied: {key}: {error}") from error
+        made.__setstate__(state)
         return made
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         # Only pickle asks for it, as copies are made above.
-        is_ours = type(self).__reduce__ is object.__reduce__
-        for name, value in self.__getstate__().items() if is_ours else ():
-            cause = why_not_pickled(value)
+        if type(self).__reduce__ is object.__reduce__:
+            cause = attribute_not_pickled(self, self.__getstate__())
             if cause is not None:
-                raise TypeError(f"{self!r} cannot be pickled: {name}: {cause}")
+                raise TypeError(f"{self!r} cannot be pickled: {cause}")
         return super().__reduce_ex__(protocol)
 
     def __repr__(self) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 from .errors import describe
@@ -12,6 +14,30 @@ _REMEDY = (
     "Functions and classes are found again by their names: define them at the top of a module, "
     "not as a lambda or inside of a function"
 )
+
+
+_under_way = threading.local()
+
+
+def attribute_not_pickled(owner: object, attributes: Mapping[str, Any]) -> str | None:
+    """Say which attribute pickle would not take, and why; ``None`` when it takes them all.
+
+    Args:
+        owner: Whose they are. What they hold may refer to it, and ask this in its turn.
+        attributes: By name.
+    """
+    owners: set[int] = vars(_under_way).setdefault("owners", set())
+    if id(owner) in owners:
+        return None
+    owners.add(id(owner))
+    try:
+        for name, value in attributes.items():
+            cause = why_not_pickled(value)
+            if cause is not None:
+                return f"{name}: {cause}"
+    finally:
+        owners.discard(id(owner))
+    return None
 
 
 def why_not_pickled(value: object) -> str | None:

@@ -38,12 +38,14 @@ def _note(error: BaseException, run: RunState) -> str:
         return ""
     line = _line_of_one_batch(error.__traceback__)
     if ".backward(" in line or ("after_loss()" in line and not isinstance(run.loss, Tensor)):
-        return _about_loss(run)
+        return _about_loss(error, run)
     if any("raised in handler" in str(each) for each in getattr(error, "__notes__", ())):
         return ""
     if "loss_func(" in line:
         return _about_targets(error, run)
-    return _about_inputs(run) if "model(" in line else ""
+    if "optimizer_step(" in line:
+        return _about_step(error, run)
+    return _about_inputs(error, run) if "model(" in line else ""
 
 
 def described(value: Any) -> str:
@@ -70,9 +72,11 @@ def _line_of_one_batch(traceback: TracebackType | None) -> str:
     return line
 
 
-def _about_inputs(run: RunState) -> str:
+def _about_inputs(error: Exception, run: RunState) -> str:
     xb = run.xb
     said = f"the model was called as model(xb), where xb is {described(xb)}"
+    if isinstance(xb, (tuple, list)) and xb is not run.batch:
+        return f"{said}: one argument, which forward() has to take apart, as in first, second = xb"
     if not isinstance(xb, Tensor):
         return f"{said}. {_how_to_choose(xb)}"
     parameters: list[Tensor] = list(getattr(run.model, "parameters", list)())
@@ -83,7 +87,18 @@ def _about_inputs(run: RunState) -> str:
             f"{said}, and its parameters are of {floats[0].dtype}. Convert in the data set, or "
             f"with BatchTransform(x=lambda xb: {how}, during=None)"
         )
-    return said
+    return said + _of_shape(str(error), xb)
+
+
+def _of_shape(text: str, xb: Tensor) -> str:
+    """Return what to do about a shape that a layer does not take; ``""`` where nobody knows."""
+    if "mat1 and mat2 shapes" in text and xb.ndim > 2:
+        return ". Linear layers take [batch, features]: put nn.Flatten() before the first"
+    if "more than 1 value per channel" in text:
+        return ". Batch normalization trains on two rows or more: drop_last=True in the loader"
+    if "Given groups=" in text and xb.ndim and f"expected input[1, {len(xb)}, " in text:
+        return ", which was taken for one sample without a batch: xb.unsqueeze(1) adds channels"
+    return ""
 
 
 def _how_to_choose(batch: Any) -> str:
@@ -118,14 +133,41 @@ def _about_targets(error: BaseException, run: RunState) -> str:
         return f"{said}. {_how_to_choose(yb)}"
     if yb is run.batch:
         return f"{said}: the whole batch, as it is no pair. Have the loader yield (inputs, targets)"
-    if isinstance(yb, Tensor) and "Long" in str(error):
-        return f"{said}. Labels of classes are int64: yb.long()"
-    if isinstance(yb, Tensor) and pred.shape != yb.shape and pred.squeeze().shape == yb.shape:
-        return f"{said}. Give both one shape: pred.squeeze(-1), or yb.unsqueeze(-1)"
-    return said
+    return f"{said}{_of_labels(str(error), pred, yb)}" if isinstance(yb, Tensor) else said
 
 
-def _about_loss(run: RunState) -> str:
+def _of_labels(text: str, pred: Tensor, yb: Tensor) -> str:
+    """Return what to do about targets that a loss does not take; ``""`` where nobody knows."""
+    if "Long" in text and yb.dtype is not torch.int64:
+        return ". Labels of classes are int64: yb.long()"
+    if "Long" in text:
+        rows = ", or yb.argmax(1), if they are rows of one class each" if yb.ndim > 1 else ""
+        return f". Targets that are no labels of classes are floats: yb.float(){rows}"
+    if "multi-target" in text and yb.shape[1:] == (1,):
+        return ". Labels of classes have one dimension: yb.squeeze(1)"
+    if text.startswith("Target ") and "out of bounds" in text and pred.ndim > 1:
+        last = pred.shape[1] - 1
+        return f". pred has {last + 1} classes, so labels go from 0 to {last}"
+    if "between 0 and 1" in text:
+        return (
+            ". It takes probabilities: use binary_cross_entropy_with_logits, or a model that "
+            "ends with a sigmoid"
+        )
+    if pred.shape != yb.shape and pred.squeeze().shape == yb.shape:
+        return ". Give both one shape: pred.squeeze(-1), or yb.unsqueeze(-1)"
+    return ""
+
+
+def _about_step(error: Exception, run: RunState) -> str:
+    if not (isinstance(error, TypeError) and "closure" in str(error)):
+        return ""
+    return (
+        f"{type(run.opt).__name__} takes its steps with a closure, which computes the loss anew, "
+        "and the loop steps without one: override optimizer_step of a Runner of yours"
+    )
+
+
+def _about_loss(error: Exception, run: RunState) -> str:
     loss = run.loss
     if loss is None:
         return "the loss is None: loss_func lacks a return"
@@ -141,7 +183,14 @@ def _about_loss(run: RunState) -> str:
             f"the loss is {described(loss)}: make one number of it, by reduction='mean' or "
             "loss.mean()"
         )
-    return "" if loss.requires_grad else f"the loss has no gradient: {_why_no_gradient(run, loss)}"
+    if not loss.requires_grad:
+        return f"the loss has no gradient: {_why_no_gradient(run, loss)}"
+    if "a second time" in str(error):
+        return (
+            "a graph is gone through once, by the loop itself: call backward() nowhere else, and "
+            "detach() what is carried over from the batch before, a hidden state say"
+        )
+    return ""
 
 
 def _why_no_gradient(run: RunState, loss: Tensor) -> str:

@@ -15,6 +15,7 @@ from .data.weights import Weight
 from .errors import DataError
 
 Use = Literal["fit", "validate", "predict"]
+_MANY = (list, tuple, dict)
 
 
 @dataclass(eq=False, repr=False)
@@ -33,12 +34,14 @@ class Learner:
             graphs), as a number or a tensor without dimensions, which stays on its device.
             Averages, ``GradientAccumulation`` and ``Throughput`` read it as ``run.weight``.
             ``None`` (default) counts samples: those of the target where they can be counted,
-            else of the input, and an error where these disagree.
+            else of the input, and an error where these disagree; of ``run.xb`` and ``run.yb``
+            where a handler has chosen them from a batch that cannot be counted.
 
     Raises:
         TypeError: A class stands in the place of an instance, two parts are swapped, or
             ``data`` or one of its loaders is something else.
-        ValueError: The optimizer has no parameter of the model or the loss function.
+        ValueError: The optimizer has no parameter of the model, which is a module, or of the
+            loss function.
     """
 
     model: Any
@@ -87,6 +90,8 @@ class Learner:
 def _check_that_it_trains(opt: torch.optim.Optimizer, *parts: Any) -> None:
     """Refuse an optimizer of another model: it would train nothing, and no one would know."""
     modules = [part for part in parts if isinstance(part, nn.Module)]
+    if not isinstance(parts[0], nn.Module):
+        return  # a function may call modules that nobody knows of
     own = {id(p) for module in modules for p in module.parameters()}
     held = {id(p) for group in opt.param_groups for p in group["params"]}
     if own and held and not own & held:
@@ -118,7 +123,27 @@ def _check_that_it_can(learn: Learner, use: Use) -> None:
     for name, part, is_there in needed:
         if not is_there:
             kind = {"opt": "an optimizer", "data.train_dl": "a loader"}.get(name, "a function")
-            raise TypeError(f"{use} needs {kind} as {name} of the Learner, got {part!r}")
+            # Several optimizers in a list would take a line each for every setting.
+            got = f"a {type(part).__name__}" if isinstance(part, _MANY) else repr(part)
+            raise TypeError(
+                f"{use} needs {kind} as {name} of the Learner, got {got}{_remedy(name, part)}"
+            )
+
+
+def _remedy(name: str, part: Any) -> str:
+    if name == "opt":
+        if isinstance(part, torch.optim.lr_scheduler.LRScheduler):
+            return ": pass the optimizer, and the scheduler to the callback LRScheduler"
+        if isinstance(part, _MANY) and part:
+            return ": one optimizer. For several, override one_batch of a Runner of yours"
+        return ": torch.optim.SGD(model.parameters(), lr=0.1), say"
+    if name == "loss_func":
+        if isinstance(part, torch.Tensor):
+            return ": pass the function itself, and not what it returns"
+        if part is None:
+            return ": where the model returns its loss, lambda out, yb: out.loss takes it out"
+        return ": torch.nn.functional.cross_entropy, say"
+    return ""
 
 
 def get_model(

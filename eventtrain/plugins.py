@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 from .bus.event_bus import EventBus
 from .bus.handlers import OnError
+from .bus.receivers import is_async, name_of, why_not_run
 from .bus.running import Provider
 from .callback import Callback, listify
 from .cancellation import Unwind
@@ -262,7 +263,12 @@ def _subscribe(
     adopt: Callable[[Sequence[Callback]], None],
 ) -> None:
     offered = plugin.resolve()
-    if takes_bus(offered):
+    is_register = takes_bus(offered)
+    # A factory may well yield its callbacks.
+    refusal = why_not_run(offered) if is_register or is_async(offered) else None
+    if refusal is not None:
+        raise TypeError(f"{name_of(offered)} {refusal}")
+    if is_register:
         _check_options(offered, options, 1)
         offered(bus, **options)
         return

@@ -123,13 +123,11 @@ class Runner(Loop):
     def on(self, event: str | Iterable[str], fn: Receiver, **options: Any) -> Subscription: ...
 
     @overload
-    def on(
-        self, event: str | Iterable[str], fn: None = None, **options: Any
-    ) -> Callable[[F], F]: ...
+    def on(self, event: str | Iterable[str], **options: Any) -> Callable[[F], F]: ...
 
-    def on(self, event: str | Iterable[str], fn: Any = None, **options: Any) -> Any:
+    def on(self, event: str | Iterable[str], *fn: Any, **options: Any) -> Any:
         """Subscribe a handler to this runner's events; see ``EventBus.on``."""
-        return self.bus.on(event, fn, sender=self, **options)
+        return self.bus.on(event, *fn, sender=self, **options)
 
     def fit(
         self,
@@ -217,6 +215,8 @@ class Runner(Loop):
             TypeError: ``dl`` is no loader, or the model is missing.
             EmptyLoaderError: ``dl`` gives no batch.
         """
+        if isinstance(dl, Learner):
+            raise TypeError("predict takes the learner first: predict(learn, dl)")
         _check_learner(learn, "predict")
         check_loader(dl, "dl")
         preds: list[Any] = []

@@ -159,7 +159,7 @@ class RunState:
         # By the id: holding the batch would keep it alive while the next one is computed on.
         asked = (id(batch), self.batch_index, self.phase, self.epoch, weight)
         if self._weighed is None or self._weighed[0] != asked:
-            self._weighed = asked, weight_of(batch, weight)
+            self._weighed = asked, weight_of(batch, weight, (self.xb, self.yb))
         return self._weighed[1]
 
     @property
@@ -185,7 +185,10 @@ class RunState:
 
     def _learner(self) -> Learner:
         if self.learn is None:
-            raise AttributeError("model, opt, loss_func and data are there during a run only")
+            raise AttributeError(
+                "model, opt, loss_func and data are there during a run only; at any time they are "
+                "the learner's own: learn.model"
+            )
         return self.learn
 
     def reset_counters(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import threading
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -406,6 +407,49 @@ def test_what_a_callback_holds_weakly_is_empty_in_a_copy(copied: Copy) -> None:
     assert (list(ours.seen), ours.last) == ([], None)
     ours.seen.add(kept)
     assert list(callback.seen) == [kept]
+
+
+class Slotted(Callback):
+    """Keeps what it has in slots, one of a private name, and besides."""
+
+    __slots__ = ("__mine", "seen")
+
+    def __init__(self) -> None:
+        self.seen, self.besides, self.__mine = [1], 2, 3
+
+    @property
+    def all_of_it(self) -> tuple[Any, ...]:
+        return self.seen, self.besides, self.__mine
+
+
+def test_what_a_callback_keeps_in_slots_is_in_a_copy(copied: Copy) -> None:
+    callback = Slotted()
+    ours = copied(callback)
+    assert ours.all_of_it == ([1], 2, 3)
+    assert (ours.seen is callback.seen) == (copied is copy.copy)
+
+
+class KnowingItself(Callback):
+    """Holds itself, and a method of its own."""
+
+    def __init__(self) -> None:
+        self.me, self.calls = self, [self.after_loss]
+
+    def after_loss(self) -> None: ...
+
+
+def test_what_refers_to_a_callback_refers_to_its_copy() -> None:
+    for copied in (copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
+        ours = copied(KnowingItself())
+        assert ours.me is ours
+        assert ours.calls[0].__self__ is ours
+
+
+def test_a_deep_copy_names_what_cannot_be_copied() -> None:
+    callback = Callback()
+    callback.guard = threading.Lock()
+    with pytest.raises(TypeError, match=r"<Callback 'callback'> cannot be copied: guard: .*lock"):
+        copy.deepcopy(callback)
 
 
 class Noting(torch.utils.data.Dataset):

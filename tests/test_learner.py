@@ -110,6 +110,10 @@ NO_LOADER = {
     "a data set of torch": (TensorDataset(torch.zeros(2, 6)), "a data set, whose samples"),
     "a subset": (Subset(TensorDataset(torch.zeros(2, 6)), [0]), "a data set, whose samples"),
     "a tensor": (torch.zeros(2, 6), "whose rows are no batches: TensorLoader"),
+    "an array": (
+        torch.zeros(2, 6).numpy(),
+        "whose rows are no batches: Tensor.*as_tensor",
+    ),
     "a number": (64, "nothing to iterate over"),
     "text": ("train", "nothing to iterate over"),
     "a function": (lambda: iter([]), "nothing to iterate over: call it"),
@@ -231,6 +235,25 @@ def test_a_part_that_was_replaced_is_looked_at_when_the_next_run_begins() -> Non
     learn.loss_func = nn.CrossEntropyLoss
     with pytest.raises(TypeError, match=r"pass an instance of it, CrossEntropyLoss\(...\)"):
         Runner().fit(1, learn)
+
+
+class OfSomething(nn.Module):
+    """A loss with parameters of its own, as a network that compares features has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Linear(4, 4).requires_grad_(False)
+
+    def forward(self, pred: torch.Tensor, yb: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.features(pred), yb)
+
+
+def test_an_optimizer_of_what_a_function_calls_is_taken() -> None:
+    model, opt = parts()
+    before = model.bias.clone()
+    learn = Learner(lambda xb: model(xb), opt, OfSomething(), bunch())
+    assert Runner().fit(1, learn).steps == 2
+    assert not torch.equal(model.bias, before)
 
 
 def test_an_optimizer_over_a_part_of_the_model_is_taken() -> None:

@@ -20,6 +20,7 @@ from eventtrain import (
     Learner,
     PluginError,
     Runner,
+    TensorLoader,
     accuracy,
     get_data,
     get_dls,
@@ -81,6 +82,7 @@ WRITTEN: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: AvgStatsCallback(torch.tensor(0.5)), TypeError, "pass accuracy itself"),
     (lambda: AvgStatsCallback(nn.MSELoss), TypeError, "MSELoss is a class: pass an instance"),
     (lambda: LRScheduler(StepLR(OPT, 1)), TypeError, r"LRScheduler\(lambda opt: StepLR\(opt, "),
+    (lambda: LRScheduler(StepLR), TypeError, r"StepLR takes more.*LRScheduler\(lambda opt: StepLR"),
     (lambda: ToDevice("gpu"), ValueError, "'cuda'.*or leave it out"),
     (lambda: Runner(learner_of()), TypeError, r"passed to fit, run\.fit\(epochs, learn\)"),
     (lambda: Runner(MODEL), TypeError, r"Learner\(model, opt, loss_func, data\)"),
@@ -100,6 +102,22 @@ WRITTEN: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: Runner().fit(1, learner_of(), token=1), TypeError, "a CancellationToken, got 1"),
     (lambda: Runner().validate(MODEL), TypeError, r"validate takes a Learner.*Learner\(model, "),
     (lambda: Runner().predict(MODEL, []), TypeError, r"predict takes a Learner.*Learner\(model"),
+    (lambda: Runner().predict([], learner_of()), TypeError, r"predict\(learn, dl\)"),
+    (lambda: Runner().model, AttributeError, r"learn\.model"),
+    (lambda: Runner().fit(1, learner_of(opt=[OPT])), TypeError, "got a list: one optimizer.*one_b"),
+    (lambda: Runner().fit(1, learner_of(opt={"a": OPT})), TypeError, "got a dict: one optimizer"),
+    (
+        lambda: Runner().fit(1, learner_of(opt=MODEL.parameters())),
+        TypeError,
+        r"needs an optimizer.*SGD\(model\.parameters\(\), lr=0\.1\), say",
+    ),
+    (lambda: Runner().fit(1, learner_of(opt=StepLR(OPT, 1))), TypeError, "callback LRScheduler"),
+    (lambda: Runner().fit(1, learner_of(loss_func="mse")), TypeError, "cross_entropy, say"),
+    (lambda: Runner().fit(1, learner_of(loss_func=X)), TypeError, "and not what it returns"),
+    (lambda: Runner().fit(1, learner_of(loss_func=None)), TypeError, "lambda out, yb: out.loss"),
+    (lambda: get_dls(X, Y), TypeError, r"look like inputs and targets: get_dls\(Dataset\(x, y\), "),
+    (lambda: get_dls(ROWS, ROWS, batch_size=4), TypeError, "get_dls calls it bs"),
+    (lambda: TensorLoader(X.numpy(), Y), TypeError, r"not ndarray: torch\.as_tensor\(x\)"),
     (lambda: AvgStatsCallback("accuracy"), TypeError, "pass accuracy itself, say"),
     (lambda: AvgStatsCallback([None]), TypeError, "pass accuracy itself, say, and"),
     (lambda: MixedPrecision("float16"), ValueError, "write 'bf16' or 'fp16', or torch"),
@@ -179,6 +197,18 @@ def test_so_is_one_of_a_plugin_that_is_a_function(
         Runner(plugins={"demo": {"evry": 5}})
 
 
+class Carried:
+    """A loss that goes on from that of the batch before."""
+
+    last: Any = 0.0
+
+    def __call__(self, pred: torch.Tensor, yb: torch.Tensor) -> torch.Tensor:
+        self.last = nn.functional.cross_entropy(pred, yb) + self.last
+        return self.last
+
+
+CARRIED = Carried()
+NORMALIZED = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
 X, Y = torch.randn(4, 2), torch.tensor([0, 1, 1, 0])
 PAIR = r"a dict with the keys 'x', 'y'.*\(xb\['x'\], yb\['y'\]\), during=None"
 RUN: list[tuple[dict[str, Any], list[Any], str]] = [
@@ -190,6 +220,18 @@ RUN: list[tuple[dict[str, Any], list[Any], str]] = [
     ({}, [(X.double(), Y)], r"float64 tensor.*of torch\.float32.*xb\.float\(\), during=None"),
     ({}, [(X.to(torch.uint8), Y)], r"a uint8 tensor of shape.*xb\.float\(\) / 255"),
     ({}, [(X, Y.float())], r"Labels of classes are int64: yb\.long\(\)"),
+    ({}, [(X, Y[:, None])], r"one dimension: yb\.squeeze\(1\)"),
+    ({}, [(X, nn.functional.one_hot(Y))], r"are floats: yb\.float\(\), or yb\.argmax\(1\)"),
+    ({}, [(X, Y + 1)], "pred has 2 classes, so labels go from 0 to 1"),
+    ({}, [(X, Y - 1)], "pred has 2 classes, so labels go from 0 to 1"),
+    ({"loss_func": nn.BCEWithLogitsLoss()}, [(X, X.long())], r"floats: yb\.float\(\)"),
+    ({"loss_func": nn.BCELoss()}, [(X * 9, X)], "binary_cross_entropy_with_logits"),
+    ({}, [((X, X), Y)], "is a tuple of 2: one argument, which forward.* first, second = xb"),
+    ({}, [(torch.randn(4, 2, 3), Y)], r"put nn\.Flatten\(\) before the first"),
+    ({"model": NORMALIZED}, [(X[:1], Y[:1])], "two rows or more: drop_last=True"),
+    ({"model": nn.Conv2d(1, 1, 2)}, [(torch.randn(4, 3, 3), Y)], r"xb\.unsqueeze\(1\) adds"),
+    ({"opt": torch.optim.LBFGS(MODEL.parameters())}, [(X, Y)], "LBFGS.*a closure.*optimizer_step"),
+    ({"loss_func": CARRIED}, [(X, Y), (X, Y)], r"gone through once.*detach\(\) what is carried"),
     ({"loss_func": lambda p, y: None}, [(X, Y)], "loss_func lacks a return"),
     ({"loss_func": lambda p, y: p.sum().item()}, [(X, Y)], r"without \.item\(\) or float\(\)"),
     ({"loss_func": lambda p, y: p}, [(X, Y)], r"shape \[4, 2\].*reduction='mean'"),

@@ -51,6 +51,12 @@ BROKEN = {
     "wrong object": ("Demo = 3", "neither a Callback class"),
     "factory of nothing": ("def Demo(): return None", "its factory returned None"),
     "factory of nonsense": ("def Demo(): return [1]", r"its factory returned \[1\]"),
+    "a function that yields": ("def Demo(bus): yield bus.on('after_step', print)", "without yield"),
+    "a function to be awaited": (
+        "async def Demo(bus): bus.on('after_step', print)",
+        "async and aw",
+    ),
+    "a factory to be awaited": ("async def Demo(): return []", "a coroutine function"),
     "failure halfway": (
         """
         def Demo(bus):
@@ -128,6 +134,18 @@ def test_a_factory_may_return_several_callbacks(install: Install) -> None:
     run = Runner(plugins={"demo": {"size": 5}})
     assert isinstance(run.one, Callback)
     assert run.two.size == 5
+
+
+def test_a_factory_may_yield_its_callbacks(install: Install) -> None:
+    install("""
+        from eventtrain import Callback
+        class One(Callback): ...
+        class Two(Callback): ...
+        def Demo():
+            yield One()
+            yield Two()
+    """)
+    assert [callback.name for callback in Runner(plugins=["demo"]).cbs[1:]] == ["one", "two"]
 
 
 def test_a_register_function_gets_the_bus_and_the_options(install: Install, learner) -> None:

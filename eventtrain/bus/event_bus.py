@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import warnings
 import weakref
@@ -24,7 +25,7 @@ from .ordering import require_names, require_no_cycle
 from .phases import check_phase, keep_phase
 from .receivers import Receiver, check_receiver, is_same, name_of
 from .restoring import Declarations, Snapshot
-from .running import Home, running_provider
+from .running import Home, level_of_caller, running_provider
 from .signals import ANY, Namespace, Signal
 from .subscription import Subscription
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["EventBus", "Signal"]
 
 F = TypeVar("F", bound=Receiver)
+_LEFT_OUT: Any = object()
 
 
 class EventBus(Namespace):
@@ -75,20 +77,22 @@ class EventBus(Namespace):
 
     def __copy__(self) -> EventBus:
         """Return a bus with the same events, scopes and handlers, which counts for itself."""
-        return self._filled({}, lambda copied, memo: copied)
+        return self._filled({}, lambda copied, memo: copied, lambda own, memo: own)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EventBus:
         """Return a copy; objects that are held strongly for their methods are copied too."""
-        return self._filled(memo, deeply)
+        return self._filled(memo, deeply, copy.deepcopy)
 
     def _filled(
         self,
         memo: dict[int, Any],
         change: Callable[[list[Copied], dict[int, Any]], list[Copied]],
+        change_own: Callable[[dict[str, Any], dict[int, Any]], dict[str, Any]],
     ) -> EventBus:
         with self._lock:
-            bus = type(self)((), self.vocabulary.scopes.values())
+            bus = _without_events(type(self), list(self.vocabulary.scopes.values()))
             memo[id(self)] = bus
+            vars(bus).update(change_own(self._own_attributes(), memo))
             for name in self:
                 signal = self.signal(name)
                 new = bus._add(signal.event)
@@ -105,13 +109,22 @@ class EventBus(Namespace):
                 copied = copied_from(signal, memo)
                 require_picklable(signal, copied)
                 rows.append((signal.event, signal.muted_by_hand, copied))
-            return type(self), ((), list(self.vocabulary.scopes.values())), rows
+            scopes = list(self.vocabulary.scopes.values())
+            return _without_events, (type(self), scopes), (rows, self._own_attributes())
 
-    def __setstate__(self, rows: list[tuple[Event, bool, list[Copied]]]) -> None:
+    def __setstate__(
+        self, state: tuple[list[tuple[Event, bool, list[Copied]]], dict[str, Any]]
+    ) -> None:
+        rows, own = state
+        vars(self).update(own)
         for event, is_muted, copied in rows:
             signal = self._add(event)
             fill(signal, copied)
             signal.is_muted = is_muted
+
+    def _own_attributes(self) -> dict[str, Any]:
+        """What a subclass, or somebody else, has put on it."""
+        return {name: value for name, value in vars(self).items() if name not in _ATTRIBUTES}
 
     def __repr__(self) -> str:
         count = sum(len(signal.receivers) for signal in self._signals())
@@ -250,14 +263,12 @@ class EventBus(Namespace):
     def on(self, event: str | Iterable[str], fn: Receiver, **options: Any) -> Subscription: ...
 
     @overload
-    def on(
-        self, event: str | Iterable[str], fn: None = None, **options: Any
-    ) -> Callable[[F], F]: ...
+    def on(self, event: str | Iterable[str], **options: Any) -> Callable[[F], F]: ...
 
     def on(  # type: ignore[misc]  # the overloads leave the options to this signature
         self,
         event: str | Iterable[str],
-        fn: Receiver | None = None,
+        fn: Receiver = _LEFT_OUT,
         *,
         priority: float = 0,
         before: str | Iterable[str] = (),
@@ -310,7 +321,7 @@ class EventBus(Namespace):
                 f"on needs the name of an event before the function: on('after_loss', "
                 f"{name_of(event)}), or the decorator @run.on('after_loss')"
             )
-        events = (event,) if isinstance(event, str) else tuple(event)
+        events = _events(event)
 
         def subscribe(function: Receiver) -> Subscription:
             for each in events:
@@ -337,14 +348,19 @@ class EventBus(Namespace):
                         f"{old.describe()} is replaced: the same function is subscribed again "
                         "under that name. To have it called twice, give one of them name=...",
                         RuntimeWarning,
-                        stacklevel=4,
+                        stacklevel=level_of_caller(),
                     )
                 self.attach(subscription.handlers, sender)
                 for old in replaced:
                     old.detach()
             return subscription
 
-        if fn is not None:
+        if fn is None:
+            raise TypeError(
+                f"on({', '.join(map(repr, events))}, ...) got None in the place of a handler: pass "
+                "the function itself, and not what calling it returns"
+            )
+        if fn is not _LEFT_OUT:
             return subscribe(fn)
         for each in events:
             self.signal(each)
@@ -503,3 +519,21 @@ class EventBus(Namespace):
         profile = self._profile
         around = None if profile is None else partial(profile.wrap, signal.event.scope)
         signal.wrap_calls(around)
+
+
+def _without_events(kind: type[EventBus], scopes: list[ScopeSpec]) -> EventBus:
+    bus = kind.__new__(kind)
+    EventBus.__init__(bus, (), scopes)  # a subclass may be made with other arguments
+    return bus
+
+
+_ATTRIBUTES = frozenset(vars(EventBus((), ())))
+
+
+def _events(event: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the name of an event or of several as a tuple, each once."""
+    if isinstance(event, str):
+        return (event,)
+    if not isinstance(event, Iterable):
+        raise TypeError(f"on needs the name of an event, or several, got {event!r}")
+    return tuple(dict.fromkeys(event))

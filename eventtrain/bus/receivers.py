@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import types
@@ -11,10 +12,21 @@ from typing import Any
 
 Receiver = Callable[..., object]
 
+# What contextlib makes of a function is of a type, and has code, that it does not publish.
+_NOTHING: Any = lambda: None  # noqa: E731
+_IN_CONTEXT = contextlib.contextmanager(_NOTHING)
+_IN_ASYNC_CONTEXT = contextlib.asynccontextmanager(_NOTHING)
+
 _LAZY_FUNCTIONS: tuple[tuple[Callable[[Any], bool], str, str], ...] = (
     (inspect.iscoroutinefunction, "a coroutine function", "async and await"),
     (inspect.isgeneratorfunction, "a generator function", "yield"),
     (inspect.isasyncgenfunction, "an async generator function", "async and yield"),
+    (lambda f: _code_of(f) is _code_of(_IN_CONTEXT), "a context manager", "@contextmanager"),
+    (
+        lambda f: _code_of(f) is _code_of(_IN_ASYNC_CONTEXT),
+        "an async context manager",
+        "@asynccontextmanager",
+    ),
 )
 """How to tell functions whose body a call does not run, their kind, what makes them so."""
 
@@ -30,6 +42,11 @@ _LAZY_RESULTS: dict[type, tuple[str, str]] = {
         "an async generator",
         "Loop over it in a coroutine, and run that in the handler, for example with "
         "asyncio.run(...)",
+    ),
+    type(_IN_CONTEXT()): ("a context manager", "In the handler, enter it: with ...:"),
+    type(_IN_ASYNC_CONTEXT()): (
+        "an async context manager",
+        "Enter it in a coroutine, and run that in the handler, for example with asyncio.run(...)",
     ),
 }
 """What those return, and how to have it run."""
@@ -99,6 +116,10 @@ def _call_of(instance: object) -> object:
     return getattr(type(instance), "__call__", None)  # noqa: B004
 
 
+def _code_of(function: object) -> object:
+    return getattr(function, "__code__", function)
+
+
 def is_async(receiver: object) -> bool:
     """Whether calling ``receiver``, a function or an object, gives a coroutine."""
     call = _call_of(_without_partial(receiver))
@@ -111,6 +132,11 @@ def why_not_run(receiver: object) -> str | None:
     A function that wraps another is judged by itself: it may well run what the other returns.
     """
     function = _without_partial(receiver)
+    if isinstance(function, type) and any("__call__" in vars(each) for each in function.__mro__):
+        return (
+            f"is a class, and calling it would make an object and not call that. Pass an instance "
+            f"of it: {function.__name__}(...)"
+        )
     for is_lazy, kind, cause in _LAZY_FUNCTIONS:
         if is_lazy(function) or is_lazy(_call_of(function)):
             return (

@@ -119,7 +119,7 @@ def running_provider(home: Home, sender: object = None) -> Owner | None:
     inside = _provider_around(home)
     if not home.providers:
         return inside
-    module = _calling_module()
+    module, _ = _calling_module()
     if isinstance(inside, Provider) and inside.owns(module):
         return inside
     loaded = [p for p in home.providers if p.owns(module) and p.is_in_use]
@@ -132,15 +132,21 @@ def running_provider(home: Home, sender: object = None) -> Owner | None:
     return (named or loaded)[0] if loaded else inside
 
 
-def _calling_module() -> str:
-    """The module whose code calls this package."""
+def level_of_caller() -> int:
+    """How far up the code is that calls this package: the ``stacklevel`` of a warning."""
+    return _calling_module()[1] - 1  # less this function
+
+
+def _calling_module() -> tuple[str, int]:
+    """The module whose code calls this package, and how many frames up it is."""
     frame: FrameType | None = sys._getframe(1)
+    level = 1
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
         if not module.startswith(_OWN) and module not in ("contextlib", "functools"):
-            return module
-        frame = frame.f_back
-    return ""
+            return module, level
+        frame, level = frame.f_back, level + 1
+    return "", level
 
 
 def _provider_around(home: Home) -> Owner | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch.optim import lr_scheduler as torch_schedulers
 
+from ..arguments import takes_one_argument
 from .shared.fit_length import fit_length
 from .shared.scheduler_spans import end_of, shadow_of, spans_in, spans_of
 from .shared.schedulers import SchedulerCallback
@@ -64,6 +65,11 @@ class LRScheduler(SchedulerCallback):
             )
         if not callable(make):
             raise TypeError(f"make must be a function of the optimizer, got {make!r}")
+        if isinstance(make, type) and not takes_one_argument(make):
+            raise TypeError(
+                f"{make.__name__} takes more than the optimizer: "
+                f"LRScheduler(lambda opt: {make.__name__}(opt, ...))"
+            )
         if step not in ("batch", "epoch"):
             raise ValueError(f"step must be 'batch' or 'epoch', got {step!r}")
         self.make = make

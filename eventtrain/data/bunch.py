@@ -23,7 +23,7 @@ class DataBunch:
 
     Raises:
         TypeError: In the place of a loader stands a class, a function, a pair of loaders, a
-            tensor, or a data set, whose samples would be taken for batches.
+            tensor or array, or a data set, whose samples would be taken for batches.
     """
 
     def __init__(self, train_dl: Any, valid_dl: Any = None, c: int | None = None) -> None:
@@ -69,6 +69,8 @@ def check_loader(dl: Any, name: str) -> None:
         remedy = "whose keys are no batches: pass one loader"
     elif isinstance(dl, Tensor):
         remedy = "whose rows are no batches: TensorLoader(x, y)"
+    elif hasattr(type(dl), "__array__"):
+        remedy = "whose rows are no batches: TensorLoader(torch.as_tensor(x), torch.as_tensor(y))"
     elif isinstance(dl, (str, bytes)) or not (
         dl is None or hasattr(dl, "__iter__") or hasattr(dl, "__getitem__")
     ):
@@ -101,7 +103,15 @@ def get_dls(train_ds: Any, valid_ds: Any, bs: int = 64, **kwargs: Any) -> tuple[
         TypeError: ``kwargs`` sets the order or batch size, which is done here.
         DataError: As for :class:`TensorLoader`, where one is made.
     """
-    taken = {"shuffle", "sampler", "batch_sampler", "batch_size"} & kwargs.keys()
+    if "batch_size" in kwargs:
+        raise TypeError(f"get_dls calls it bs: get_dls(train_ds, valid_ds, {kwargs['batch_size']})")
+    tensors = [ds for ds in (train_ds, valid_ds) if isinstance(ds, Tensor)]
+    if len({(ds.dtype, ds.shape[1:]) for ds in tensors}) > 1:
+        raise TypeError(
+            "get_dls takes data to train on and data to validate on, and these two tensors look "
+            "like inputs and targets: get_dls(Dataset(x, y), Dataset(x_valid, y_valid))"
+        )
+    taken = {"shuffle", "sampler", "batch_sampler"} & kwargs.keys()
     if taken:
         raise TypeError(
             f"get_dls decides order and batch size; for {', '.join(sorted(taken))} "

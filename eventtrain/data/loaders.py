@@ -169,7 +169,9 @@ def _cut(whole: Any, bs: int) -> Iterator[Any]:
 def _check_tensors(x: Any, y: Any) -> None:
     for name, part in [("x", x)] if y is None else [("x", x), ("y", y)]:
         if not isinstance(part, Tensor):
-            raise TypeError(f"{name} must be a tensor, not {type(part).__name__}")
+            raise TypeError(
+                f"{name} must be a tensor, not {type(part).__name__}: torch.as_tensor({name})"
+            )
         if part.ndim == 0:
             raise DataError(f"{name} is a single number: it has no rows to make batches of")
     if y is not None and x.device != y.device:

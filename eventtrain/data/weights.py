@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any
 
@@ -22,12 +24,16 @@ _REMEDY = (
 )
 
 
-def weight_of(batch: Any, weight: Weight | None = None) -> float | Tensor:
+def weight_of(
+    batch: Any, weight: Weight | None = None, chosen: tuple[Any, Any] | None = None
+) -> float | Tensor:
     """Return how much the mean loss of a batch counts, without asking a device anything.
 
     Args:
         batch: What a loader yielded.
         weight: Told by the user; ``None`` (default) counts samples.
+        chosen: What somebody has made input and target of it, if that is known: they count the
+            samples of a batch that cannot be counted itself.
 
     Returns:
         An ``int`` or ``float`` of at least 0; or, where ``weight`` gave a tensor, one
@@ -40,7 +46,13 @@ def weight_of(batch: Any, weight: Weight | None = None) -> float | Tensor:
             for sure.
     """
     if weight is None:
-        return count_samples(batch)
+        try:
+            return count_samples(batch)
+        except DataError:
+            if chosen is not None:
+                with suppress(DataError):
+                    return count_samples(chosen)
+            raise
     try:
         value = weight(batch)
     except Exception as error:
@@ -97,7 +109,7 @@ def possible_counts(part: Any) -> frozenset[int]:
     Args:
         part: A tensor or array has as many as its first dimension is long, a
             ``PackedSequence`` as many sequences, and a graph batch what its ``batch_size``
-            says. Mappings and named tuples have what their members agree on. A list or
+            says. Mappings, named tuples and dataclasses have what their members agree on. A list or
             tuple can be a sample an element, where its elements are of one kind; or its
             elements are fields, and it has what they agree on; often it can be both.
 
@@ -118,12 +130,14 @@ def possible_counts(part: Any) -> frozenset[int]:
     if isinstance(part, tuple) and hasattr(part, "_fields"):
         return _agreed(part)
     if isinstance(part, Sequence):
-        fields = _agreed(part)
-        return fields | {len(part)} if are_of_one_kind(part) else fields
+        by_field = _agreed(part)
+        return by_field | {len(part)} if are_of_one_kind(part) else by_field
     shape = getattr(part, "shape", None)
     first = shape[0] if isinstance(shape, tuple) and shape else getattr(part, "batch_size", None)
     if isinstance(first, int) and not isinstance(first, bool):
         return frozenset([first])
+    if is_dataclass(part) and not isinstance(part, type):
+        return _agreed(getattr(part, field.name) for field in fields(part))
     return frozenset()
 
 

@@ -12,7 +12,15 @@ from typing import Any
 import blinker
 import pytest
 
-from eventtrain import EVENTS, CancellationToken, EventBus, OrderError, Signal, UnknownEventError
+from eventtrain import (
+    EVENTS,
+    CancellationToken,
+    EventBus,
+    OrderError,
+    Runner,
+    Signal,
+    UnknownEventError,
+)
 from eventtrain.bus.handlers import Handler, Options
 from eventtrain.bus.subscription import Subscription
 from eventtrain.events import Event, event_names
@@ -1417,3 +1425,38 @@ class TestTheSameFunctionTwice:
         bus.on("after_loss", print).disconnect()
         bus.on("after_loss", print)
         assert len(bus.explain()) == 1
+
+    @pytest.mark.parametrize("how", ["call", "decorator", "run.on", "run.on as a decorator"])
+    def test_the_warning_names_the_line_that_subscribes(self, bus: EventBus, how: str) -> None:
+        run = Runner(bus=bus)
+        ways: dict[str, Callable[[], object]] = {
+            "call": lambda: bus.on("after_loss", print),
+            "decorator": lambda: bus.on("after_loss")(print),
+            "run.on": lambda: run.on("after_loss", print),
+            "run.on as a decorator": lambda: run.on("after_loss")(print),
+        }
+        ways[how]()
+        with pytest.warns(RuntimeWarning, match="is replaced") as caught:
+            ways[how]()
+        line = ways[how].__code__.co_firstlineno
+        assert (caught[0].filename, caught[0].lineno) == (__file__, line)
+
+    def test_an_event_that_is_named_twice_is_one(self, bus: EventBus) -> None:
+        seen: list[object] = []
+        bus.on(["after_loss", "after_pred", "after_loss"], seen.append)
+        bus.emit("after_loss", "run")
+        assert seen == ["run"]
+
+
+class TestWhatIsNoHandler:
+    """What would subscribe nothing, and say nothing."""
+
+    @pytest.mark.parametrize("subscribes", [EventBus(), Runner()], ids=["bus", "run"])
+    def test_none_in_the_place_of_a_handler_is_an_error(self, subscribes: Any) -> None:
+        with pytest.raises(TypeError, match=r"on\('after_loss', ...\) got None.*function itself"):
+            subscribes.on("after_loss", None)
+
+    @pytest.mark.parametrize("event", [None, 3, 2.5])
+    def test_what_names_no_event_is_an_error(self, bus: EventBus, event: Any) -> None:
+        with pytest.raises(TypeError, match=f"the name of an event, or several, got {event}"):
+            bus.on(event, print)

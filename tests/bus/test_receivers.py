@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
@@ -112,6 +113,14 @@ def test_a_receiver_whose_signature_cannot_be_read_is_trusted() -> None:
     check_receiver(dict, "after_loss")
 
 
+class Remembering:
+    def __init__(self, run: Any) -> None: ...
+
+
+def test_a_class_whose_instances_nobody_calls_is_trusted() -> None:
+    check_receiver(Remembering, "after_loss")
+
+
 def test_a_mock_is_a_receiver() -> None:
     check_receiver(Mock(), "after_loss")
 
@@ -156,6 +165,18 @@ class AsyncYielding:
         yield
 
 
+class MadeWithAnOption:
+    def __init__(self, path: Any) -> None: ...
+
+    def __call__(self, run: Any) -> None: ...
+
+
+class InContext:
+    @contextlib.contextmanager
+    def draw(self, run: Any) -> Generator[None, None, None]:
+        yield
+
+
 @pytest.mark.parametrize(
     ("receiver", "message"),
     [
@@ -172,6 +193,12 @@ class AsyncYielding:
         (Yielding().of_none, "'of_none'.*a generator function"),
         (Yielding().partly, "'of_two'.*a generator function"),
         (AsyncYielding(), "'AsyncYielding'.*an async generator function"),
+        (contextlib.contextmanager(generator), "'generator' .*a context manager.*@contextmanager"),
+        (InContext().draw, "'draw'.*is a context manager"),
+        (functools.partial(contextlib.contextmanager(generator)), "is a context manager"),
+        (contextlib.asynccontextmanager(async_generator), "async context.*@asynccontextmanager"),
+        (MadeWithAnOption, r"is a class.*Pass an instance of it: MadeWithAnOption\(\.\.\.\)"),
+        (functools.partial(MadeWithAnOption), "is a class"),
     ],
 )
 def test_a_receiver_whose_body_would_not_run_is_refused(receiver: Any, message: str) -> None:
@@ -194,6 +221,8 @@ def test_a_receiver_that_runs_a_generator_function_it_wraps_is_trusted() -> None
         (generator, "returned a generator.*loop over it"),
         (lambda run: (i for i in ()), "returned a generator.*loop over it"),
         (async_generator, r"returned an async generator.*asyncio\.run\("),
+        (contextlib.contextmanager(generator), "returned a context manager.*enter it: with"),
+        (contextlib.asynccontextmanager(async_generator), "returned an async context manager"),
     ],
 )
 def test_what_would_have_to_be_run_is_rejected_with_the_way_to_run_it(

@@ -241,6 +241,24 @@ class TestBus:
         assert not list(ours.explain())
 
 
+class TitledBus(EventBus):
+    """Is made with other arguments, and has an attribute more."""
+
+    def __init__(self, titles: list[str]) -> None:
+        super().__init__()
+        self.titles = titles
+
+
+def test_a_bus_of_a_subclass_is_copied_with_what_it_has_besides(copied: Copy) -> None:
+    bus = TitledBus(["one"])
+    bus.on("after_loss", first)
+    ours = copied(bus)
+    assert (type(ours), ours.titles) == (TitledBus, ["one"])
+    assert (ours.titles is bus.titles) == (copied is copy.copy)
+    ours.emit("after_loss", "run")
+    assert SEEN == [("first", "run")]
+
+
 def test_a_handler_and_a_subscription_say_what_to_do_instead(copied: Copy) -> None:
     subscription = EventBus().on("after_loss", first)
     with pytest.raises(TypeError, match=r"a Subscription cannot be copied.*bus\.on"):

@@ -431,7 +431,13 @@ def test_an_iterable_dataset_keeps_its_own_order() -> None:
     assert torch.cat(list(train_dl)).tolist() == list(range(10))
 
 
-@pytest.mark.parametrize("option", ["shuffle", "batch_size", "sampler"])
+@pytest.mark.parametrize("option", ["shuffle", "batch_sampler", "sampler"])
 def test_order_and_batch_size_are_not_options(option: str) -> None:
     with pytest.raises(TypeError, match=f"for {option} make the loaders yourself"):
         get_dls(Dataset(*rows(4)), None, **{option: 1})
+
+
+def test_two_tensors_of_one_form_are_two_data_sets() -> None:
+    train_dl, valid_dl = get_dls(torch.zeros(8, 2), torch.zeros(4, 2), 4)
+    assert [len(xb) for xb in train_dl] == [4, 4]
+    assert [len(xb) for xb in valid_dl] == [4]

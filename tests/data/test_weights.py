@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, UserDict, namedtuple
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 from eventtrain import AvgStatsCallback, Callback, DataBunch, DataError, Learner, Runner
-from eventtrain.callbacks import Checkpoint, GradientAccumulation, Throughput
+from eventtrain.callbacks import BatchTransform, Checkpoint, GradientAccumulation, Throughput
 from eventtrain.data.weights import count_samples, possible_counts, weight_of
 from eventtrain.errors import UncountableError
 
@@ -35,6 +36,15 @@ class Graphs:
 
     def to(self, device: Any, non_blocking: bool = False) -> Graphs:
         return self
+
+
+@dataclass
+class Fields:
+    """A batch that is a dataclass."""
+
+    x: Tensor
+    y: Tensor
+    name: str = "fields"
 
 
 class Opaque:
@@ -85,6 +95,8 @@ COUNTED = {
     "packed targets": ((zeros(9, 2), pack_sequence([zeros(3)] * 9)), 9),
     "graphs": (Graphs(5), 5),
     "graphs and targets": ((Graphs(5), zeros(5)), 5),
+    "a dataclass": (Fields(zeros(5, 2), zeros(5)), 5),
+    "a dataclass and targets": ((Fields(zeros(5, 2), zeros(5)), zeros(5)), 5),
     "an object and targets": ((Opaque(), zeros(5)), 5),
     "arrays": ((np.zeros((5, 2)), np.zeros(5)), 5),
     "sparse": ((zeros(5, 2).to_sparse(), zeros(5)), 5),
@@ -112,6 +124,7 @@ DISAGREE = {
     "images and too many labels": ((images(16), zeros(9)), ("9", "3 or 16")),
     "a mapping and its target": (({"x": zeros(9, 5), "m": zeros(9)}, zeros(5)), ("5", "9")),
     "packed": ((pack_sequence([zeros(3)] * 4), zeros(12)), ("12", "4")),
+    "a dataclass and its target": ((Fields(zeros(9, 5), zeros(9)), zeros(5)), ("5", "9")),
 }
 
 
@@ -144,7 +157,7 @@ def test_what_can_be_read_in_two_ways_is_an_error_with_both_numbers(name: str) -
 @pytest.mark.parametrize(
     "batch",
     ["text", [], {}, {"a": 1}, torch.tensor(1.0), None, 3, Opaque(), ("a", "b"), (None, None),
-     {"tokens": zeros(37), "offsets": zeros(16)}, object()],
+     {"tokens": zeros(37), "offsets": zeros(16)}, Fields(zeros(37), zeros(16)), Fields, object()],
     ids=lambda batch: type(batch).__name__,
 )  # fmt: skip
 def test_what_has_nothing_to_count_by_is_an_error_of_its_own(batch: Any) -> None:
@@ -360,6 +373,47 @@ def test_a_batch_with_time_first_ends_the_fit_at_its_first_batch(callback: Any) 
     assert "epoch 0, batch 0" in caught.value.__notes__[0]
     learn.weight = lambda batch: len(batch[1])
     assert Runner(callback()).fit(1, learn).outcome == "completed"
+
+
+UNCOUNTABLE: dict[str, Any] = {
+    "fields that disagree": {"x": zeros(5, 2), "y": zeros(5, 1), "classes": ["a", "b", "c"]},
+    "three fields of one kind": [zeros(5, 2), zeros(5, 2), zeros(5, 1)],
+    "time first": (zeros(9, 5, 2), zeros(5, 1)),
+    "a type of somebody's own": Opaque(),
+}
+
+
+@pytest.mark.parametrize("name", UNCOUNTABLE)
+def test_a_batch_that_cannot_be_counted_is_counted_by_what_is_chosen_from_it(name: str) -> None:
+    model = nn.Linear(2, 1)
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    learn = Learner(model, opt, nn.functional.mse_loss, DataBunch([UNCOUNTABLE[name]] * 2))
+    weights = []
+    run = Runner([BatchTransform(lambda xb, yb: (zeros(5, 2), zeros(5, 1))), AvgStatsCallback()])
+    run.on("after_loss", lambda run: weights.append(run.weight))
+    assert run.fit(1, learn).outcome == "completed"
+    assert weights == [5, 5]
+
+
+def test_what_is_made_of_a_batch_that_can_be_counted_counts_for_nothing() -> None:
+    model = nn.Linear(2, 1)
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    learn = Learner(model, opt, nn.functional.mse_loss, DataBunch([(zeros(5, 2), zeros(5, 1))]))
+    weights = []
+    run = Runner(BatchTransform(lambda xb, yb: (torch.cat([xb, xb]), torch.cat([yb, yb]))))
+    run.on("after_loss", lambda run: weights.append(run.weight))
+    run.fit(1, learn)
+    assert weights == [5]
+
+
+def test_a_choice_that_cannot_be_counted_either_is_an_error_that_shows_the_batch() -> None:
+    model = nn.Linear(2, 1)
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    batch = {"x": zeros(5, 2), "y": zeros(4)}
+    learn = Learner(model, opt, lambda pred, yb: pred.mean(), DataBunch([batch]))
+    run = Runner([BatchTransform(lambda xb, yb: (xb["x"], yb["y"])), AvgStatsCallback()])
+    with pytest.raises(UncountableError, match=r"'x': shape \[5, 2\], 'y': shape \[4\]"):
+        run.fit(1, learn)
 
 
 def test_a_phase_in_which_nothing_weighs_anything_reports_nothing() -> None:
