@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from ..events import Vocabulary
 from .binding import Binding
@@ -155,6 +155,8 @@ class Declarations:
         for signal in own:
             if signal not in stood and not self._is_foreign(signal):
                 signal._clear_state()
+                # It is gone: what is done with it later is no business of the runs under way.
+                vars(signal)["bindings"] = WeakSet()
         if list(bus.items()) != list(events.items()):
             for name in list(bus):
                 if name not in events:

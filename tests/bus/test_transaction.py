@@ -233,6 +233,10 @@ def test_a_signal_of_another_bus_keeps_its_handlers() -> None:
     assert [handler.name for handler in world.elsewhere["after_loss"].handlers] == ["f0"]
 
 
+def test_a_signal_that_is_gone_changes_nothing_when_it_is_muted_later() -> None:
+    check([("delete and declare", "after_loss", 0), ("mute in a block", "after_loss", 0)])
+
+
 def test_a_profile_that_ends_after_the_failure_leaves_another_one_alone() -> None:
     world = World()
     fail_after(world, [("profile", "begin_fit", 0)])
