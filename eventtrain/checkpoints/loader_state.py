@@ -7,6 +7,7 @@ import random
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ _INNER = {"sampler", "batch_sampler", "dataset", "datasets", "loader", "dataload
 _READ_BESIDES = ("generator", *sorted(_INNER))  # also where they are properties
 # How counters are called. A sampler's numbers are all kept: there is nothing else that they
 # could be, while a dataset may well keep the number of an open file.
+_PLAIN = (int, float, bool, str, type(None))
 _COUNTER = re.compile(r"epoch|iter|count|calls|seen|pass|step|position|cursor|offset")
 
 
@@ -40,8 +42,8 @@ def loader_state(loader: Any) -> dict[str, Any]:
         if _has_persistent_workers(part) and part._iterator is not None:
             state["started"].append(place)
         for name, value in attributes.items():
-            if type(value) in (int, float, bool):
-                if _is_counted(part, name):
+            if type(value) in _PLAIN:
+                if type(value) in (int, float, bool) and _is_counted(part, name):
                     state["numbers"][f"{place}.{name}"] = value
             elif _is_generator(value) and id(value) not in known:
                 known.add(id(value))  # a loader often shares its own with its sampler
@@ -96,13 +98,13 @@ def parts_of(loader: Any) -> Iterator[tuple[str, Any]]:
 
 def _walk(loader: Any) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Yield place, part and its attributes."""
-    parts: list[tuple[str, Any]] = [("loader", loader)]
+    parts: list[tuple[str, Any]] = [] if loader is None else [("loader", loader)]
     known = {id(loader)}
     for place, part in parts:  # it grows on the way
         attributes = _attributes(part)
         yield place, part, attributes
         for name, value in attributes.items():
-            if value is None or type(value) in (int, float, bool, str):
+            if type(value) in _PLAIN:
                 continue
             are_several = name == "datasets" and isinstance(value, (list, tuple))
             inner = value if are_several else [value]  # a dataset may be a list itself, of rows
@@ -117,14 +119,16 @@ def _attributes(part: Any) -> dict[str, Any]:
     if isinstance(part, (torch.Tensor, torch.nn.Module, type)):
         return {}
     found: dict[str, Any] = getattr(part, "__dict__", {})
-    kind = type(part)
-    passes_on = hasattr(kind, "__getattr__")  # a wrapper
-    more = [
-        name
-        for name in _READ_BESIDES
-        if name not in found and (passes_on or getattr(kind, name, None) is not None)
-    ]
+    kind: Any = type(part)
+    more = [name for name in _read_besides(kind) if name not in found]
     return {**found, **{name: getattr(part, name, None) for name in more}} if more else found
+
+
+@lru_cache(maxsize=64)
+def _read_besides(kind: type) -> tuple[str, ...]:
+    """Return the names of what instances of a class have where their dictionary lacks it."""
+    passes_on = hasattr(kind, "__getattr__")  # a wrapper
+    return tuple(n for n in _READ_BESIDES if passes_on or getattr(kind, n, None) is not None)
 
 
 def _is_counted(part: Any, name: str) -> bool:

@@ -48,6 +48,7 @@ class WorkerBatches:
         except (Exception, KeyboardInterrupt) as error:
             token = self._token
             if token.is_interrupted or (_is_of_dead_worker(error) and token.is_interrupted_soon()):
+                token.release()  # the batch around this run, whose end it waits for, cannot end
                 token.check()
             raise
 

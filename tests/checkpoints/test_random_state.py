@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from hypothesis import given, strategies as st
 from torch import Tensor
 
 from eventtrain.checkpoints.random_state import (
@@ -36,6 +37,45 @@ def test_all_global_generators_go_on_from_where_they_were() -> None:
     draw()
     set_random_state(state)
     assert draw() == first
+
+
+NUMPYS_WAYS: list[Callable[[], object]] = [
+    lambda: None,
+    numpy.random.rand,
+    numpy.random.randn,  # draws two, and keeps one
+    lambda: numpy.random.randn(2),
+    lambda: numpy.random.seed(3),
+    lambda: numpy.random.set_state(numpy.random.RandomState(5).get_state()),
+    lambda: numpy.random.rand(624),
+    lambda: numpy.random.permutation(3),
+]
+
+
+@given(st.lists(st.sampled_from(NUMPYS_WAYS), max_size=12))
+def test_what_numpy_draws_after_any_draws_before_is_drawn_again(
+    ways: list[Callable[[], object]],
+) -> None:
+    for way in ways:
+        way()
+        state = random_state()
+        drawn = numpy.random.randn(3).tolist()
+        numpy.random.rand()
+        set_random_state(state)
+        assert numpy.random.randn(3).tolist() == drawn
+        set_random_state(state)
+
+
+def test_another_generator_of_numpys_is_no_longer_the_one_before() -> None:
+    before = numpy.random.get_bit_generator()
+    random_state()
+    try:
+        numpy.random.set_bit_generator(numpy.random.MT19937(7))
+        state = random_state()
+        drawn = numpy.random.rand()
+        set_random_state(state)
+        assert numpy.random.rand() == drawn
+    finally:
+        numpy.random.set_bit_generator(before)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -39,7 +39,7 @@ class Rows(torch.utils.data.Dataset):
         return 400
 
     def __getitem__(self, index):
-        if place == "waiting for data":
+        if place in ("waiting for data", "in a guest"):
             time.sleep(0.1)
         return torch.randn(4), torch.randn(1)
 
@@ -68,13 +68,19 @@ def main():
     data = DataBunch(Held(loader) if persistent == "held" else loader, None)
     learn = Learner(model, opt, nn.functional.mse_loss, data)
     run = Runner(Checkpoint(folder), on_interrupt="return")
+    guest = Runner()
 
-    @run.on("begin_batch")
+    @(guest if place == "in a guest" else run).on("begin_batch")
     def tell(run):
-        if run.n_iter == 3:
+        if run.batch_index == 3 and not run.epoch:
             workers = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
             print(json.dumps({"workers": workers.split()}), flush=True)
 
+    if place == "in a guest":
+        @run.on("after_loss", when=lambda run: run.n_iter == 2)
+        def validate(run):
+            learn = Learner(model, opt, run.learn.loss_func, DataBunch(loader, loader))
+            guest.validate(learn, token=run.token)
     if place == "in a handler":
         run.on("after_loss", lambda run: time.sleep(0.2))
     if place == "computing":
@@ -146,6 +152,15 @@ def test_a_signal_to_the_whole_group_cancels_and_saves(
     place: str, number: signal.Signals, method: str, tmp_path: Path
 ) -> None:
     run = Run(tmp_path, place, method)
+    run.signal_all(number)
+    assert_cancelled(run.result(), number.name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_does_so_for_workers_of_a_run_inside_of_a_batch(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    run = Run(tmp_path, "in a guest", "fork")
     run.signal_all(number)
     assert_cancelled(run.result(), number.name)
 
