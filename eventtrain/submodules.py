@@ -168,7 +168,8 @@ def choose_submodules(model: Any, choice: Choice) -> dict[str, nn.Module]:
     if callable(choice) and not isinstance(choice, nn.Module):
         chosen = {name for name, module in named.items() if choice(name, module)}
     else:
-        parts = [choice] if isinstance(choice, (str, nn.Module)) else list(choice)
+        is_one = isinstance(choice, (str, nn.Module)) or not isinstance(choice, Iterable)
+        parts: list[Any] = [choice] if is_one else list(choice)  # type: ignore[arg-type]
         chosen = {_name_of(part, named, modules) for part in parts}
     if not chosen:
         raise ValueError(f"no part of {type(model).__name__} was chosen by {choice!r}")

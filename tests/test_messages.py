@@ -28,6 +28,7 @@ from eventtrain import (
 )
 from eventtrain.callbacks import (
     EMA,
+    SWA,
     EarlyStopping,
     GradientAccumulation,
     GradientClip,
@@ -38,6 +39,7 @@ from eventtrain.callbacks import (
 )
 from eventtrain.events import event_names
 from eventtrain.foreign_names import OTHER_HOOKS
+from eventtrain.submodules import choose_submodules
 
 MODEL = nn.Linear(2, 2)
 OPT = torch.optim.SGD(MODEL.parameters(), 0.1)
@@ -118,6 +120,16 @@ WRITTEN: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: get_dls(X, Y), TypeError, r"look like inputs and targets: get_dls\(Dataset\(x, y\), "),
     (lambda: get_dls(ROWS, ROWS, batch_size=4), TypeError, "get_dls calls it bs"),
     (lambda: TensorLoader(X.numpy(), Y), TypeError, r"not ndarray: torch\.as_tensor\(x\)"),
+    (
+        lambda: AvgStatsCallback(accuracy, nn.functional.mse_loss),
+        TypeError,
+        r"report is called with each line.*AvgStatsCallback\(\[first, second\]\)",
+    ),
+    (lambda: AvgStatsCallback(accuracy, 3), TypeError, "report is called with each line.*, got 3"),
+    (lambda: SWA(lr="0.1"), TypeError, "lr must be a number, got '0.1'"),
+    (lambda: SWA(lr=[0.1, -1]), ValueError, "lr must be at least 0, got -1"),
+    (lambda: choose_submodules(MODEL, 3), TypeError, "modules, their names or a function, not 3"),
+    (lambda: choose_submodules(MODEL, None), TypeError, "names or a function, not None"),
     (lambda: AvgStatsCallback("accuracy"), TypeError, "pass accuracy itself, say"),
     (lambda: AvgStatsCallback([None]), TypeError, "pass accuracy itself, say, and"),
     (lambda: MixedPrecision("float16"), ValueError, "write 'bf16' or 'fp16', or torch"),

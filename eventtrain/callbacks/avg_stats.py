@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import takes_one_argument
 from ..bus.receivers import name_of
 from ..callback import Callback, camel2snake, listify
 from ..data.weights import form_of
@@ -167,6 +168,9 @@ class AvgStatsCallback(Callback):
 
     Attributes:
         train_stats, valid_stats: The ``AvgStats`` of the last epoch.
+
+    Raises:
+        TypeError: A metric is none, or ``report`` takes something else than a line.
     """
 
     priority = 50  # metrics: before anything that reads run.history
@@ -178,6 +182,8 @@ class AvgStatsCallback(Callback):
         report: Callable[[str], object] | None = print,
     ) -> None:
         metrics = _listed(metrics)
+        if report is not None:
+            _check_report(report)
         self.train_stats = AvgStats(metrics, in_train=True)
         self.valid_stats = AvgStats(copy.deepcopy(metrics), in_train=False)
         self._report = report
@@ -240,6 +246,15 @@ class AvgStatsCallback(Callback):
             self._titles = list(shown)
             self._report(_line(self._titles, self._titles))
         self._report(_line(map(_text, shown.values()), self._titles))
+
+
+def _check_report(report: Any) -> None:
+    """Refuse what could not print a line, before there is one to print."""
+    if _keeps_state(report) or not callable(report) or not takes_one_argument(report):
+        raise TypeError(
+            f"report is called with each line that is to be printed, got {report!r}: several "
+            "metrics go into one list, AvgStatsCallback([first, second])"
+        )
 
 
 def _keeps_state(metric: Any) -> bool:

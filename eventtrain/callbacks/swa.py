@@ -81,6 +81,9 @@ class SWA(Callback):
             raise ValueError(f"start must be an epoch from 0 or a share in [0, 1), got {start!r}")
         if anneal_strategy not in ("cos", "linear"):
             raise ValueError(f"anneal_strategy must be 'cos' or 'linear', got {anneal_strategy!r}")
+        for rate in lr if isinstance(lr, (list, tuple)) else [lr]:
+            if not (rate is None or isinstance(rate, Tensor)) and real_number("lr", rate) < 0:
+                raise ValueError(f"lr must be at least 0, got {rate!r}")
         self.start = start
         self.lr = lr
         self.anneal_epochs = whole_number("anneal_epochs", anneal_epochs, 0)
