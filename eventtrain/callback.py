@@ -20,6 +20,7 @@ from .foreign_names import OTHER_HOOKS as OTHER_HOOKS, named_here
 from .handler_options import handler as handler, options_of
 
 if TYPE_CHECKING:
+    from .distributed.participation import Engine
     from .state import RunState
 
 _EVENT_NAMES = event_names()
@@ -194,6 +195,13 @@ class Callback:
     def batches_per_step(self) -> int:
         """How many batches this callback has a step of the optimizer made of; 1 by default."""
         return 1
+
+    def joined_engine(self) -> Engine | None:
+        """Return what trains the model on several processes, if this callback brings it.
+
+        Called when a run begins. ``None`` (default) where it has nothing to do with that.
+        """
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must keep of this callback; nothing by default."""

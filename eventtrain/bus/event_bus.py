@@ -16,7 +16,7 @@ from ..cancellation import CancellationToken, Scope
 from ..errors import UnknownEventError, did_you_mean
 from ..events import EVENTS, SCOPE_SPECS, Event, ScopeSpec, Vocabulary
 from ..foreign_names import named_here
-from .binding import Binding, Emitter, Scopes
+from .binding import Binding, Emitter, MakeScope, Scopes
 from .copying import Copied, copied_from, deeply, fill, require_picklable
 from .filters import Tally
 from .handlers import Handler, OnError, Options, names
@@ -235,20 +235,23 @@ class EventBus(Namespace):
         """
         self.signal(name).emit(sender, token)
 
-    def bind(self, sender: Any, token: CancellationToken) -> tuple[Emitter, Scopes]:
+    def bind(
+        self, sender: Any, token: CancellationToken, make_scope: MakeScope = Scope
+    ) -> tuple[Emitter, Scopes]:
         """Bind this bus and ``token`` to a sender: what a loop is written with.
 
         Args:
             sender: Passed to every handler. Where it has attributes ``epoch`` and
                 ``batch_index``, messages and cancellations name them.
             token: The token that the scopes obey.
+            make_scope: Makes each scope, from token, name and sender.
 
         Returns:
             ``(emit, scope)``: ``emit.after_loss()`` fires an event and is a
             checkpoint; ``with scope.batch:`` opens a scope.
         """
         with self._lock:
-            binding = Binding(sender, token, self.vocabulary.scopes)
+            binding = Binding(sender, token, self.vocabulary.scopes, make_scope)
             for name in self:
                 binding.refresh(self.signal(name))
             self._bindings.add(binding)

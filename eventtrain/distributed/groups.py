@@ -1,0 +1,109 @@
+"""What a process knows of the group of processes that it trains in; the group is torch's."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import distributed as dist
+
+if TYPE_CHECKING:
+    from .log import Store
+
+_runs = count()
+"""The runs that this process has taken part in: as many on every rank, so it can name them."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Which of how many processes this one is.
+
+    Attributes:
+        rank: Its number among all, from 0.
+        world_size: How many there are.
+        local_rank: Its number among those of its machine, from 0.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it is the one that speaks for all."""
+        return self.rank == 0
+
+    @property
+    def is_local_zero(self) -> bool:
+        """Whether it is the one that speaks for its machine."""
+        return self.local_rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there are no others."""
+        return self.world_size == 1
+
+    def connect(self) -> Store:
+        """Return a client of the group's store that nobody else uses: a thread needs its own.
+
+        Under ``torchrun`` that store is its agent's, which outlives the processes.
+        """
+        store: Any = dist.distributed_c10d._get_default_store()
+        client: Store = store.clone()
+        return client
+
+    def name_of_next_run(self) -> str:
+        """Return a name that the next run has on all ranks, and no attempt before this one had."""
+        return f"eventtrain/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_runs)}"
+
+
+ALONE = Group()
+"""A process that has no others beside it."""
+
+
+def found_group() -> Group:
+    """Return the group that this process is in, by torch's default group, else by ``RANK``."""
+    if dist.is_available() and dist.is_initialized():
+        rank, size = dist.get_rank(), dist.get_world_size()
+        return Group(rank, size, _number("LOCAL_RANK", rank))
+    if "RANK" not in os.environ or not dist.is_available():
+        return ALONE
+    rank = _number("RANK", 0)
+    return Group(rank, _number("WORLD_SIZE", 1), _number("LOCAL_RANK", rank))
+
+
+def joined_group() -> Group:
+    """Return the group that this process is in, and have torch make it where ``RANK`` tells of one.
+
+    Its backends are NCCL for tensors on CUDA, where there is such a device, and gloo for others.
+
+    Raises:
+        ValueError: ``RANK`` is set, and one of ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT``
+            is not.
+    """
+    group = found_group()
+    if group.is_alone or dist.is_initialized():
+        return group
+    missing = [key for key in ("MASTER_ADDR", "MASTER_PORT") if key not in os.environ]
+    if missing:
+        raise ValueError(
+            f"RANK and WORLD_SIZE say that this is rank {group.rank} of {group.world_size}, but "
+            f"{' and '.join(missing)} are not set: start the processes with torchrun, or set them"
+        )
+    has_cuda = torch.cuda.is_available() and dist.is_nccl_available()
+    if has_cuda:
+        torch.cuda.set_device(group.local_rank % torch.cuda.device_count())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if has_cuda else "gloo")
+    return group
+
+
+def _number(variable: str, default: int) -> int:
+    value = os.environ.get(variable)
+    if value is None:
+        return default
+    if not value.isdecimal():
+        raise ValueError(f"the environment has {variable}={value!r}, which must be a whole number")
+    return int(value)
