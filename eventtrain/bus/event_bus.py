@@ -19,7 +19,7 @@ from ..foreign_names import named_here
 from .binding import Binding, Emitter, MakeScope, Scopes
 from .copying import Copied, copied_from, deeply, fill, require_picklable
 from .filters import Tally
-from .handlers import Handler, OnError, Options, names
+from .handlers import Handler, OnError, Options, Ranks, names
 from .locking import SubscriptionLock
 from .ordering import require_names, require_no_cycle
 from .phases import check_phase, keep_phase
@@ -284,6 +284,7 @@ class EventBus(Namespace):
         sender: Any = ANY,
         weak: bool = False,
         on_error: OnError = "raise",
+        ranks: Ranks = "all",
     ) -> Any:
         """Subscribe a handler to an event or to several. A call or a decorator.
 
@@ -303,6 +304,8 @@ class EventBus(Namespace):
             weak: Hold the function weakly, so that it leaves when nobody else holds it.
             on_error: ``"raise"``; ``"disable"`` logs the traceback, disconnects the
                 handler and goes on; ``"warn"`` warns each time and goes on.
+            ranks: Of several processes, which run it: ``"all"``; ``"zero"``, the one of rank 0;
+                ``"local_zero"``, one on each machine. It is looked up when a run begins.
 
         Returns:
             A ``Subscription``; as a decorator, the function unchanged.
@@ -333,6 +336,7 @@ class EventBus(Namespace):
                 options = Options(
                     priority=priority, before=names(before), after=names(after), name=name,
                     every=every, once=once, when=when, during=during, weak=weak, on_error=on_error,
+                    ranks=ranks,
                 )  # fmt: skip
             except (TypeError, ValueError) as error:
                 who = name or name_of(function)
@@ -389,8 +393,8 @@ class EventBus(Namespace):
         ]
         if not same:  # most often: asking for the senders puts all in order
             return same
-        heard = signal.handlers_for(sender)
-        others = [] if sender is ANY else signal.handlers_for(ANY)
+        heard = signal.heard_by(sender)
+        others = [] if sender is ANY else signal.heard_by(ANY)
         return [old for old in same if old in heard and old not in others]
 
     def attach(self, handlers: Sequence[Handler], sender: Any = ANY) -> None:

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from ..submodules import Choice, choose_submodules
-from .groups import ALONE, Group
+from .groups import ALONE, Group, require_all_ranks
 
 
 def is_wrapped(model: Any) -> bool:
@@ -22,6 +22,7 @@ def is_wrapped(model: Any) -> bool:
 
 def broadcast_from_zero(tensors: Iterable[torch.Tensor]) -> None:
     """Fill tensors in place with those of rank 0; on every rank the same, in the same order."""
+    require_all_ranks("a broadcast")
     for tensor in tensors:
         if not nn.parameter.is_lazy(tensor):
             dist.broadcast(tensor.detach(), 0)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import distributed as dist
 
+from ..bus.running import running_handler
+
 if TYPE_CHECKING:
     from .log import Store
 
@@ -62,6 +64,23 @@ class Group:
 
 ALONE = Group()
 """A process that has no others beside it."""
+
+
+def require_all_ranks(what: str) -> None:
+    """Refuse what all ranks must do together where a handler calls it that not all of them run.
+
+    Raises:
+        RuntimeError: Such a handler is running, and there are several processes: the others would
+            never come, and this one would wait for them.
+    """
+    handler = running_handler()
+    if handler is None or handler.options.ranks == "all" or found_group().is_alone:
+        return
+    raise RuntimeError(
+        f"{handler.describe()} has ranks={handler.options.ranks!r} and calls {what}, which all "
+        "ranks must do together: give that handler ranks='all', and let it write or print "
+        "where run.is_zero"
+    )
 
 
 def found_group() -> Group:

@@ -94,10 +94,10 @@ def train(*callbacks: Any, on: dict[str, Callable[[Any], object]] | None = None)
 
 
 def asks(scope: str, batch: int | None = None) -> Callable[[Any], None]:
-    """A handler of the last rank that cancels in the second epoch."""
+    """A handler of the last rank that cancels in the first epoch: others may be ahead by then."""
 
     def ask(run: Any) -> None:
-        if RANK == SIZE - 1 and run.epoch == 1 and run.batch_index == batch:
+        if RANK == SIZE - 1 and run.epoch == 0 and run.batch_index == batch:
             run.token.cancel(scope, "enough")
 
     return ask
