@@ -316,6 +316,7 @@ class Runner(Loop):
         failure: BaseException | None = None
         try:
             with part:
+                known = self.token.accepted  # less one, if all have yet to agree on that
                 self._prepare(part, root)
                 if self.token.pending is None:
                     loop()

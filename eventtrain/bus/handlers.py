@@ -355,8 +355,10 @@ def is_among(ranks: Ranks, sender: object) -> bool:
     if ranks == "all":
         return True
     name = "rank" if ranks == "zero" else "local_rank"
-    rank = getattr(sender, name, None)
-    return (os.environ.get(name.upper(), "0") if rank is None else rank) in (0, "0")
+    rank: object = getattr(sender, name, None)
+    if rank is None and os.environ.get("WORLD_SIZE", "1") != "1":
+        rank = os.environ.get(name.upper())
+    return rank in (None, 0, "0")
 
 
 _LASTING = ("__weakref__", "calls")

@@ -92,7 +92,7 @@ class Distributed(Callback):
         wrapped: Any = run.learn.model_wrapped if self._is_replicated(run) else None
         if wrapped is not None:
             wrapped.follow_the_model()
-            self._began_at = (wrapped.calls, run.n_iter)
+            self._began_at = (wrapped.calls, run.steps)
 
     @handler(priority=BEFORE_EVERYONE)
     def after_train(self, run: Runner) -> None:
@@ -100,8 +100,8 @@ class Distributed(Callback):
         wrapped = self._engine.wrapped
         if wrapped is None or run.outcome == "failed":
             return
-        calls, n_iter = self._began_at
-        if run.steps and wrapped.calls == calls and run.n_iter > n_iter:
+        calls, steps = self._began_at
+        if wrapped.calls == calls and run.steps > steps:
             raise DesyncError(
                 "no batch of this training phase has called the model through DDP, so each rank "
                 "has trained for itself: in one_batch, call self.learn.model_wrapped, not "
@@ -111,7 +111,7 @@ class Distributed(Callback):
     @handler(event=["begin_validate", "begin_predict"], priority=BEFORE_EVERYONE)
     def share_buffers(self, run: Runner) -> None:
         """Have all ranks use the buffers of rank 0, running statistics say."""
-        if self._is_replicated(run):
+        if not self._engine.group.is_alone:
             broadcast_from_zero(run.model.buffers())
 
     def _is_replicated(self, run: Runner) -> bool:

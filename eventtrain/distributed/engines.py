@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from ..submodules import Choice, choose_submodules
+from ..submodules import Choice, choose_submodules, fill
 from .groups import ALONE, Group, require_all_ranks
 
 
@@ -24,8 +24,13 @@ def broadcast_from_zero(tensors: Iterable[torch.Tensor]) -> None:
     """Fill tensors in place with those of rank 0; on every rank the same, in the same order."""
     require_all_ranks("a broadcast")
     for tensor in tensors:
-        if not nn.parameter.is_lazy(tensor):
-            dist.broadcast(tensor.detach(), 0)
+        if nn.parameter.is_lazy(tensor):
+            continue
+        value = tensor.detach().contiguous()
+        # gloo carries no truth values, and only what is contiguous.
+        dist.broadcast(value.view(torch.uint8) if value.dtype is torch.bool else value, 0)
+        if value.data_ptr() != tensor.data_ptr():
+            fill(tensor.detach(), value)
 
 
 class Replicated:
@@ -104,6 +109,7 @@ class Replicas:
         self.lost_after = lost_after
         self.group: Group = ALONE
         self.wrapped: Replicated | None = None
+        self._has_wrapped = False
         self._mesh = mesh
 
     def prepare(self, learn: Any) -> None:
@@ -113,7 +119,9 @@ class Replicas:
             TypeError: The model is no ``nn.Module``.
         """
         _require_module(learn.model)
-        if not is_wrapped(learn.model):
+        # A run inside of another one with the same learner finds it wrapped.
+        self._has_wrapped = not isinstance(learn.model_wrapped, Replicated)
+        if self._has_wrapped and not is_wrapped(learn.model):
             learn.wrap_model(self._wrap)
 
     def _wrap(self, model: Any) -> Any:
@@ -122,8 +130,10 @@ class Replicas:
         return self.wrapped or model
 
     def release(self, learn: Any) -> None:
-        """Have the loop call the model itself."""
-        learn.wrap_model(None)
+        """Have the loop call the model itself, if this is what has changed that."""
+        if self._has_wrapped:
+            learn.wrap_model(None)
+        self._has_wrapped = False
         self.wrapped = None
 
 

@@ -84,14 +84,21 @@ def require_all_ranks(what: str) -> None:
 
 
 def found_group() -> Group:
-    """Return the group that this process is in, by torch's default group, else by ``RANK``."""
+    """Return the group that this process is in, by torch's default group, else by ``RANK``.
+
+    Raises:
+        ValueError: ``RANK``, ``WORLD_SIZE`` or ``LOCAL_RANK`` is no such number.
+    """
     if dist.is_available() and dist.is_initialized():
         rank, size = dist.get_rank(), dist.get_world_size()
         return Group(rank, size, _number("LOCAL_RANK", rank))
-    if "RANK" not in os.environ or not dist.is_available():
+    size = _number("WORLD_SIZE", 1) if "RANK" in os.environ and dist.is_available() else 1
+    if size <= 1:
         return ALONE
     rank = _number("RANK", 0)
-    return Group(rank, _number("WORLD_SIZE", 1), _number("LOCAL_RANK", rank))
+    if rank >= size:
+        raise ValueError(f"the environment has RANK={rank}, which must be below WORLD_SIZE={size}")
+    return Group(rank, size, _number("LOCAL_RANK", rank))
 
 
 def joined_group() -> Group:
@@ -100,8 +107,8 @@ def joined_group() -> Group:
     Its backends are NCCL for tensors on CUDA, where there is such a device, and gloo for others.
 
     Raises:
-        ValueError: ``RANK`` is set, and one of ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT``
-            is not.
+        ValueError: ``RANK`` and ``WORLD_SIZE`` are set, and ``MASTER_ADDR`` or ``MASTER_PORT`` is
+            not; or one of them is no such number.
     """
     group = found_group()
     if group.is_alone or dist.is_initialized():

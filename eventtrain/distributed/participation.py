@@ -76,19 +76,23 @@ class Participation(NoPart):
     """
 
     def __init__(self, run: Any, token: CancellationToken, engine: Engine) -> None:
-        group, name = engine.group, engine.group.name_of_next_run()
-        self._run, self._engine, self._learn = run, engine, None
+        self._run, self._token, self._engine, self._learn = run, token, engine, None
         self._outermost: Scope | None = None
         self._explained: BaseException | None = None
+
+    def __enter__(self) -> None:
+        """Begin to agree with the others."""
+        group, lost_after = self._engine.group, self._engine.lost_after
+        name = group.name_of_next_run()
+        self._tallies = Tallies(group, name, lost_after, self._raise_failure)
         self._agreement = Agreement(
             group.connect,
             name,
-            token,
+            self._token,
             rank=group.rank,
             world_size=group.world_size,
-            lost_after=engine.lost_after,
+            lost_after=lost_after,
         )
-        self._tallies = Tallies(group, name, engine.lost_after, self._raise_failure)
 
     def make_scope(self, token: CancellationToken, name: str, owner: object) -> Scope:
         """Return a scope that asks this part."""
@@ -127,10 +131,8 @@ class Participation(NoPart):
                 self._agreement.leave(scope)
                 if scope is self._outermost:
                     self._agreement.end()
-        except Exception as failure:
+        except BaseException as failure:  # an interrupt too: the scope is closed with it
             return self.explain(failure)
-        except Unwind as unwind:
-            return unwind
         return error
 
     def was_left(self, scope: Scope) -> None:

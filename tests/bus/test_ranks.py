@@ -49,6 +49,7 @@ def test_a_sender_that_does_not_say_is_where_the_environment_has_it(
 ) -> None:
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("LOCAL_RANK", local_rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
     bus, calls = EventBus(), []
     bus.declare("mine")
     bus.on("mine", calls.append, ranks="zero")

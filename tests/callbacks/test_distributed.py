@@ -53,6 +53,30 @@ def test_an_address_that_is_missing_is_named(make_learner: Any, monkeypatch: Any
         Runner(Distributed()).fit(1, make_learner())
 
 
+@pytest.mark.parametrize(
+    ("variables", "why"),
+    [
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2, which must be below WORLD_SIZE=2"),
+        ({"RANK": "one", "WORLD_SIZE": "2"}, "RANK='one'"),
+    ],
+)
+def test_an_environment_that_makes_no_sense_is_named(
+    variables: dict[str, str], why: str, monkeypatch: Any
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=why):
+        _ = Runner().rank
+
+
+def test_a_rank_of_one_process_is_alone(make_learner: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    run = Runner(Distributed())
+    assert run.fit(1, make_learner()).outcome == "completed"
+    assert (run.rank, run.world_size) == (0, 1)
+
+
 def test_an_optimizer_of_the_parameters_before_they_are_divided_is_refused() -> None:
     model = torch.nn.Linear(2, 1)
     opt = torch.optim.SGD(model.parameters(), lr=0.1)

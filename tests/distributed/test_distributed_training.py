@@ -98,6 +98,29 @@ def test_batches_and_steps_that_all_ranks_cancel_alike_are_no_error(
     assert first["weights"] == second["weights"]
 
 
+def test_validation_and_predictions_need_no_training(together: list[dict[str, Any]]) -> None:
+    for told in together:
+        assert told["alone"] == ["completed", True, [True, True], [[0.0] * 3] * 2]
+
+
+def test_a_run_inside_of_another_by_its_token_is_its_guest(together: list[dict[str, Any]]) -> None:
+    for told in together:
+        assert told["guest"]["error"] is None
+        assert told["guest"]["weights"] == told["ddp"]["weights"]
+
+
+def test_a_profile_leaves_the_scopes_those_that_all_leave_together(
+    together: list[dict[str, Any]],
+) -> None:
+    first, second = (told["profiled"] for told in together)
+    assert first == second
+    assert (first["outcome"], first["is_timed"]) == ("cancelled", True)
+
+
+def test_a_loop_that_calls_the_model_past_ddp_is_an_error(together: list[dict[str, Any]]) -> None:
+    assert all("model_wrapped" in told["past DDP"] for told in together)
+
+
 def test_a_step_that_one_rank_leaves_out_is_an_error_on_all(
     together: list[dict[str, Any]],
 ) -> None:

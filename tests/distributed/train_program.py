@@ -19,7 +19,7 @@ from torch.distributed import destroy_process_group
 from torch.nn.functional import mse_loss
 from torch.nn.parallel import DistributedDataParallel
 
-from eventtrain import DataBunch, Distributed, FitResult, Learner, Runner
+from eventtrain import DataBunch, DesyncError, Distributed, FitResult, Learner, RemoteError, Runner
 from eventtrain.callbacks import GradientAccumulation
 from eventtrain.distributed.groups import joined_group
 
@@ -117,8 +117,63 @@ def together() -> dict[str, Any]:
         GradientAccumulation(2),
         on={"after_loss": lambda run: run.token.cancel("batch") if run.batch_index == 1 else None},
     )
+    told["alone"] = used_without_training()
+    told["guest"] = train(Distributed(), on={"after_epoch": validate_as_guest})
+    told["profiled"] = profiled()
+    told["past DDP"] = trained_past_ddp()
     told["step"] = train(Distributed(), on={"begin_step": asks("step", 1)})
     return told
+
+
+def used_without_training() -> list[Any]:
+    """A validation and predictions, with a buffer of each kind that differs between ranks."""
+    made = model(0)
+    made.register_buffer("flags", torch.tensor([RANK == 0, True]))
+    made.register_buffer("strided", torch.full((3, 2), float(RANK)).t())
+    run, learn = Runner(Distributed()), Learner(made, None, mse_loss, DataBunch(None, loader()))
+    outcome = run.validate(learn).outcome
+    with torch.no_grad():
+        same = torch.equal(run.predict(learn, loader()), torch.cat([made(x) for x, _ in loader()]))
+    return [outcome, same, made.flags.tolist(), made.strided.tolist()]
+
+
+def validate_as_guest(run: Any) -> None:
+    inner = Runner(Distributed())
+    assert inner.validate(run.learn, token=run.token).outcome == "completed"
+
+
+def profiled() -> dict[str, Any]:
+    """Cancelled while a profile times the scopes."""
+    told: dict[str, Any] = {}
+    run = Runner(Distributed())
+    run.on("after_batch", asks("fit", 1))
+    with run.bus.profile() as profile:
+        result = run.fit(EPOCHS, Learner(model(), sgd, mse_loss, DataBunch(loader(), loader())))
+    told.update(outcome=result.outcome, steps=result.steps, is_timed=bool(profile.table()))
+    return told
+
+
+class PastDDP(Runner):
+    """Calls the model itself."""
+
+    def one_batch(self) -> None:
+        self.pred = self.model(self.xb)
+        self.emit.after_pred()
+        self.loss = self.loss_func(self.pred, self.yb)
+        self.emit.after_loss()
+        if self.in_train:
+            self.loss.backward()
+            self.emit.after_backward()
+            self.optimizer_step()
+
+
+def trained_past_ddp() -> str:
+    learn = Learner(model(), sgd, mse_loss, DataBunch(loader(), None))
+    try:
+        PastDDP(Distributed()).fit(1, learn)
+    except (DesyncError, RemoteError) as error:  # who is second hears of the first
+        return str(error)
+    return ""
 
 
 def note(told: dict[str, Any], run: Runner) -> None:
