@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .callbacks import (
         AvgStats as AvgStats,
         AvgStatsCallback as AvgStatsCallback,
+        Distributed as Distributed,
         EventLog as EventLog,
     )
     from .cancellation import (
@@ -35,10 +36,12 @@ if TYPE_CHECKING:
         CallbackError as CallbackError,
         CheckpointError as CheckpointError,
         DataError as DataError,
+        DesyncError as DesyncError,
         EmptyLoaderError as EmptyLoaderError,
         EventTrainError as EventTrainError,
         OrderError as OrderError,
         PluginError as PluginError,
+        RemoteError as RemoteError,
         ScopeNotOpenError as ScopeNotOpenError,
         UncountableError as UncountableError,
         UnknownEventError as UnknownEventError,

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
-from .bus.handlers import Handler, Options
+from .bus.handlers import Handler, Options, Ranks, is_among
 from .bus.receivers import Receiver, why_not_run
 from .copies import Emptied, attribute_not_pickled, without_weak_references
 from .errors import CallbackError, did_you_mean
@@ -20,6 +20,7 @@ from .foreign_names import OTHER_HOOKS as OTHER_HOOKS, named_here
 from .handler_options import handler as handler, options_of
 
 if TYPE_CHECKING:
+    from .distributed.participation import Engine
     from .state import RunState
 
 _EVENT_NAMES = event_names()
@@ -75,6 +76,7 @@ class Callback:
         priority: Priority of all its handlers, unless ``@handler(priority=...)`` says otherwise.
         name: The class's name without ``Callback``, in snake case; ``run.<name>`` is
             the callback. Assign another to use two of a class.
+        ranks: Of several processes, which run its handlers; see ``EventBus.on``.
         held_in_run: Names of attributes that hold, while a run is under way, what cannot be
             copied (a file, a hook, a thread); empty between runs.
         checkpoint_folder: From where ``fit(resume="auto")`` goes on, if the callback
@@ -86,6 +88,7 @@ class Callback:
     """
 
     priority: float = 0
+    ranks: Ranks = "all"
     counts_within_batch: bool = False
     held_in_run: tuple[str, ...] = ()
     checkpoint_folder: Path | None = None
@@ -195,6 +198,18 @@ class Callback:
         """How many batches this callback has a step of the optimizer made of; 1 by default."""
         return 1
 
+    def joined_engine(self) -> Engine | None:
+        """Return what trains the model on several processes, if this callback brings it.
+
+        Called when a run begins. ``None`` (default) where it has nothing to do with that.
+        """
+        return None
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this process is one of those that run the handlers; see ``ranks``."""
+        return is_among(self.ranks, self.run)
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must keep of this callback; nothing by default."""
         return {}
@@ -256,7 +271,9 @@ class Callback:
             if not is_method or (marked is None and attribute not in _EVENT_NAMES):
                 continue
             event, options = marked or (None, {})
-            merged = Options(**{"priority": self.priority, "name": self.name, **options})
+            merged = Options(
+                **{"priority": self.priority, "ranks": self.ranks, "name": self.name, **options}
+            )
             bound = getattr(self, attribute)
             receiver = _as_receiver(bound, f"{type(self).__name__}.{attribute}")
             for each in [attribute] if event is None else listify(event):

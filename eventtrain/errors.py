@@ -76,6 +76,21 @@ class RemoteError(EventTrainError, RuntimeError):
         return type(self), (str(self), self.ranks)
 
 
+class DesyncError(EventTrainError, RuntimeError):
+    """The ranks of a run have not done the same: their weights differ, or one waits for another.
+
+    Attributes:
+        ranks: Those that have done something else than rank 0, or do not come.
+    """
+
+    def __init__(self, message: str = "", ranks: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.ranks = tuple(ranks)
+
+    def __reduce__(self) -> tuple[type[DesyncError], tuple[str, tuple[int, ...]]]:
+        return type(self), (str(self), self.ranks)
+
+
 class CallbackError(EventTrainError, TypeError):
     """A ``Callback`` class or instance that cannot be used as written."""
 

@@ -23,7 +23,7 @@ def handler(event: Events = None, **options: Any) -> Callable[[F], F]:
         event: Event or events to subscribe to; by default the method's own name.
             Events added with ``bus.declare`` are named here.
         **options: ``priority``, ``every``, ``once``, ``when``, ``during``,
-            ``before``, ``after``, ``on_error``, ``name`` as in ``EventBus.on``.
+            ``before``, ``after``, ``on_error``, ``ranks``, ``name`` as in ``EventBus.on``.
 
     Raises:
         TypeError, ValueError: An option is unknown or out of range, or what is decorated

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -27,7 +28,9 @@ class Learner:
 
     Attributes:
         model: Called with ``xb``; usually an ``nn.Module``.
-        opt: A ``torch.optim`` optimizer, or anything with ``step`` and ``zero_grad``.
+        opt: A ``torch.optim`` optimizer, or anything with ``step`` and ``zero_grad``. Or a
+            factory, ``lambda params: torch.optim.AdamW(params, lr=1e-3)``: the first fit calls it
+            with the model's parameters when it begins, and what it returns takes its place.
         loss_func: ``loss_func(pred, yb)``, a scalar tensor.
         data: The loaders.
         weight: ``weight(batch)`` says what the loss of a batch is a mean of (tokens, boxes,
@@ -49,9 +52,55 @@ class Learner:
     loss_func: Callable[..., Any]
     data: DataBunch
     weight: Weight | None = field(default=None, kw_only=True)
+    _wrap: Callable[[Any], Any] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.check()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in ("model", "_wrap"):
+            self._model_has_changed()
+
+    @cached_property
+    def model_wrapped(self) -> Any:
+        """What the loop calls for the model: itself, or what has been put around it."""
+        wrap = self._wrap
+        return self.model if wrap is None else wrap(self.model)
+
+    def wrap_model(self, wrap: Callable[[Any], Any] | None) -> None:
+        """Have the loop call ``wrap(model)`` in place of the model, which stays ``model``.
+
+        Args:
+            wrap: Called when the model is next called, and again after ``model`` was replaced;
+                ``None`` has the loop call the model itself.
+        """
+        self._wrap = wrap
+
+    def _model_has_changed(self) -> None:
+        # Plain attributes, which the loop reads in every batch.
+        known = self.__dict__
+        if known.get("_wrap") is None:
+            known["model_wrapped"] = known.get("model")
+        else:
+            known.pop("model_wrapped", None)  # made when it is next used
+
+    def make_optimizer(self) -> None:
+        """Put the optimizer that a factory makes in its place; do nothing where one is there.
+
+        Raises:
+            TypeError: The factory returns something else.
+        """
+        if not _is_factory(self.opt):
+            return
+        made = self.opt(self.model.parameters())
+        if not _can_step(made):
+            raise TypeError(
+                f"opt of the Learner is a function that must return an optimizer, and returned "
+                f"{made!r}: as in lambda params: torch.optim.SGD(params, lr=0.1)"
+            )
+        self.opt = made
+        self.check("fit")
 
     def check(self, use: Use | None = None) -> None:
         """See that the parts are what they are to be; a run does so when it begins.
@@ -87,6 +136,14 @@ class Learner:
         return f"<Learner: {type(self.model).__name__} with {type(self.opt).__name__}>"
 
 
+def _can_step(opt: Any) -> bool:
+    return hasattr(opt, "step") and hasattr(opt, "zero_grad")
+
+
+def _is_factory(opt: Any) -> bool:
+    return callable(opt) and not isinstance(opt, type) and not _can_step(opt)
+
+
 def _check_that_it_trains(opt: torch.optim.Optimizer, *parts: Any) -> None:
     """Refuse an optimizer of another model: it would train nothing, and no one would know."""
     modules = [part for part in parts if isinstance(part, nn.Module)]
@@ -118,7 +175,7 @@ def _check_that_it_can(learn: Learner, use: Use) -> None:
         needed.append(("loss_func", learn.loss_func, callable(learn.loss_func)))
     if use == "fit":
         opt, train_dl = learn.opt, getattr(learn.data, "train_dl", None)
-        can_step = hasattr(opt, "step") and hasattr(opt, "zero_grad")
+        can_step = _can_step(opt) or _is_factory(opt)
         needed += [("opt", opt, can_step), ("data.train_dl", train_dl, train_dl is not None)]
     for name, part, is_there in needed:
         if not is_there:

@@ -120,7 +120,8 @@ class Loop(RunState):
         Override it for another algorithm, with ``self.emit`` and ``self.scope`` as here. This
         is what callbacks count on, in every phase:
 
-        - Call the model, set ``self.pred``, and then fire ``after_pred``. Compute the loss, set
+        - Call the model as ``self.learn.model_wrapped``, which on several processes has the
+          gradients averaged; set ``self.pred``, and then fire ``after_pred``. Compute the loss, set
           ``self.loss`` (a scalar, all parts added up), and then fire ``after_loss``. Averages
           take it from there; until then, precision has both computed under autocast.
         - Return then, unless ``self.in_train``.
@@ -135,7 +136,7 @@ class Loop(RunState):
         """
         learn = self.learn
         emit = self.emit
-        self.pred = learn.model(self.xb)
+        self.pred = learn.model_wrapped(self.xb)
         emit.after_pred()
         self.loss = learn.loss_func(self.pred, self.yb)
         emit.after_loss()

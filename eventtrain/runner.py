@@ -21,6 +21,8 @@ from .data.bunch import check_loader
 from .data.joining import join_batches
 from .data.weights import sample_counts
 from .diagnosis import note_what_was_given
+from .distributed.groups import found_group
+from .distributed.participation import TAKES_NO_PART, NoPart, take_part
 from .errors import CallbackError, DataError
 from .interrupts import Interrupts, OnInterrupt
 from .learner import Learner, Use
@@ -230,7 +232,7 @@ class Runner(Loop):
                 self.all_batches(dl, one_batch)
 
         def one_batch() -> None:
-            self.pred = learn.model(self.xb)
+            self.pred = learn.model_wrapped(self.xb)
             self.emit.after_pred()
             counts.append(sample_counts(self.batch))
             preds.append(self.pred)
@@ -279,8 +281,9 @@ class Runner(Loop):
                 self.starting_point = start or FromTheStart()
                 for callback in self.cbs:
                     callback.set_runner(self)
-                self.emit, self.scope = self.bus.bind(self, token)
-                return self._timed(loop, getattr(self.scope, root))
+                part = self._take_part(root)
+                self.emit, self.scope = self.bus.bind(self, token, part.make_scope)
+                return self._timed(loop, root, part)
             finally:
                 self.is_running = False  # first: a second signal may raise in here
                 interrupts.run_has_ended()
@@ -290,13 +293,33 @@ class Runner(Loop):
                 self.starting_point = FromTheStart()
                 self.drop_references()
 
-    def _timed(self, loop: Callable[[], None], scope: Scope) -> FitResult:
-        """Run ``loop``, whose outermost scope is ``scope``, and keep the result of it."""
+    def _take_part(self, root: str) -> NoPart:
+        """Return what this process does in a run on several; nothing where it is alone."""
+        engines = [engine for cb in self.cbs if (engine := cb.joined_engine()) is not None]
+        if len(engines) > 1:
+            raise CallbackError(f"a run is trained by one Distributed, and this one has {engines}")
+        if engines:
+            return take_part(self, self.token, engines[0])
+        group = found_group()
+        if root == "fit" and not group.is_alone:
+            raise RuntimeError(
+                f"this is rank {group.rank} of {group.world_size} processes, and nothing has them "
+                "train together: each would train for itself. Give the runner Distributed('ddp'), "
+                "as in Runner([Distributed('ddp'), ...]), or start one process"
+            )
+        return TAKES_NO_PART
+
+    def _timed(self, loop: Callable[[], None], root: str, part: NoPart) -> FitResult:
+        """Run ``loop``, whose outermost scope is called ``root``, and keep the result of it."""
+        scope: Scope = getattr(self.scope, root)
         known, start = self.token.accepted, time.perf_counter()
         failure: BaseException | None = None
         try:
-            if self.token.pending is None:
-                loop()
+            with part:
+                known = self.token.accepted  # less one, if all have yet to agree on that
+                self._prepare(part, root)
+                if self.token.pending is None:
+                    loop()
         except BaseException as error:
             failure = error
             note_what_was_given(error, self)
@@ -306,6 +329,12 @@ class Runner(Loop):
             self.result = result = self.summary(scope, known, failure, seconds)
             failure = None  # its traceback refers to this frame
         return result
+
+    def _prepare(self, part: NoPart, root: str) -> None:
+        """Have model and optimizer be those that are trained."""
+        part.prepare(self.learn)
+        if root == "fit":
+            self.learn.make_optimizer()
 
     def __repr__(self) -> str:
         state = "running" if self.is_running else "idle"

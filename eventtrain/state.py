@@ -13,6 +13,7 @@ from .bus.event_bus import EventBus
 from .cancellation import Cancellation, CancellationToken, Outcome, Scope, Unwind
 from .data.bunch import DataBunch
 from .data.weights import weight_of
+from .distributed.groups import found_group
 from .errors import describe
 from .learner import Learner
 
@@ -124,6 +125,26 @@ class RunState:
             f"another with {kind}(...); what it has learned is in learn.model, and a Checkpoint "
             "keeps the state of a run."
         )
+
+    @property
+    def rank(self) -> int:
+        """The number of this process among those of its group, from 0."""
+        return found_group().rank
+
+    @property
+    def world_size(self) -> int:
+        """How many processes the group has; 1 for a process that is alone."""
+        return found_group().world_size
+
+    @property
+    def local_rank(self) -> int:
+        """The number of this process among those on its machine, from 0."""
+        return found_group().local_rank
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether this process is the one that speaks for all; so is one that is alone."""
+        return found_group().is_zero
 
     @property
     def model(self) -> Any:

@@ -35,7 +35,9 @@ HOUSE = """
     bus  profiling
     data.batch  data.weights  data.joining  data.loaders  data.lengths  data.workers
     data.bunch  data.mnist  data.datasets  data
-    submodules  discriminative  learner  state  diagnosis  param_groups
+    distributed.groups  distributed.transport  distributed.tallies  distributed.agreed_scopes
+    distributed.participation
+    submodules  distributed.engines  discriminative  learner  state  diagnosis  param_groups
     handler_options  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.files
     checkpoints.random_state  checkpoints.loader_state  checkpoints.loader_form  checkpoints.names
@@ -114,6 +116,7 @@ def test_imports_run_downward(path: Path) -> None:
 FOREIGN = {
     *("_buffers", "_parameters", "_metadata", "_version", "_iterator", "_schedulers"),  # torch's
     *("_foreach_copy_", "_foreach_mul_", "_profiler_enabled", "_execution_engine"),  # torch's
+    "_get_default_store",  # torch's
     *("_computed", "_update_count"),  # torchmetrics'
     *("_getframe", "_make"),  # Python's
     *PRIVATE_NAMES["blinker.Signal"],

@@ -46,6 +46,7 @@ MAKE: dict[str, Function[[Path], Callback]] = {
     "Compile": lambda _: kit.Compile(backend="eager"),
     "CutMix": lambda _: kit.CutMix(),
     "DeviceStats": lambda _: kit.DeviceStats(every=1),
+    "Distributed": lambda _: kit.Distributed(),
     "EMA": lambda _: kit.EMA(0.9),
     "EarlyStopping": lambda _: kit.EarlyStopping("score"),
     "EventLog": lambda path: kit.EventLog(path / "events.jsonl"),
@@ -285,9 +286,9 @@ def test_each_works_on_a_gpu_without_making_the_host_wait_in_a_batch(
 
 
 OBSERVERS = [
-    "ActivationStats", "AvgStatsCallback", "CSVLogger", "Checkpoint", "DeviceStats", "EventLog",
-    "GradStats", "History", "JSONLLogger", "MaxSteps", "Recorder", "StopFile", "TerminateOnNaN",
-    "Throughput", "TimeLimit", "Timing", "ToDevice",
+    "ActivationStats", "AvgStatsCallback", "CSVLogger", "Checkpoint", "DeviceStats", "Distributed",
+    "EventLog", "GradStats", "History", "JSONLLogger", "MaxSteps", "Recorder", "StopFile",
+    "TerminateOnNaN", "Throughput", "TimeLimit", "Timing", "ToDevice",
 ]  # fmt: skip
 
 

@@ -70,6 +70,7 @@ MAKE: dict[str, Callable[[], Callback]] = {
     "Compile": lambda: stock.Compile(backend="eager"),
     "CutMix": stock.CutMix,
     "DeviceStats": stock.DeviceStats,
+    "Distributed": stock.Distributed,
     "EMA": stock.EMA,
     "EarlyStopping": stock.EarlyStopping,
     "EventLog": lambda: stock.EventLog("events.jsonl"),

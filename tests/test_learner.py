@@ -277,3 +277,33 @@ def test_a_model_that_finds_its_sizes_in_the_first_batch_is_trained() -> None:
     run = Runner([AvgStatsCallback(accuracy, report=None), GradientClip(1.0), GradStats()])
     assert run.fit(2, learn).outcome == "completed"
     assert model[0].weight.shape == (5, 6) and model[0].weight.grad is None
+
+
+def test_a_factory_makes_the_optimizer_when_the_first_fit_begins(make_learner: Any) -> None:
+    learn = make_learner()
+    learn.opt = lambda params: torch.optim.SGD(params, lr=0.1)
+    assert Runner().fit(1, learn).steps > 0
+    first = learn.opt
+    assert isinstance(first, torch.optim.SGD)
+    Runner().fit(1, learn)
+    assert learn.opt is first
+
+
+def test_a_factory_that_returns_no_optimizer_is_named(make_learner: Any) -> None:
+    learn = make_learner()
+    learn.opt = lambda params: list(params)
+    with pytest.raises(TypeError, match="must return an optimizer"):
+        Runner().fit(1, learn)
+
+
+def test_the_loop_calls_what_is_put_around_the_model(make_learner: Any) -> None:
+    learn, calls = make_learner(), []
+    learn.wrap_model(lambda model: lambda xb: calls.append(model) or model(xb))
+    Runner().fit(1, learn)
+    assert calls
+    assert all(model is learn.model for model in calls)
+    other = learn.model = torch.nn.Sequential(learn.model)
+    Runner().validate(learn)
+    assert calls[-1] is other
+    learn.wrap_model(None)
+    assert learn.model_wrapped is other

@@ -15,6 +15,8 @@ from ..events import Event
 from .dispatch import Style
 from .running import running_handler
 
+MakeScope = Callable[[CancellationToken, str, object], Scope]
+
 _OF_ONE_RUN = (
     "the {} of a run cannot be copied or pickled: made for that run's bus and token. "
     "Make others with bus.bind(sender, token)."
@@ -77,14 +79,22 @@ class Binding:
         sender: What the handlers are given.
         token: What the scopes obey.
         scopes: Names of the scopes.
+        make_scope: Makes one from token, name and sender.
 
     Attributes:
         emit, scopes: What the loop is written with.
     """
 
-    def __init__(self, sender: Any, token: CancellationToken, scopes: Iterable[str]) -> None:
+    def __init__(
+        self,
+        sender: Any,
+        token: CancellationToken,
+        scopes: Iterable[str],
+        make_scope: MakeScope = Scope,
+    ) -> None:
         self._sender = sender
         self._token = token
+        self._make_scope = make_scope
         self.emit = Emitter(self)
         self.scopes = Scopes()
         for name in scopes:
@@ -93,7 +103,7 @@ class Binding:
 
     def add_scope(self, name: str) -> Scope:
         """Add a scope, which nothing closes with an event yet."""
-        scope = Scope(self._token, name, owner=self._sender)
+        scope = self._make_scope(self._token, name, self._sender)
         setattr(self.scopes, name, scope)
         return scope
 

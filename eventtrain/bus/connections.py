@@ -92,16 +92,22 @@ class Connections(NamedSignal):
             return [self.by_key[key] for key in keys]
 
     def handlers_for(self, sender: object) -> list[Handler]:
-        """Return the handlers that an emission by ``sender`` runs, in order."""
+        """Return the handlers that an emission by ``sender`` runs in this process, in order."""
         if self.is_muted:
             return []
+        return [handler for handler in self.heard_by(sender) if handler.runs_for(sender)]
+
+    def heard_by(self, sender: object) -> list[Handler]:
+        """Return the handlers that are subscribed for ``sender``, in order, for whatever rank."""
         keys = self._keys_for(sender)
         return [handler for handler in self.handlers if handler.key in keys]
 
     @property
     def has_own_senders(self) -> bool:
-        """Whether anybody is subscribed for one sender alone."""
-        return any(key != ANY_ID and bucket for key, bucket in list(self._by_sender.items()))
+        """Whether anybody is subscribed for one sender alone, or for the place that it is in."""
+        return any(
+            key != ANY_ID and bucket for key, bucket in list(self._by_sender.items())
+        ) or any(handler.options.ranks != "all" for handler in self.subscribed)
 
     def _keys_for(self, sender: object) -> set[Any]:
         own = () if sender is ANY else self._by_sender.get(make_id(sender), ())

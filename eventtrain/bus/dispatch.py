@@ -97,11 +97,26 @@ def annotate(error: BaseException, entries: Sequence[Handler], sender: object) -
 
 def emitting_in(frame: FrameType) -> Handler | None:
     """Return the handler that is called in ``frame``; ``None`` if that is no emission."""
+    return _called_at(frame, frame.f_lineno)
+
+
+def raising_handler(error: BaseException) -> Handler | None:
+    """Return the handler that has raised ``error``, the outermost if one had another called."""
+    step = error.__traceback__
+    while step is not None:
+        handler = _called_at(step.tb_frame, step.tb_lineno)
+        if handler is not None:
+            return handler
+        step = step.tb_next
+    return None
+
+
+def _called_at(frame: FrameType, line: int) -> Handler | None:
     code = frame.f_code
     if not code.co_filename.startswith(_PREFIX):
         return None
     entries = next(name for name in code.co_names if name.partition("#")[0] == "entries")
-    return _running(frame, frame.f_lineno, frame.f_globals[entries])
+    return _running(frame, line, frame.f_globals[entries])
 
 
 def make_emission(

@@ -16,10 +16,10 @@ from ..cancellation import CancellationToken, Scope
 from ..errors import UnknownEventError, did_you_mean
 from ..events import EVENTS, SCOPE_SPECS, Event, ScopeSpec, Vocabulary
 from ..foreign_names import named_here
-from .binding import Binding, Emitter, Scopes
+from .binding import Binding, Emitter, MakeScope, Scopes
 from .copying import Copied, copied_from, deeply, fill, require_picklable
 from .filters import Tally
-from .handlers import Handler, OnError, Options, names
+from .handlers import Handler, OnError, Options, Ranks, names
 from .locking import SubscriptionLock
 from .ordering import require_names, require_no_cycle
 from .phases import check_phase, keep_phase
@@ -235,20 +235,23 @@ class EventBus(Namespace):
         """
         self.signal(name).emit(sender, token)
 
-    def bind(self, sender: Any, token: CancellationToken) -> tuple[Emitter, Scopes]:
+    def bind(
+        self, sender: Any, token: CancellationToken, make_scope: MakeScope = Scope
+    ) -> tuple[Emitter, Scopes]:
         """Bind this bus and ``token`` to a sender: what a loop is written with.
 
         Args:
             sender: Passed to every handler. Where it has attributes ``epoch`` and
                 ``batch_index``, messages and cancellations name them.
             token: The token that the scopes obey.
+            make_scope: Makes each scope, from token, name and sender.
 
         Returns:
             ``(emit, scope)``: ``emit.after_loss()`` fires an event and is a
             checkpoint; ``with scope.batch:`` opens a scope.
         """
         with self._lock:
-            binding = Binding(sender, token, self.vocabulary.scopes)
+            binding = Binding(sender, token, self.vocabulary.scopes, make_scope)
             for name in self:
                 binding.refresh(self.signal(name))
             self._bindings.add(binding)
@@ -281,6 +284,7 @@ class EventBus(Namespace):
         sender: Any = ANY,
         weak: bool = False,
         on_error: OnError = "raise",
+        ranks: Ranks = "all",
     ) -> Any:
         """Subscribe a handler to an event or to several. A call or a decorator.
 
@@ -300,6 +304,8 @@ class EventBus(Namespace):
             weak: Hold the function weakly, so that it leaves when nobody else holds it.
             on_error: ``"raise"``; ``"disable"`` logs the traceback, disconnects the
                 handler and goes on; ``"warn"`` warns each time and goes on.
+            ranks: Of several processes, which run it: ``"all"``; ``"zero"``, the one of rank 0;
+                ``"local_zero"``, one on each machine. It is looked up when a run begins.
 
         Returns:
             A ``Subscription``; as a decorator, the function unchanged.
@@ -330,6 +336,7 @@ class EventBus(Namespace):
                 options = Options(
                     priority=priority, before=names(before), after=names(after), name=name,
                     every=every, once=once, when=when, during=during, weak=weak, on_error=on_error,
+                    ranks=ranks,
                 )  # fmt: skip
             except (TypeError, ValueError) as error:
                 who = name or name_of(function)
@@ -386,8 +393,8 @@ class EventBus(Namespace):
         ]
         if not same:  # most often: asking for the senders puts all in order
             return same
-        heard = signal.handlers_for(sender)
-        others = [] if sender is ANY else signal.handlers_for(ANY)
+        heard = signal.heard_by(sender)
+        others = [] if sender is ANY else signal.heard_by(ANY)
         return [old for old in same if old in heard and old not in others]
 
     def attach(self, handlers: Sequence[Handler], sender: Any = ANY) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from .receivers import (
 )
 
 OnError = Literal["raise", "warn", "disable"]
+Ranks = Literal["all", "zero", "local_zero"]
 Around = Callable[["Handler", Callable[[Any], object]], Callable[[Any], object]]
 """Wraps what an emission calls for a handler."""
 logger = logging.getLogger("eventtrain")
@@ -48,6 +50,7 @@ class Options:
     during: str | None = None
     weak: bool = False
     on_error: OnError = "raise"
+    ranks: Ranks = "all"
 
     def __post_init__(self) -> None:
         real_number("priority", self.priority)
@@ -64,6 +67,8 @@ class Options:
             raise TypeError(f"during must be the name of a phase, got {self.during!r}")
         if self.on_error not in ("raise", "warn", "disable"):
             raise ValueError(f"on_error must be raise, warn or disable, got {self.on_error!r}")
+        if self.ranks not in ("all", "zero", "local_zero"):
+            raise ValueError(f"ranks must be all, zero or local_zero, got {self.ranks!r}")
         object.__setattr__(self, "before", names(self.before))
         object.__setattr__(self, "after", names(self.after))
 
@@ -233,7 +238,13 @@ class Handler:
             parts.append(f"during={options.during}")
         if options.when is not None:
             parts.append(f"when={name_of(options.when)}")
+        if options.ranks != "all":
+            parts.append(f"ranks={options.ranks}")
         return " ".join(parts)
+
+    def runs_for(self, sender: object) -> bool:
+        """Whether it runs in this process."""
+        return is_among(self.options.ranks, sender)
 
     def callee(self) -> Callable[[Any], object]:
         """Return what an emission calls: the bare function when nothing stands between."""
@@ -334,6 +345,20 @@ class Handler:
 
     def _receiver_died(self, _: object) -> None:
         self.bury()
+
+
+def is_among(ranks: Ranks, sender: object) -> bool:
+    """Whether this process is one of ``ranks``, by where the sender says that it is.
+
+    A sender that does not say is where ``RANK`` and ``LOCAL_RANK`` have the process.
+    """
+    if ranks == "all":
+        return True
+    name = "rank" if ranks == "zero" else "local_rank"
+    rank: object = getattr(sender, name, None)
+    if rank is None and os.environ.get("WORLD_SIZE", "1") != "1":
+        rank = os.environ.get(name.upper())
+    return rank in (None, 0, "0")
 
 
 _LASTING = ("__weakref__", "calls")

@@ -104,7 +104,7 @@ class Profile:
     def __init__(self, max_spans: int = MAX_SPANS) -> None:
         self.max_spans = whole_number("max_spans", max_spans, 0)
         self.is_running = False
-        self.timed_scope = _timed_scope(self)
+        self._timed_scopes: dict[type[Scope], type[Scope]] = {}
         self._began = self._ended = 0
         self._timings: dict[tuple[object, ...], Timing] = {}
         self._calls: weakref.WeakKeyDictionary[Handler, list[int]] = weakref.WeakKeyDictionary()
@@ -165,12 +165,19 @@ class Profile:
     def follow(self, scopes: Iterable[Scope]) -> None:
         """Time these scopes too, from the next time they are entered."""
         for scope in scopes:
-            scope.__class__ = self.timed_scope
+            own = type(scope)
+            if own in self._timed_scopes.values():
+                continue
+            if own not in self._timed_scopes:
+                self._timed_scopes[own] = _timed_scope(self, own)
+            scope.__class__ = self._timed_scopes[own]
 
     def unfollow(self, scopes: Iterable[Scope]) -> None:
-        """Make plain scopes of them again."""
-        for scope in scopes:
-            scope.__class__ = Scope
+        """Make of them again what they were."""
+        for own, timed in self._timed_scopes.items():
+            for scope in scopes:
+                if type(scope) is timed:
+                    scope.__class__ = own
 
     def opened(self, scope: Scope) -> None:
         """Note that a scope begins."""
@@ -309,14 +316,14 @@ def _enter_range(torch: Any, label: str) -> Any:
     return entered
 
 
-def _timed_scope(profile: Profile) -> type[Scope]:
-    """Make the class that scopes have while ``profile`` runs: plain ones then pay nothing."""
+def _timed_scope(profile: Profile, own: type[Scope]) -> type[Scope]:
+    """Make the class that scopes of ``own`` have while ``profile`` runs: others pay nothing."""
 
-    class TimedScope(Scope):
+    class TimedScope(own):  # type: ignore[misc,valid-type]  # a class that is known when it runs
         __slots__ = ()
 
         def __enter__(self) -> Scope:
-            Scope.__enter__(self)
+            own.__enter__(self)
             profile.opened(self)
             return self
 
@@ -327,8 +334,8 @@ def _timed_scope(profile: Profile) -> type[Scope]:
             traceback: TracebackType | None,
         ) -> bool:
             try:
-                # Not super(): a block that ends in the scope has made it a plain one by now.
-                return Scope.__exit__(self, kind, error, traceback)
+                # Not super(): a block that ends in the scope has made it an untimed one by now.
+                return own.__exit__(self, kind, error, traceback)
             finally:
                 profile.closed(self)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .csv_logger import CSVLogger as CSVLogger
     from .cutmix import CutMix as CutMix
     from .device_stats import DeviceStats as DeviceStats
+    from .distributed import Distributed as Distributed
     from .early_stopping import EarlyStopping as EarlyStopping
     from .ema import EMA as EMA
     from .event_log import EventLog as EventLog

@@ -164,7 +164,8 @@ class AvgStatsCallback(Callback):
 
     Args:
         metrics: As for ``AvgStats``.
-        report: Called with each line; ``None`` for silence.
+        report: Called with each line, of several processes on rank 0 alone; ``None`` for
+            silence.
 
     Attributes:
         train_stats, valid_stats: The ``AvgStats`` of the last epoch.
@@ -239,7 +240,7 @@ class AvgStatsCallback(Callback):
         return {f"{prefix}_{name}": value for name, value in pairs}
 
     def _print_line(self, row: dict[str, Any]) -> None:
-        if self._report is None:
+        if self._report is None or not self.is_zero:
             return
         shown = {title: value for title, value in row.items() if value is not None}
         if self._titles != list(shown):

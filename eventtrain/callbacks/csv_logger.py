@@ -46,6 +46,7 @@ class CSVLogger(Callback):
     """
 
     priority = REPORTS
+    ranks = "zero"
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
         self.path = Path(absolute_path("path", path))
@@ -126,5 +127,6 @@ class CSVLogger(Callback):
         self._columns = list(state["columns"])
         self._rows = [dict(row) for row in state["rows"]]
         self._is_new = False
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._rewrite()
+        if self.runs_here:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._rewrite()

@@ -54,7 +54,8 @@ class EventLog(Callback):
 
     Args:
         path: The file. The first run of this object replaces it, later ones add
-            to it. ``None`` (default) keeps the lines in ``records``.
+            to it. ``None`` (default) keeps the lines in ``records``. Of several processes,
+            rank 0 writes there, and rank 1 to ``NAME.rank1.jsonl`` beside it.
         flush_every: Lines to write at a time. Whatever happens, whole lines are
             written, and all of them when the outermost scope closes; a process
             that is killed loses fewer than this many.
@@ -72,6 +73,7 @@ class EventLog(Callback):
 
     def __init__(self, path: str | os.PathLike[str] | None = None, flush_every: int = 100) -> None:
         self.path = None if path is None else absolute_path("path", path)
+        self._own_path = self.path
         self.flush_every = whole_number("flush_every", flush_every, 1, "lines")
         self.records: list[dict[str, Any]] = []
         self._lines: list[str] = []
@@ -97,8 +99,9 @@ class EventLog(Callback):
         self._known = run.token.accepted
         self._has_told_failure = False
         if self.path is not None:
+            self._own_path = _of_rank(self.path, run.rank)
             # Opened now, so that a wrong path is told before any work is done.
-            with open(self.path, "wb" if self._is_new else "ab"):
+            with open(self._own_path, "wb" if self._is_new else "ab"):
                 self._is_new = False
 
     def write(self, event: Event, handlers: list[str], run: RunState) -> None:
@@ -135,12 +138,17 @@ class EventLog(Callback):
         return [{"scope": c.scope, "reason": c.reason, "by": c.by, "event": c.event} for c in new]
 
     def _flush(self) -> None:
-        assert self.path is not None
+        assert self._own_path is not None
         text = "".join(f"{line}\n" for line in self._lines)
         self._lines.clear()
         # Opened for every block: no file stays open, whatever becomes of the run.
-        with open(self.path, "ab") as file:
+        with open(self._own_path, "ab") as file:
             file.write(text.encode())
+
+
+def _of_rank(path: str, rank: int) -> str:
+    stem, suffix = os.path.splitext(path)
+    return f"{stem}.rank{rank}{suffix}" if rank else path
 
 
 class _Entry(Handler):

@@ -43,6 +43,7 @@ class JSONLLogger(Callback):
     """
 
     priority = REPORTS
+    ranks = "zero"
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
         self.path = Path(absolute_path("path", path))
@@ -121,8 +122,9 @@ class JSONLLogger(Callback):
         self._lines = list(state["lines"])
         self._epochs = state["epochs"]
         self._is_new = False
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._rewrite()
+        if self.runs_here:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._rewrite()
 
 
 def _is_strange(value: object) -> bool:

@@ -44,6 +44,7 @@ class Progress(Callback):
     """
 
     priority = REPORTS
+    ranks = "zero"
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import whole_number
+from ..bus.handlers import is_among
 from ..callback import Callback, handler, listify
 from ..priorities import METRICS, REPORTS
 from .shared.plots import FAINT, MAIN, SECOND, saved_figure, shown_figure, tidy
@@ -176,9 +177,14 @@ class Recorder(Callback):
     def save_plots(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write ``loss.png`` and ``schedules.png`` into a folder, which is made if need be.
 
+        Of several processes, rank 0 alone writes.
+
         Returns:
-            Their paths; without an optimizer field there is no ``schedules.png``.
+            Their paths, none on other ranks; without an optimizer field there is no
+            ``schedules.png``.
         """
+        if not is_among("zero", self.run):
+            return []
         losses = saved_figure("Recorder.save_plots", (8, 5))
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

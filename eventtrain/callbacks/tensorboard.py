@@ -53,6 +53,7 @@ class TensorBoard(Callback):
 
     held_in_run = ("writer",)
     priority = REPORTS
+    ranks = "zero"
 
     def __init__(
         self,

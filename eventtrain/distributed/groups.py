@@ -1,0 +1,135 @@
+"""What a process knows of the group of processes that it trains in; the group is torch's."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import distributed as dist
+
+from ..bus.running import running_handler
+
+if TYPE_CHECKING:
+    from .log import Store
+
+_runs = count()
+"""The runs that this process has taken part in: as many on every rank, so it can name them."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Which of how many processes this one is.
+
+    Attributes:
+        rank: Its number among all, from 0.
+        world_size: How many there are.
+        local_rank: Its number among those of its machine, from 0.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it is the one that speaks for all."""
+        return self.rank == 0
+
+    @property
+    def is_local_zero(self) -> bool:
+        """Whether it is the one that speaks for its machine."""
+        return self.local_rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there are no others."""
+        return self.world_size == 1
+
+    def connect(self) -> Store:
+        """Return a client of the group's store that nobody else uses: a thread needs its own.
+
+        Under ``torchrun`` that store is its agent's, which outlives the processes.
+        """
+        store: Any = dist.distributed_c10d._get_default_store()
+        client: Store = store.clone()
+        return client
+
+    def name_of_next_run(self) -> str:
+        """Return a name that the next run has on all ranks, and no attempt before this one had."""
+        return f"eventtrain/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_runs)}"
+
+
+ALONE = Group()
+"""A process that has no others beside it."""
+
+
+def require_all_ranks(what: str) -> None:
+    """Refuse what all ranks must do together where a handler calls it that not all of them run.
+
+    Raises:
+        RuntimeError: Such a handler is running, and there are several processes: the others would
+            never come, and this one would wait for them.
+    """
+    handler = running_handler()
+    if handler is None or handler.options.ranks == "all" or found_group().is_alone:
+        return
+    raise RuntimeError(
+        f"{handler.describe()} has ranks={handler.options.ranks!r} and calls {what}, which all "
+        "ranks must do together: give that handler ranks='all', and let it write or print "
+        "where run.is_zero"
+    )
+
+
+def found_group() -> Group:
+    """Return the group that this process is in, by torch's default group, else by ``RANK``.
+
+    Raises:
+        ValueError: ``RANK``, ``WORLD_SIZE`` or ``LOCAL_RANK`` is no such number.
+    """
+    if dist.is_available() and dist.is_initialized():
+        rank, size = dist.get_rank(), dist.get_world_size()
+        return Group(rank, size, _number("LOCAL_RANK", rank))
+    size = _number("WORLD_SIZE", 1) if "RANK" in os.environ and dist.is_available() else 1
+    if size <= 1:
+        return ALONE
+    rank = _number("RANK", 0)
+    if rank >= size:
+        raise ValueError(f"the environment has RANK={rank}, which must be below WORLD_SIZE={size}")
+    return Group(rank, size, _number("LOCAL_RANK", rank))
+
+
+def joined_group() -> Group:
+    """Return the group that this process is in, and have torch make it where ``RANK`` tells of one.
+
+    Its backends are NCCL for tensors on CUDA, where there is such a device, and gloo for others.
+
+    Raises:
+        ValueError: ``RANK`` and ``WORLD_SIZE`` are set, and ``MASTER_ADDR`` or ``MASTER_PORT`` is
+            not; or one of them is no such number.
+    """
+    group = found_group()
+    if group.is_alone or dist.is_initialized():
+        return group
+    missing = [key for key in ("MASTER_ADDR", "MASTER_PORT") if key not in os.environ]
+    if missing:
+        raise ValueError(
+            f"RANK and WORLD_SIZE say that this is rank {group.rank} of {group.world_size}, but "
+            f"{' and '.join(missing)} are not set: start the processes with torchrun, or set them"
+        )
+    has_cuda = torch.cuda.is_available() and dist.is_nccl_available()
+    if has_cuda:
+        torch.cuda.set_device(group.local_rank % torch.cuda.device_count())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if has_cuda else "gloo")
+    return group
+
+
+def _number(variable: str, default: int) -> int:
+    value = os.environ.get(variable)
+    if value is None:
+        return default
+    if not value.isdecimal():
+        raise ValueError(f"the environment has {variable}={value!r}, which must be a whole number")
+    return int(value)
