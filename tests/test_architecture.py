@@ -36,6 +36,7 @@ HOUSE = """
     data.batch  data.weights  data.joining  data.global_order  data.loaders  data.lengths
     data.workers  data.bunch  data.sharding  data.mnist  data.datasets  data
     distributed.gradient_sync  distributed.reductions  distributed.global_mean
+    distributed.gathering
     submodules  discriminative  learner  state  diagnosis  param_groups
     handler_options  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.files

@@ -190,6 +190,36 @@ def measures_speed() -> dict[str, Any]:
     }
 
 
+def predicts() -> dict[str, Any]:
+    """Predictions of several forms, of 15 rows in batches of 7: the last has one row alone."""
+    learn = learner()
+    run = Runner()
+    if dist.is_initialized():
+        run.world = World()
+    x = torch.arange(45, dtype=torch.float64).view(15, 3) / 45
+    plain = learn.model
+    loader = TensorLoader(x, torch.arange(15), bs=7)
+    found, targets = run.predict(learn, loader, with_targets=True)
+    learn.model = lambda xb: {"a": (xb.sum(1).float(), xb > 0.5), "none": None}
+    nested = run.predict(learn, loader)
+    learn.model = lambda xb: [{"boxes": row[: int(row[0] * 3)], "id": "b"} for row in xb]
+    boxes = [box["boxes"].tolist() for box in run.predict(learn, loader)]
+    learn.model = plain
+    left = (loader.share.world_size, loader.seed)
+    own = run.predict(learn, [x[:2], x[2:4]]).flatten().tolist()
+    parts = [nested["a"][0].tolist(), nested["a"][1].tolist(), nested["none"], boxes, left, own]
+    return {"found": json.loads(json.dumps([found.flatten().tolist(), targets.tolist(), *parts]))}
+
+
+def predicts_means() -> dict[str, Any]:
+    learn = learner()
+    run = Runner()
+    run.world = World()
+    learn.model = lambda xb: xb.mean()
+    run.predict(learn, TensorLoader(torch.ones(8, 3), bs=4))
+    return {}
+
+
 DEEDS: dict[str, Callable[[], dict[str, Any]]] = {
     "trains": trains,
     "trains with a last batch of one row": lambda: trains(rows=22),
@@ -198,6 +228,8 @@ DEEDS: dict[str, Callable[[], dict[str, Any]]] = {
     "accumulates with a weight": lambda: trains(count_large, n=3),
     "computes metrics": computes_metrics,
     "meets nan": meets_nan,
+    "predicts": predicts,
+    "predicts means": predicts_means,
     "measures speed": measures_speed,
     "draws random numbers": draws_random_numbers,
     "differs in length": differs_in_length,

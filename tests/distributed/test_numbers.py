@@ -90,6 +90,23 @@ def test_ranks_draw_other_random_numbers_and_share_one_order(
         assert (rank["streams"], rank["rows"]) == (2, 16)
 
 
+def test_predictions_are_those_of_one_process_on_all_ranks(
+    told: dict[str, list[dict[str, Any]]],
+) -> None:
+    alone = numbers_program.predicts()["found"]
+    for rank in told["predicts"]:
+        assert rank["found"][0] == pytest.approx(alone[0])
+        assert rank["found"][1:-1] == alone[1:-1]
+        assert rank["found"][-1] == pytest.approx(alone[-1])
+
+
+def test_predictions_without_a_row_for_each_sample_are_an_error_on_all_ranks(
+    told: dict[str, list[dict[str, Any]]],
+) -> None:
+    for rank in told["predicts means"]:
+        assert "rank 0: shape [2], for 4 samples; rank 1" in rank["error"]
+
+
 def test_loaders_of_other_lengths_are_an_error_on_all_ranks(
     told: dict[str, list[dict[str, Any]]],
 ) -> None:
