@@ -58,6 +58,7 @@ class GradientAccumulation(Callback):
         self._true_loss: Tensor | None = None
         self._is_flushing = False
         self._knows_end = False
+        self._are_to_be_shared = self._are_shared = True  # gradients, with other processes
         self._opt: weakref.ref[Any] | None = None
         self._start_group()
 
@@ -91,6 +92,7 @@ class GradientAccumulation(Callback):
     def begin_batch(self, run: Runner) -> None:
         """Share the gradients of this batch with other processes if a step will follow."""
         will_step = self._batches + 1 >= self.n or not self._knows_end or self._is_last(run)
+        self._are_to_be_shared = will_step
         run.world.gradient_sync.set(will_step)
 
     def _is_last(self, run: Runner) -> bool:
@@ -100,8 +102,8 @@ class GradientAccumulation(Callback):
     @handler(during="train", priority=AFTER_EVERYONE)
     def after_loss(self, run: Runner) -> None:
         """Weight the loss for the backward pass."""
-        if self._batches and next(gradients(run), None) is None:
-            self._start_group()  # somebody dropped them
+        if self._batches and self._have_been_dropped(run):
+            self._start_group()
         if not isinstance(run.loss, Tensor) or not run.loss.requires_grad:
             return  # backward will say what is wrong with it
         weight = run.world.whole_weight_of(run)
@@ -110,11 +112,17 @@ class GradientAccumulation(Callback):
         self._true_loss = run.loss
         run.loss = _scaled(run.loss, weight / self._divisor)
 
+    def _have_been_dropped(self, run: Runner) -> bool:
+        """Whether somebody has zeroed the gradients of the group, as far as that can be seen."""
+        is_elsewhere = not self._are_shared and run.world.gradient_sync.keeps_apart()
+        return not is_elsewhere and next(gradients(run), None) is None
+
     @handler(priority=BEFORE_EVERYONE)
     def after_backward(self, run: Runner) -> None:
         """Count the batch, and show the loss as it was."""
         if self._true_loss is not None:
             self._batches += 1
+            self._are_shared = self._are_to_be_shared
             # A tensor may be the user's own.
             self._samples = self._samples + run.world.whole_weight_of(run)
         self.put_loss_back(run)
@@ -164,11 +172,12 @@ class GradientAccumulation(Callback):
     @handler(priority=MOVE_DATA)
     def after_train(self, run: Runner) -> None:
         """Step the last group, if it is waiting still."""
-        if run.outcome != "completed" or not self._batches or next(gradients(run), None) is None:
+        if run.outcome != "completed" or not self._batches or self._have_been_dropped(run):
             return
         self._is_flushing = True
         try:
-            run.world.gradient_sync.share(trained_parameters(run))
+            if not self._are_shared:
+                run.world.gradient_sync.share(trained_parameters(run))
             run.optimizer_step()
         finally:
             self._is_flushing = False
@@ -180,13 +189,15 @@ class GradientAccumulation(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return where in its group the run stands; the gradients are the checkpoint's to keep."""
-        return {"batches": self._batches, "samples": self._samples, "divisor": self._divisor}
+        counted = {"batches": self._batches, "samples": self._samples, "divisor": self._divisor}
+        return {**counted, "shared": self._are_shared}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on in the middle of a group."""
         self._batches = state["batches"]
         self._samples = state["samples"]
         self._divisor = state["divisor"]
+        self._are_shared = state.get("shared", True)  # earlier formats lack it
 
 
 def _or_one(count: Any) -> Any:

@@ -14,6 +14,10 @@ class NoSync:
     def set(self, is_on: bool) -> None:
         """Have the next forward and backward passes share their gradients, or keep them."""
 
+    def keeps_apart(self) -> bool:
+        """Whether gradients that are not shared are kept elsewhere than in the parameters."""
+        return False
+
     def share(self, parameters: Iterable[Tensor]) -> None:
         """Share gradients that were kept, outside of a backward pass; collective."""
 
@@ -37,7 +41,6 @@ class GradientSync(NoSync):
             m for m in modules if isinstance(m, nn.parallel.DistributedDataParallel)
         ]
         self._sharded = [m for m in modules if hasattr(m, "set_requires_gradient_sync")]
-        self._is_kept = False
 
     def set(self, is_on: bool) -> None:
         """See ``NoSync.set``; as ``DistributedDataParallel.no_sync``, across batches."""
@@ -45,16 +48,17 @@ class GradientSync(NoSync):
             module.require_backward_grad_sync = is_on
         for module in self._sharded:
             module.set_requires_gradient_sync(is_on)
-        self._is_kept = not is_on
+
+    def keeps_apart(self) -> bool:
+        """See ``NoSync.keeps_apart``: so does ``fully_shard``, as they are whole."""
+        return bool(self._sharded)
 
     def share(self, parameters: Iterable[Tensor]) -> None:
-        """See ``NoSync.share``; nothing to do if the last backward pass has shared them.
+        """See ``NoSync.share``.
 
         Raises:
             RuntimeError: The model is sharded, and torch shares only in a backward pass.
         """
-        if not self._is_kept:
-            return
         if self._sharded:
             raise RuntimeError(
                 "the last group of batches has ended before the batch in which its gradients were "
@@ -68,4 +72,3 @@ class GradientSync(NoSync):
             if parameter.grad is not None:
                 dist.all_reduce(parameter.grad, group=self._group)
                 parameter.grad.div_(size)
-        self._is_kept = False

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import sharded_deeds
 import torch
 from torch import Tensor, distributed as dist, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -120,6 +121,25 @@ def computes_metrics() -> dict[str, Any]:
     return outcome_of(fit([AvgStatsCallback(metrics, report=None)], learn, 1), learn)
 
 
+def is_cut_short() -> dict[str, Any]:
+    """The last batch, in which the gradients of its group would be shared, has no backward pass."""
+    learn = learner()
+    run = Runner([GradientAccumulation(3)])
+    if dist.is_initialized():
+        ranks = Ranks(run, learn)
+        run.bus.attach(ranks.handlers(), sender=run)
+
+    learn.data.train_dl.batch_size = 5
+    run.on("after_loss", cut_last, during="train")
+    run.fit(2, learn)
+    return outcome_of(run, learn)
+
+
+def cut_last(run: Runner) -> None:
+    if run.iters == (run.batch_index or 0) + 1:
+        run.token.cancel("batch")
+
+
 def meets_nan() -> dict[str, Any]:
     learn = learner()
     run = Runner([TerminateOnNaN(every=2)])
@@ -227,6 +247,10 @@ DEEDS: dict[str, Callable[[], dict[str, Any]]] = {
     "accumulates": lambda: trains(n=3),
     "accumulates with a weight": lambda: trains(count_large, n=3),
     "computes metrics": computes_metrics,
+    "trains sharded": lambda: sharded_deeds.trains(fit, data(), 1),
+    "accumulates sharded": lambda: sharded_deeds.trains(fit, data(), 3),
+    "overflows sharded": lambda: sharded_deeds.overflows(fit, sharded_deeds.learner(data())),
+    "is cut short": is_cut_short,
     "meets nan": meets_nan,
     "predicts": predicts,
     "predicts means": predicts_means,

@@ -17,6 +17,7 @@ PROGRAM = Path(numbers_program.__file__)
 TRAINED = [
     *("trains", "trains with a last batch of one row", "trains with a weight"),
     *("accumulates", "accumulates with a weight", "computes metrics"),
+    *("trains sharded", "accumulates sharded", "is cut short"),
 ]
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
@@ -72,6 +73,11 @@ def test_rows_and_weights_are_equal_on_all_ranks(
 def test_a_bad_loss_on_one_rank_ends_the_fit_of_all(told: dict[str, list[dict[str, Any]]]) -> None:
     ends = [(rank["steps"], rank["reason"]) for rank in told["meets nan"]]
     assert ends == [(3, "the loss was not finite in one of the batches 2 to 3 of epoch 0")] * 2
+
+
+def test_an_overflow_in_one_shard_is_one_for_all(told: dict[str, list[dict[str, Any]]]) -> None:
+    for rank in told["overflows sharded"]:
+        assert (rank["steps"], rank["reasons"], rank["scale"]) == (3, ["overflow"], 2.0)
 
 
 def test_speed_is_that_of_the_slowest_and_samples_are_all(
