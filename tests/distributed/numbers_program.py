@@ -17,7 +17,7 @@ from torch import Tensor, distributed as dist, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eventtrain import AvgStatsCallback, Callback, DataBunch, Learner, Runner, TensorLoader, handler
-from eventtrain.callbacks import GradientAccumulation, Seed, TerminateOnNaN, Throughput
+from eventtrain.callbacks import GradientAccumulation, LRFinder, Seed, TerminateOnNaN, Throughput
 from eventtrain.data.sharding import shard_data
 from eventtrain.distributed.global_mean import GlobalMean
 from eventtrain.distributed.gradient_sync import GradientSync
@@ -140,6 +140,12 @@ def cut_last(run: Runner) -> None:
         run.token.cancel("batch")
 
 
+def finds_rates() -> dict[str, Any]:
+    finder = LRFinder(1e-3, 100.0, steps=12, check_every=5)
+    fit([finder], learner(), 3)
+    return {"lrs": finder.lrs, "losses": finder.losses}
+
+
 def meets_nan() -> dict[str, Any]:
     learn = learner()
     run = Runner([TerminateOnNaN(every=2)])
@@ -251,6 +257,7 @@ DEEDS: dict[str, Callable[[], dict[str, Any]]] = {
     "accumulates sharded": lambda: sharded_deeds.trains(fit, data(), 3),
     "overflows sharded": lambda: sharded_deeds.overflows(fit, sharded_deeds.learner(data())),
     "is cut short": is_cut_short,
+    "finds rates": finds_rates,
     "meets nan": meets_nan,
     "predicts": predicts,
     "predicts means": predicts_means,

@@ -80,6 +80,13 @@ def test_an_overflow_in_one_shard_is_one_for_all(told: dict[str, list[dict[str, 
         assert (rank["steps"], rank["reasons"], rank["scale"]) == (3, ["overflow"], 2.0)
 
 
+def test_a_range_test_is_that_of_one_process(told: dict[str, list[dict[str, Any]]]) -> None:
+    alone = numbers_program.finds_rates()
+    for rank in told["finds rates"]:
+        assert rank["lrs"] == alone["lrs"]
+        assert rank["losses"] == pytest.approx(alone["losses"])
+
+
 def test_speed_is_that_of_the_slowest_and_samples_are_all(
     told: dict[str, list[dict[str, Any]]],
 ) -> None:
