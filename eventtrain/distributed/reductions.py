@@ -96,12 +96,16 @@ class World(OneProcess):
 
     def sums(self, numbers: Sequence[Any]) -> list[Any]:
         """See ``OneProcess.sums``: one all-reduce, and one reading by the host."""
+        if not numbers:
+            return []  # in all processes
         total = torch.stack([self._here(number) for number in numbers])
         dist.all_reduce(total, group=self.group)
         return total.tolist()
 
     def gather(self, numbers: Sequence[float]) -> list[list[float]]:
         """See ``OneProcess.gather``: one all-gather."""
+        if not numbers:
+            return [[] for _ in range(self.size)]
         own = torch.tensor([float(n) for n in numbers], dtype=torch.float64, device=self.device)
         rows = [torch.empty_like(own) for _ in range(self.size)]
         dist.all_gather(rows, own, group=self.group)
