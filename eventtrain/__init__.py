@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .data import (
         DataBunch as DataBunch,
         Dataset as Dataset,
+        GlobalBatchSampler as GlobalBatchSampler,
         TensorLoader as TensorLoader,
         get_data as get_data,
         get_dls as get_dls,

@@ -9,6 +9,7 @@ import torch
 
 from .data.batch import batch_parts, device_to_move_to, loader_length, move_to
 from .data.lengths import check_count
+from .data.sharding import set_epoch
 from .resuming import FromTheStart
 from .state import RunState
 
@@ -73,6 +74,7 @@ class Loop(RunState):
 
     def training_phase(self) -> None:
         """Run the training batches."""
+        set_epoch(self.data.train_dl, self.epoch or 0)
         self.iters = self.train_iters = loader_length(self.data.train_dl)
         with self.scope.train:
             self.emit.begin_train()

@@ -21,6 +21,7 @@ from .data.bunch import check_loader
 from .data.joining import join_batches
 from .data.weights import sample_counts
 from .diagnosis import note_what_was_given
+from .distributed.gathering import gather_rows, sharing
 from .distributed.groups import found_group
 from .distributed.participation import TAKES_NO_PART, NoPart, take_part
 from .errors import CallbackError, DataError
@@ -197,7 +198,9 @@ class Runner(Loop):
         """Run the model over ``dl``: no gradients, evaluation mode, no loss.
 
         Predictions stay on the device until the last batch. A run that is
-        cancelled returns the batches it finished, and ``run.result`` tells.
+        cancelled returns the batches it finished, and ``run.result`` tells. On several
+        processes each predicts its share, and gets all, in the order of the samples; a loader
+        that cuts for itself gives each process its own alone.
 
         Args:
             learn: Its model is used.
@@ -226,10 +229,13 @@ class Runner(Loop):
         counts: list[frozenset[int]] = []
 
         def loop() -> None:
-            self.iters = loader_length(dl)
-            with torch.no_grad(), self.scope.predict:
-                self.emit.begin_predict()
-                self.all_batches(dl, one_batch)
+            with sharing(dl, self.world) as own:
+                self.iters = loader_length(own)
+                with torch.no_grad(), self.scope.predict:
+                    self.emit.begin_predict()
+                    self.all_batches(own, one_batch)
+                found.extend(join_batches(each, counts) for each in (preds, targets))
+                found[:] = gather_rows(found, own, len(preds), self.world)
 
         def one_batch() -> None:
             self.pred = learn.model_wrapped(self.xb)
@@ -239,9 +245,10 @@ class Runner(Loop):
             if with_targets:
                 targets.append(self.yb)
 
+        found: list[Any] = []
         self._run_in_mode_of(learn, token, "predict", loop)
-        joined = join_batches(preds, counts)
-        return (joined, join_batches(targets, counts)) if with_targets else joined
+        joined, joined_targets = found or [join_batches([], []), join_batches([], [])]
+        return (joined, joined_targets) if with_targets else joined
 
     def _run_in_mode_of(
         self, learn: Learner, token: CancellationToken | None, root: str, loop: Callable[[], None]

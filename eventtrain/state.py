@@ -12,8 +12,8 @@ from .bus.binding import Emitter, Scopes
 from .bus.event_bus import EventBus
 from .cancellation import Cancellation, CancellationToken, Outcome, Scope, Unwind
 from .data.bunch import DataBunch
-from .data.weights import weight_of
 from .distributed.groups import found_group
+from .distributed.reductions import ONE_PROCESS, OneProcess
 from .errors import describe
 from .learner import Learner
 
@@ -74,6 +74,7 @@ class RunState:
         is_running: Whether a run is under way.
         history: One row an epoch, ``{"epoch": 0}``, for callbacks to fill in.
         result: The ``FitResult`` of the last run, also when it raised.
+        world: Asks the other processes of the run for their numbers; nobody where it is alone.
     """
 
     # Slots: the interpreter reads and writes them faster than a dictionary this
@@ -101,6 +102,7 @@ class RunState:
         "steps",
         "token",
         "train_iters",
+        "world",
         "xb",
         "yb",
     )
@@ -113,6 +115,7 @@ class RunState:
 
     def __init__(self) -> None:
         self.result: FitResult | None = None
+        self.world: OneProcess = ONE_PROCESS
         self.in_train = False
         self.is_running = False
         self.reset_counters()
@@ -180,7 +183,7 @@ class RunState:
         # By the id: holding the batch would keep it alive while the next one is computed on.
         asked = (id(batch), self.batch_index, self.phase, self.epoch, weight)
         if self._weighed is None or self._weighed[0] != asked:
-            self._weighed = asked, weight_of(batch, weight, (self.xb, self.yb))
+            self._weighed = asked, self.world.weight_of(self)
         return self._weighed[1]
 
     @property

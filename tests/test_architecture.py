@@ -33,10 +33,11 @@ HOUSE = """
     bus.subscription  bus.dispatch  bus.sending  bus.running  bus.connections  bus.copying
     bus.binding  bus.restoring  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus
     bus  profiling
-    data.batch  data.weights  data.joining  data.loaders  data.lengths  data.workers
-    data.bunch  data.mnist  data.datasets  data
-    distributed.groups  distributed.transport  distributed.tallies  distributed.agreed_scopes
-    distributed.participation
+    data.batch  data.weights  data.joining  data.global_order  data.loaders  data.lengths
+    data.workers  data.bunch  data.sharding  data.mnist  data.datasets  data
+    distributed.gradient_sync  distributed.reductions  distributed.global_mean
+    distributed.gathering  distributed.groups  distributed.transport  distributed.tallies
+    distributed.agreed_scopes  distributed.participation
     submodules  distributed.engines  discriminative  learner  state  diagnosis  param_groups
     handler_options  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.files

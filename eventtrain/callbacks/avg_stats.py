@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..arguments import takes_one_argument
 from ..bus.receivers import name_of
-from ..callback import Callback, camel2snake, listify
+from ..callback import Callback, camel2snake, handler, listify
 from ..data.weights import form_of
+from ..distributed.reductions import OneProcess
 from ..errors import DataError, add_note
 from ..runner import Runner
 from ..text_table import table_line
@@ -31,6 +32,8 @@ class AvgStats:
 
     The sums stay on the device of the loss, in float64 where it has that, and
     are read once, when a property is. A torchmetrics metric keeps its own state.
+
+    On several processes they are those of this process, until ``share`` makes them those of all.
 
     Args:
         metrics: One metric or several. A function's mean over a batch is
@@ -52,7 +55,10 @@ class AvgStats:
     def reset(self) -> None:
         """Start over."""
         self.count: Any = 0
+        self._updates = 0
         self._sums: list[Any] = [0.0] * (1 + len(self.metrics))
+        # What metrics that keep state have computed of the samples of all processes.
+        self._computed: dict[int, float] | None = None
         for metric in self.metrics:
             if _keeps_state(metric):
                 metric.reset()
@@ -79,16 +85,60 @@ class AvgStats:
         if not weights:
             return []
         values = [total / weights for total in sums]
-        for index, metric in enumerate(self.metrics, 1):
-            if _keeps_state(metric):
-                values[index] = float(
-                    _one_number(metric.compute(), f"metric {self.names[index]!r} computes")
-                )
+        computed = self._compute() if self._computed is None else self._computed
+        for index, value in computed.items():
+            values[index] = value
         return values
+
+    def _compute(self) -> dict[int, float]:
+        return {
+            index: float(_one_number(metric.compute(), f"metric {self.names[index]!r} computes"))
+            for index, metric in enumerate(self.metrics, 1)
+            if _keeps_state(metric)
+        }
+
+    def share(self, world: OneProcess) -> None:
+        """Have the averages be those over the samples of all processes; collective.
+
+        One all-reduce adds up all sums; metrics that keep state gather it themselves.
+
+        Args:
+            world: The processes; one alone has nothing to share.
+
+        Raises:
+            DataError: A metric that keeps state saw no sample in one of the processes, or computes
+                another number in each of them. All processes raise it.
+        """
+        if world.size == 1 or self._computed is not None:
+            return
+        has_state = any(map(_keeps_state, self.metrics))
+        has_no_sample = bool(has_state and not self._updates)
+        *sums, self.count, without = world.sums([*self._sums, self.count, has_no_sample])
+        self._sums, self._computed = sums, {}
+        if not has_state or not self.count:
+            return
+        if without:
+            raise DataError(
+                f"{without:g} of {world.size} processes had no sample of this phase, and metrics "
+                f"that keep state ({', '.join(self.names[1:])}) cannot be computed without: use a "
+                "larger data set or fewer processes"
+            )
+        self._computed = self._compute()
+        rows = world.gather(list(self._computed.values()))
+        for index, values in zip(self._computed, zip(*rows, strict=True), strict=True):
+            if len(set(map(repr, values))) > 1:
+                raise DataError(
+                    f"metric {self.names[index]!r} computes another number in each process "
+                    f"({', '.join(map(str, values))}): compute() must gather its state from all of "
+                    "them, as a torchmetrics metric does unless sync_on_compute=False"
+                )
 
     def accumulate(self, run: Runner) -> None:
         """Add the batch that ``run`` has just computed the loss of."""
         weight = run.weight
+        if not isinstance(weight, Tensor) and not weight:
+            return  # it counts for nothing, and its row may be another process's
+        self._updates += 1
         numbers = {0: _one_number(detached_mean(run.loss), "loss_func returned")}
         for index, metric in enumerate(self.metrics, 1):
             try:
@@ -132,7 +182,13 @@ class AvgStats:
     def state_dict(self) -> dict[str, Any]:
         """Return what has been added up since the last reset."""
         kept = [metric_state(metric) for metric in self.metrics if _keeps_state(metric)]
-        return {"count": self.count, "sums": list(self._sums), "metrics": kept}
+        return {
+            "count": self.count,
+            "sums": list(self._sums),
+            "metrics": kept,
+            "updates": self._updates,
+            "computed": self._computed,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on adding to what ``state_dict`` returned.
@@ -147,6 +203,8 @@ class AvgStats:
                 f"{len(self.metrics)}: {', '.join(self.names[1:]) or 'none'}"
             )
         self.count, self._sums = state["count"], list(state["sums"])
+        # Earlier formats lack these.
+        self._updates, self._computed = state.get("updates", 1), state.get("computed")
         for metric, kept in zip(keeping, state["metrics"], strict=True):
             set_metric_state(metric, kept)
 
@@ -210,8 +268,16 @@ class AvgStatsCallback(Callback):
         with torch.no_grad():
             (self.train_stats if run.in_train else self.valid_stats).accumulate(run)
 
+    @handler("after_train")
+    def share_train(self, run: Runner) -> None:
+        """Have the averages be those of all processes, once a phase."""
+        if run.outcome != "failed":
+            self.train_stats.share(run.world)
+
     def after_validate(self, run: Runner) -> None:
-        """Report a validation that is no part of a fit."""
+        """Have the averages be those of all; report a validation that is no part of a fit."""
+        if run.outcome != "failed":
+            self.valid_stats.share(run.world)
         if run.token.scope is None:
             run.history[-1].update(self._row(self.valid_stats))
             self._print_line(run.history[-1])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..arguments import flag, whole_number
 from ..callback import Callback
+from ..distributed.reductions import OneProcess
 from ..priorities import METRICS
 from .shared.readings import stack_where_possible, to_host
 
@@ -30,7 +31,9 @@ class GradStats(Callback):
     - ``zeros``: the share of entries that are exactly 0, in [0, 1].
 
     They stay on the device until the training phase ends or somebody asks. Of sparse
-    gradients the stored values are measured, and all others count as zeros.
+    gradients the stored values are measured, and all others count as zeros. Of gradients that are
+    sharded over several processes each measures its shards, which are put together when the
+    training phase ends.
 
     Args:
         every: Optimizer steps from one measurement to the next, 1 by default.
@@ -56,6 +59,7 @@ class GradStats(Callback):
         self._measured: list[dict[str, Any]] = []
         # As above, but with the numbers on the device, float [parameters, 3].
         self._new: list[dict[str, Any]] = []
+        self._shared = 0  # how many rows are those of all processes
         self._tries = 0
 
     def begin_fit(self, run: Runner) -> None:
@@ -74,10 +78,17 @@ class GradStats(Callback):
             stats = stack_where_possible([_measure(grad) for grad in grads.values()])
         sizes = [grad.numel() for grad in grads.values()]
         place = {"epoch": run.epoch, "step": run.steps}
-        self._new.append({**place, "names": list(grads), "sizes": sizes, "stats": stats})
+        is_sharded = any(hasattr(grad, "to_local") for grad in grads.values())
+        row = {**place, "names": list(grads), "sizes": sizes, "stats": stats}
+        self._new.append({**row, "sharded": is_sharded})
 
     def after_train(self, run: Runner) -> None:
-        """Read the epoch's numbers."""
+        """Read the epoch's numbers, and put those of all processes together."""
+        if run.outcome != "failed":
+            _put_together(
+                [row for row in self._read()[self._shared :] if row["sharded"]], run.world
+            )
+            self._shared = len(self._measured)
         here = [row for row in self._read() if row["epoch"] == run.epoch]
         if self.history_written and here:
             rows = [_total(row["stats"], row["sizes"]) for row in here]
@@ -143,6 +154,7 @@ class GradStats(Callback):
         """Go on after another's measurements."""
         self._start()
         self._measured = [dict(row) for row in state["measured"]]
+        self._shared = len(self._measured)
         self._tries = state["tries"]
 
 
@@ -161,7 +173,7 @@ def _gradients(run: Runner) -> dict[str, Tensor]:
 
 def _measure(grad: Tensor) -> Tensor:
     """Return norm, largest absolute value and share of zeros, float [3] on the device."""
-    values = grad.detach()
+    values = _shard_of(grad)
     if values.is_sparse:
         values = values.coalesce().values()
     exact = torch.float64 if values.dtype in (torch.float64, torch.complex128) else torch.float32
@@ -170,6 +182,30 @@ def _measure(grad: Tensor) -> Tensor:
     largest = sizes.amax() if sizes.numel() else sizes.new_zeros(())
     zeros = 1 - torch.count_nonzero(sizes) / max(grad.numel(), 1)
     return torch.stack([torch.linalg.vector_norm(sizes), largest, zeros.to(exact)])
+
+
+def _shard_of(grad: Any) -> Tensor:
+    """Return what of a gradient is this process's to measure; of one that is whole, all."""
+    if not hasattr(grad, "to_local"):
+        return grad.detach()  # type: ignore[no-any-return]
+    places = zip(grad.device_mesh.get_coordinate(), grad.placements, strict=True)
+    is_first = all(place == 0 for place, placement in places if placement.is_replicate())
+    shard: Tensor = grad.to_local().detach()
+    return shard if is_first else shard.new_empty(0)  # another process has the same
+
+
+def _put_together(rows: list[dict[str, Any]], world: OneProcess) -> None:
+    """Make the numbers of the shards in ``rows`` those of whole gradients; collective."""
+    if world.size == 1 or not rows:
+        return
+    own = torch.tensor([each for row in rows for each in row["stats"]], dtype=torch.float64)
+    ranks = torch.tensor(world.gather(own.flatten().tolist()), dtype=torch.float64)
+    norms, largest, zeros = ranks.view(world.size, -1, len(STATS)).unbind(-1)
+    # Each has taken the zeros of the others' shards for its own.
+    shared = [norms.norm(dim=0), largest.amax(0), 1 - (1 - zeros).sum(0)]
+    stats = iter(torch.stack(shared, -1).tolist())
+    for row in rows:
+        row["stats"] = [next(stats) for _ in row["stats"]]
 
 
 def _total(stats: list[list[float]], sizes: list[int]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..arguments import whole_number
 from ..callback import Callback, handler
 from ..data.lengths import has_exact_length
-from ..param_groups import gradients
+from ..param_groups import gradients, trained_parameters
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, MOVE_DATA
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ class GradientAccumulation(Callback):
     If the training batches were cancelled, the group goes on in the next epoch.
     A batch that was cancelled before its backward pass does not count.
 
+    On several processes a batch is the one over all of them, and so is the mean. Where the number
+    of batches is certain, gradients are shared in the last batch of a group alone.
+
     Args:
         n: Batches in a group, at least 1.
 
@@ -55,6 +58,7 @@ class GradientAccumulation(Callback):
         self._true_loss: Tensor | None = None
         self._is_flushing = False
         self._knows_end = False
+        self._are_to_be_shared = self._are_shared = True  # gradients, with other processes
         self._opt: weakref.ref[Any] | None = None
         self._start_group()
 
@@ -82,26 +86,45 @@ class GradientAccumulation(Callback):
     def begin_train(self, run: Runner) -> None:
         """See whether the last batch will be known, before anybody wraps the loader."""
         self._knows_end = has_exact_length(run.data.train_dl)
+        run.world.weigh_every_batch()
+
+    @handler(during="train", priority=AFTER_EVERYONE)
+    def begin_batch(self, run: Runner) -> None:
+        """Share the gradients of this batch with other processes if a step will follow."""
+        will_step = self._batches + 1 >= self.n or not self._knows_end or self._is_last(run)
+        self._are_to_be_shared = will_step
+        run.world.gradient_sync.set(will_step)
+
+    def _is_last(self, run: Runner) -> bool:
+        index = -1 if run.batch_index is None else run.batch_index
+        return self._knows_end and index + 1 == run.iters
 
     @handler(during="train", priority=AFTER_EVERYONE)
     def after_loss(self, run: Runner) -> None:
         """Weight the loss for the backward pass."""
-        if self._batches and next(gradients(run), None) is None:
-            self._start_group()  # somebody dropped them
+        if self._batches and self._have_been_dropped(run):
+            self._start_group()
         if not isinstance(run.loss, Tensor) or not run.loss.requires_grad:
             return  # backward will say what is wrong with it
-        weight = run.weight
+        weight = run.world.whole_weight_of(run)
         if not self._batches:
             self._divisor = self.n * _or_one(weight)
         self._true_loss = run.loss
         run.loss = _scaled(run.loss, weight / self._divisor)
+
+    def _have_been_dropped(self, run: Runner) -> bool:
+        """Whether somebody has zeroed the gradients of the group, as far as that can be seen."""
+        is_elsewhere = not self._are_shared and run.world.gradient_sync.keeps_apart()
+        return not is_elsewhere and next(gradients(run), None) is None
 
     @handler(priority=BEFORE_EVERYONE)
     def after_backward(self, run: Runner) -> None:
         """Count the batch, and show the loss as it was."""
         if self._true_loss is not None:
             self._batches += 1
-            self._samples = self._samples + run.weight  # a tensor may be the user's own
+            self._are_shared = self._are_to_be_shared
+            # A tensor may be the user's own.
+            self._samples = self._samples + run.world.whole_weight_of(run)
         self.put_loss_back(run)
 
     @handler(event="after_batch", priority=BEFORE_EVERYONE)
@@ -113,9 +136,7 @@ class GradientAccumulation(Callback):
     @handler(priority=MOVE_DATA)
     def begin_step(self, run: Runner) -> None:
         """Step at the end of a group only, with gradients of its mean."""
-        index = -1 if run.batch_index is None else run.batch_index
-        is_last = self._is_flushing or (self._knows_end and index + 1 == run.iters)
-        if self._batches < self.n and not is_last:
+        if self._batches < self.n and not (self._is_flushing or self._is_last(run)):
             run.token.cancel("step", "accumulating")
         else:
             self._correct(run)
@@ -151,23 +172,32 @@ class GradientAccumulation(Callback):
     @handler(priority=MOVE_DATA)
     def after_train(self, run: Runner) -> None:
         """Step the last group, if it is waiting still."""
-        if run.outcome != "completed" or not self._batches or next(gradients(run), None) is None:
+        if run.outcome != "completed" or not self._batches or self._have_been_dropped(run):
             return
         self._is_flushing = True
         try:
+            if not self._are_shared:
+                run.world.gradient_sync.share(trained_parameters(run))
             run.optimizer_step()
         finally:
             self._is_flushing = False
 
+    @handler(priority=BEFORE_EVERYONE)
+    def after_fit(self, run: Runner) -> None:
+        """Have whoever comes next share the gradients of every batch."""
+        run.world.gradient_sync.set(True)
+
     def state_dict(self) -> dict[str, Any]:
         """Return where in its group the run stands; the gradients are the checkpoint's to keep."""
-        return {"batches": self._batches, "samples": self._samples, "divisor": self._divisor}
+        counted = {"batches": self._batches, "samples": self._samples, "divisor": self._divisor}
+        return {**counted, "shared": self._are_shared}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on in the middle of a group."""
         self._batches = state["batches"]
         self._samples = state["samples"]
         self._divisor = state["divisor"]
+        self._are_shared = state.get("shared", True)  # earlier formats lack it
 
 
 def _or_one(count: Any) -> Any:

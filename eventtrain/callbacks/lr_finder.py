@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ..arguments import real_number, whole_number
 from ..callback import Callback, handler
 from ..checkpoints.restore_point import RestorePoint
+from ..distributed.reductions import ONE_PROCESS, OneProcess
 from ..param_groups import groups_with, set_field
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS, POLICY
 from .shared.fit_length import fit_length
@@ -112,7 +114,7 @@ class LRFinder(Callback):
         self.lrs: list[float] = []
         self.losses: list[float] = []
         self.smoothed: list[float] = []
-        self._unread: list[Tensor] = []
+        self._unread: list[Any] = []
         self._has_blown_up = False
 
     @handler("begin_fit", before="train_eval")
@@ -153,14 +155,17 @@ class LRFinder(Callback):
         """Keep the loss, and look at the losses now and then."""
         if self._restore_point is None:
             return
-        self._unread.append(detached_mean(run.loss))
+        # One process alone need not count its samples.
+        weight = run.weight if run.world.size > 1 else 1
+        self._unread.append((detached_mean(run.loss), weight))
         done = len(self.losses) + len(self._unread)
         if len(self._unread) >= self.check_every:
-            self._read()
+            self._read(run.world)
         if self._has_blown_up:
-            run.token.cancel("fit", f"the loss has blown up at a rate of {self.lrs[-1]:.2g}")
+            reason = f"the loss has blown up at a rate of {self.lrs[-1]:.2g}"
+            run.token.cancel("fit", reason, everywhere=True)
         elif done >= self.steps:
-            run.token.cancel("fit", "the range test is complete")
+            run.token.cancel("fit", "the range test is complete", everywhere=True)
 
     @handler(priority=POLICY, during="train")
     def after_batch(self, run: Runner) -> None:
@@ -183,7 +188,7 @@ class LRFinder(Callback):
         if point is None:
             return
         try:
-            self._read()
+            self._read(ONE_PROCESS if run.outcome == "failed" else run.world)
         finally:
             point.restore(run)
         if run.outcome == "completed" and run.epochs and not self._has_blown_up:
@@ -194,10 +199,10 @@ class LRFinder(Callback):
                 stacklevel=2,
             )
 
-    def _read(self) -> None:
+    def _read(self, world: OneProcess) -> None:
         """Move the losses to the host and smooth them, up to the first that has blown up."""
         unread, self._unread = self._unread, []
-        for loss in to_host(unread):
+        for loss in _means(unread, world):
             if self._has_blown_up:
                 break
             past = self._average() * self.smooth
@@ -258,6 +263,24 @@ class LRFinder(Callback):
         figure = saved_figure("LRFinder.save_plot", (6.4, 4), dpi=150)
         self.plot(figure.add_subplot())
         figure.savefig(path)
+
+
+def _means(losses: list[tuple[Any, Any]], world: OneProcess) -> list[float]:
+    """Return the loss of each batch over all processes; ``losses`` are those here, with weights."""
+    if world.size == 1:
+        return to_host([loss for loss, _ in losses])  # type: ignore[no-any-return]
+    weights = [weight for _, weight in losses]
+    parts = [
+        torch.where(weight == 0, 0.0, loss * weight.to(loss.device))
+        if isinstance(weight, Tensor)
+        else loss * weight
+        for loss, weight in losses
+    ]
+    found = world.sums([*parts, *weights])
+    return [
+        total / weight if weight else math.nan
+        for total, weight in zip(found[: len(losses)], found[len(losses) :], strict=True)
+    ]
 
 
 def _draw(finder: LRFinder, ax: Axes) -> None:

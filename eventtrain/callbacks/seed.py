@@ -29,6 +29,10 @@ class Seed(Callback):
     A model's initial weights were drawn before the fit, and a loader's own generator is
     the loader's: seed those yourself.
 
+    On several processes each gets a stream of its own, of ``seed`` plus its rank: what is dropped
+    out of a model, and how samples are augmented, is to differ from process to process. The order
+    of the data is not: it has a seed that all share (``TensorLoader``, ``GlobalBatchSampler``).
+
     A fit that is resumed gets the random numbers of its checkpoint, which are put back after
     ``begin_fit``.
 
@@ -56,11 +60,12 @@ class Seed(Callback):
 
     def begin_fit(self, run: Runner) -> None:
         """Seed everything."""
-        random.seed(self.seed)
+        seed = (self.seed + run.world.rank) % 2**32
+        random.seed(seed)
         numpy = sys.modules.get("numpy")
         if numpy is not None:
-            numpy.random.seed(self.seed)
-        torch.manual_seed(self.seed)
+            numpy.random.seed(seed)
+        torch.manual_seed(seed)
         if self.deterministic:
             self._put_back = _settings()
             torch.use_deterministic_algorithms(True)

@@ -22,7 +22,8 @@ class TerminateOnNaN(Callback):
     Whether each loss was finite is noted on the device. The note is read, which
     makes the host wait once, every ``every`` training batches and when the
     training batches of an epoch have ended. At a batch where it is read, a bad
-    loss ends the fit before its backward pass.
+    loss ends the fit before its backward pass. On several processes a bad loss in one of them ends
+    the fit in all, at the same batch.
 
     Args:
         every: Training batches between two looks, at least 1. With 1 the host
@@ -78,10 +79,11 @@ class TerminateOnNaN(Callback):
     def _look(self, run: Runner) -> None:
         is_bad, first, last = self._is_bad, self._first, self._last
         self._start_over()
-        if is_bad is None or not bool(is_bad):
+        if is_bad is None or not float(run.world.sums([is_bad])[0]):
             return
         where = f"batch {last}" if first == last else f"one of the batches {first} to {last}"
-        run.token.cancel("fit", f"the loss was not finite in {where} of epoch {run.epoch}")
+        reason = f"the loss was not finite in {where} of epoch {run.epoch}"
+        run.token.cancel("fit", reason, everywhere=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was noted since the last look."""

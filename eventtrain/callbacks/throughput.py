@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 from ..arguments import whole_number
 from ..callback import Callback, handler
 from ..data.batch import model_device
+from ..distributed.reductions import ONE_PROCESS
 from ..errors import UncountableError
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS
 
@@ -30,6 +32,9 @@ class Throughput(Callback):
     Samples are what ``run.weight`` says: with ``Learner(..., weight=)`` they are what that
     counts, tokens for example. A phase of which no batch is left after ``skip`` writes
     nothing, and a batch that has nothing to count by leaves the samples out.
+
+    On several processes samples are those of all, and the time is that of the slowest; the
+    ``train_spread`` tells by how much of that the fastest was faster, in [0, 1].
 
     Args:
         skip: Batches at the beginning of every phase that do not count (start of
@@ -99,10 +104,17 @@ class Throughput(Callback):
         seconds = max(self._end - self._start + time.perf_counter() - before, 1e-9)
         prefix = "train" if run.phase == "train" else "valid"
         row = run.history[-1]
-        if self._samples is not None:
-            row[f"{prefix}_samples_per_second"] = float(self._samples) / seconds
-        row[f"{prefix}_batches_per_second"] = self._batches / seconds
-        row[f"{prefix}_data_share"] = min(self._waited / seconds, 1.0)
+        own = math.nan if self._samples is None else float(self._samples)
+        world = ONE_PROCESS if run.outcome == "failed" else run.world  # others may not be here
+        ranks = world.gather([own, seconds, min(self._waited / seconds, 1.0)])
+        samples, times, shares = zip(*ranks, strict=True)
+        slowest = max(times)
+        if not math.isnan(sum(samples)):
+            row[f"{prefix}_samples_per_second"] = sum(samples) / slowest
+        row[f"{prefix}_batches_per_second"] = self._batches / slowest
+        row[f"{prefix}_data_share"] = max(shares)
+        if world.size > 1:
+            row[f"{prefix}_spread"] = 1 - min(times) / slowest
 
 
 def _wait_for(device: torch.device) -> None:

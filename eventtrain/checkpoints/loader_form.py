@@ -21,6 +21,7 @@ from torch.utils.data import (
 )
 
 from ..data.batch import loader_length
+from ..data.global_order import GlobalBatchSampler
 from ..data.weights import count_samples
 from ..errors import DataError
 from .loader_state import SETTINGS, parts_of
@@ -33,6 +34,7 @@ _EAGER = (
     SubsetRandomSampler,
     WeightedRandomSampler,
     DistributedSampler,
+    GlobalBatchSampler,
 )
 
 

@@ -16,7 +16,8 @@ def has_exact_length(dl: Any) -> bool:
     """Whether a loader will give as many batches as its length says, by how it is made.
 
     Sequences will, this package's ``TensorLoader``, and a ``DataLoader`` over a data set with
-    an index and torch's own samplers. A length that somebody wrote may be an estimate.
+    an index and the samplers of torch or of this package. A length that somebody wrote may be
+    an estimate.
     """
     if isinstance(dl, Sequence) or type(dl) is TensorLoader:
         return True
@@ -26,7 +27,7 @@ def has_exact_length(dl: Any) -> bool:
         and type(dl).__iter__ is DataLoader.__iter__
         and not isinstance(dl.dataset, IterableDataset)
         and all(
-            part is None or type(part).__module__.startswith("torch.")
+            part is None or type(part).__module__.partition(".")[0] in ("torch", "eventtrain")
             for part in (dl.sampler, dl.batch_sampler, getattr(dl.batch_sampler, "sampler", None))
         )
     )

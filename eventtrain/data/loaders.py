@@ -15,6 +15,15 @@ from torch import Tensor
 
 from ..arguments import flag, whole_number
 from ..errors import DataError, EmptyLoaderError
+from .global_order import (
+    ALL,
+    Share,
+    checked_generator,
+    count_batches,
+    global_batches,
+    order_of_epoch,
+    shared_order,
+)
 
 # How many batches are cut at once. Cutting many in one call is what makes a
 # slice cheap; cutting all of them would hold a view per batch in memory.
@@ -68,6 +77,9 @@ class TensorLoader:
     on the CPU, once, when its first batch is asked for, so that one seed gives
     one order on every device.
 
+    On several processes ``shard`` has each take its share of every batch: ``bs`` is the number of
+    rows over all of them, and ``GlobalBatchSampler`` says which rows are whose.
+
     Args:
         x: Inputs ``[n, ...]``, any dtype, on any device.
         y: Targets ``[n, ...]`` on the same device, or ``None`` (default).
@@ -76,6 +88,8 @@ class TensorLoader:
         generator: CPU generator for the order; ``None`` (default) is torch's
             global one. An unshuffled loader draws nothing.
         drop_last: Leave out a last batch of fewer than ``bs`` rows. Default ``False``.
+        seed: Have the order depend on this number and the epoch alone, which a run sets
+            (``set_epoch``), and draw nothing. Default ``None``: it is drawn.
 
     Yields:
         ``(xb, yb)``, or ``xb`` alone where ``y`` is ``None``; dtype and device
@@ -83,13 +97,16 @@ class TensorLoader:
 
     Attributes:
         dataset: The :class:`Dataset` behind the loader, read anew each epoch.
-        batch_size: ``bs``. Like ``shuffle``, ``generator`` and ``drop_last`` it
+        batch_size: ``bs``. Like ``shuffle``, ``generator``, ``drop_last`` and ``seed`` it
             may be changed; the next epoch follows.
+        epoch: Whose order comes next, where there is a seed.
+        share: The ``Share`` of this process.
 
     Raises:
-        TypeError: ``x`` or ``y`` is no tensor, ``bs`` no integer, or ``shuffle`` or
+        TypeError: ``x`` or ``y`` is no tensor, ``bs`` or ``seed`` no integer, or ``shuffle`` or
             ``drop_last`` neither true nor false.
-        ValueError: ``bs`` is below 1, or ``generator`` is not on the CPU.
+        ValueError: ``bs`` is below 1, ``seed`` below 0, or ``generator`` is not on the CPU, or
+            there beside ``seed``.
         DataError: ``x`` and ``y`` differ in length or device, or have no dimension.
         EmptyLoaderError: There is no row, or with ``drop_last`` no full batch.
     """
@@ -102,17 +119,20 @@ class TensorLoader:
         shuffle: bool = False,
         generator: torch.Generator | None = None,
         drop_last: bool = False,
+        seed: int | None = None,
     ) -> None:
         _check_tensors(x, y)
-        if generator is not None and generator.device.type != "cpu":
-            raise ValueError(
-                f"the order is drawn on the CPU, but the generator is on {generator.device}"
-            )
         self.dataset = Dataset(x, y)
         self.batch_size = whole_number("the batch size", bs, 1)
         self.shuffle = flag("shuffle", shuffle)
-        self.generator = generator
+        self.generator = checked_generator(generator)
         self.drop_last = flag("drop_last", drop_last)
+        self.seed = None if seed is None else whole_number("seed", seed, 0)
+        if seed is not None and generator is not None:
+            raise ValueError("the order is that of a seed or drawn from a generator: give one")
+        self.epoch = 0
+        self.share = ALL
+        self._start = 0
         if len(self) == 0:
             lack = f"no full batch of {bs} (drop_last=True)" if len(x) else "no batch"
             raise EmptyLoaderError(f"{len(x)} rows make {lack}")
@@ -125,34 +145,84 @@ class TensorLoader:
         shuffle: bool = False,
         generator: torch.Generator | None = None,
         drop_last: bool = False,
+        seed: int | None = None,
     ) -> TensorLoader:
         """Make a loader over the tensors of a :class:`Dataset`, kept as ``.dataset``.
 
         The tensors are cut directly: an overridden ``__getitem__`` is not called.
         Arguments and errors are those of the class.
         """
-        loader = cls(dataset.x, dataset.y, bs, shuffle, generator, drop_last)
+        loader = cls(dataset.x, dataset.y, bs, shuffle, generator, drop_last, seed)
         loader.dataset = dataset
         return loader
 
+    def shard(self, rank: int, world_size: int) -> None:
+        """Give each batch's share of a process alone, from the next epoch on.
+
+        Raises:
+            TypeError, ValueError: There is no such rank.
+        """
+        self.share = Share(rank, world_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Have the next order be that of ``epoch``, where there is a seed; a run does so."""
+        self.epoch = whole_number("epoch", epoch, 0)
+
+    def start_at(self, samples: int) -> None:
+        """Have the next epoch, and it alone, begin behind its first ``samples`` rows.
+
+        Args:
+            samples: Counted over all processes. The order is that of the whole epoch.
+
+        Raises:
+            TypeError, ValueError: It is no whole number, or negative.
+        """
+        self._start = whole_number("samples", samples, 0)
+
+    def rows_of_share(self, batch: int) -> int:
+        """Return how many rows of a batch, counted from 0, are this process's own."""
+        return self.share.rows(self.rows_of_batch(batch))
+
+    def rows_of_batch(self, batch: int) -> int:
+        """Return how many rows a batch has over all processes."""
+        return max(0, min(self.batch_size, len(self.dataset) - batch * self.batch_size))
+
     def __len__(self) -> int:
-        """The exact number of batches in an epoch."""
-        full, rest = divmod(len(self.dataset), self.batch_size)
-        return full + (rest > 0 and not self.drop_last)
+        """The exact number of batches in an epoch, the same for every share."""
+        return count_batches(len(self.dataset), self.batch_size, self.drop_last)
 
     def __iter__(self) -> Iterator[Any]:
         x, y, bs = self.dataset.x, self.dataset.y, self.batch_size
-        rows = len(self) * bs if self.drop_last else len(x)
-        if not self.shuffle:
-            if y is None:
-                return _cut(x[:rows], bs)
-            return zip(_cut(x[:rows], bs), _cut(y[:rows], bs), strict=True)
-        return self._shuffled(x, y, bs, rows)
+        start, self._start = self._start, 0
+        if self.shuffle:
+            shared_order(self.seed, self.generator, self.share)
+            return self._shuffled(x, y, bs, start)
+        if self.share.world_size > 1:
+            return self._shares(x, y, global_batches(len(x), bs, self.drop_last, start))
+        rows = slice(start, len(self) * bs if self.drop_last else len(x))
+        if y is None:
+            return _cut(x[rows], bs)
+        return zip(_cut(x[rows], bs), _cut(y[rows], bs), strict=True)
 
-    def _shuffled(self, x: Tensor, y: Tensor | None, bs: int, rows: int) -> Iterator[Any]:
-        # Only a copy out of pinned memory leaves the host free to go on.
-        order = torch.randperm(len(x), generator=self.generator, pin_memory=x.is_cuda)[:rows]
-        for index in _cut(order.to(x.device, non_blocking=True), bs):
+    def _shares(self, x: Tensor, y: Tensor | None, places: Iterator[slice]) -> Iterator[Any]:
+        cut = self.share.cut
+        for place in places:
+            yield cut(x[place]) if y is None else (cut(x[place]), cut(y[place]))
+
+    def _shuffled(self, x: Tensor, y: Tensor | None, bs: int, start: int) -> Iterator[Any]:
+        if self.seed is None:
+            # Only a copy out of pinned memory leaves the host free to go on.
+            order = torch.randperm(len(x), generator=self.generator, pin_memory=x.is_cuda)
+        else:
+            order = order_of_epoch(len(x), self.seed, self.epoch)
+            order = order.pin_memory() if x.is_cuda else order
+        order, share = order.to(x.device, non_blocking=True), self.share
+        if share.world_size == 1:
+            indices = _cut(order[start : len(self) * bs if self.drop_last else len(x)], bs)
+        else:
+            places = global_batches(len(x), bs, self.drop_last, start)
+            indices = (share.cut(order[place]) for place in places)
+        for index in indices:
             # index_select copies rows about twice as fast as x[index] on a CPU.
             xb = x.index_select(0, index)
             yield xb if y is None else (xb, y.index_select(0, index))
@@ -162,6 +232,8 @@ class TensorLoader:
 
 
 def _cut(whole: Any, bs: int) -> Iterator[Any]:
+    if not len(whole):
+        return  # torch splits nothing into one piece
     for block in whole.split(bs * _CUT):
         yield from block.split(bs)
 
