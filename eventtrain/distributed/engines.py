@@ -70,11 +70,16 @@ class Replicated:
             "belongs to one run. Copy the model"
         )
 
-    def set_requires_gradient_sync(self, requires_gradient_sync: bool) -> None:
-        """Have the next backward pass average the gradients, or leave them; as FSDP2 names it."""
-        self._syncs = requires_gradient_sync
+    @property
+    def require_backward_grad_sync(self) -> bool:
+        """Whether the next backward pass averages the gradients; DDP's name for it."""
+        return self._syncs
+
+    @require_backward_grad_sync.setter
+    def require_backward_grad_sync(self, is_on: bool) -> None:
+        self._syncs = is_on
         if isinstance(self._around, DistributedDataParallel):
-            self._around.require_backward_grad_sync = requires_gradient_sync
+            self._around.require_backward_grad_sync = is_on
 
     def follow_the_model(self) -> None:
         """Have other parameters averaged, if others are trained since DDP was made."""

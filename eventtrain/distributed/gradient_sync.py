@@ -35,11 +35,9 @@ class GradientSync(NoSync):
     """
 
     def __init__(self, model: Any, group: Any = None) -> None:
-        modules: list[Any] = list(model.modules()) if isinstance(model, nn.Module) else []
+        modules: list[Any] = list(model.modules()) if isinstance(model, nn.Module) else [model]
         self._group = group
-        self._replicated = [
-            m for m in modules if isinstance(m, nn.parallel.DistributedDataParallel)
-        ]
+        self._replicated = [m for m in modules if hasattr(m, "require_backward_grad_sync")]
         self._sharded = [m for m in modules if hasattr(m, "set_requires_gradient_sync")]
 
     def set(self, is_on: bool) -> None:

@@ -8,17 +8,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from threading import Thread
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
+import torch
+
 from ..bus.dispatch import raising_handler
 from ..bus.handlers import place_of
 from ..cancellation import CancellationToken, Scope, Unwind
+from ..data.sharding import shard_data
 from ..errors import RemoteError
 from .agreed_scopes import AgreedScope
 from .agreement import AGREED, Agreement
+from .gradient_sync import GradientSync
 from .groups import Group
+from .reductions import ONE_PROCESS, World
 from .tallies import Tallies
 from .transport import is_of_transport
 
@@ -40,6 +46,33 @@ class Engine(Protocol):
     def release(self, learn: Any) -> None:
         """Let go of what was prepared."""
         ...
+
+
+class Common:
+    """What the ranks of a run have in common while it goes on: model, data and numbers.
+
+    Args:
+        engine: What trains the model.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._undo: list[Callable[[], object]] = []
+
+    def set_up(self, run: Any, learn: Any) -> None:
+        """Make the model one of all ranks, and give each its share of the data."""
+        self._undo.append(partial(self._engine.release, learn))
+        self._engine.prepare(learn)
+        run.world = world = World(gradient_sync=GradientSync(learn.model_wrapped))
+        self._undo.append(partial(setattr, run, "world", ONE_PROCESS))
+        if learn.data is not None:
+            seed = int(world.gather([torch.initial_seed() % 2**31])[0][0])  # that of rank 0
+            self._undo.append(shard_data(learn.data, world.rank, world.size, seed))
+
+    def take_down(self) -> None:
+        """Put all back as it was."""
+        while self._undo:
+            self._undo.pop()()
 
 
 class NoPart:
@@ -76,7 +109,8 @@ class Participation(NoPart):
     """
 
     def __init__(self, run: Any, token: CancellationToken, engine: Engine) -> None:
-        self._run, self._token, self._engine, self._learn = run, token, engine, None
+        self._run, self._token, self._engine = run, token, engine
+        self._common = Common(engine)
         self._outermost: Scope | None = None
         self._explained: BaseException | None = None
 
@@ -99,9 +133,8 @@ class Participation(NoPart):
         return AgreedScope(self, token, name, owner)
 
     def prepare(self, learn: Any) -> None:
-        """Have the engine make the model ready."""
-        self._learn = learn
-        self._engine.prepare(learn)
+        """Have the engine make the model ready, and give this rank its share of the data."""
+        self._common.set_up(self._run, learn)
 
     # For the scopes
 
@@ -167,10 +200,8 @@ class Participation(NoPart):
             failure = remote
         finally:
             self._tallies.close()
-            if self._learn is not None:
-                self._engine.release(self._learn)
+            self._common.take_down()
             self._agreement.close()
-            self._learn = None
         if failure is None:
             self._raise_failure()
         elif failure is not error:
@@ -230,27 +261,26 @@ class Guest(NoPart):
     """The part of a run inside of another one by the same token, whose boundaries are its own.
 
     Args:
+        run: The one inside.
         host: The part of the other one.
         engine: What trains this run's model.
     """
 
-    def __init__(self, host: Participation, engine: Engine) -> None:
-        self._host, self._engine = host, engine
-        self._learn: Any = None
+    def __init__(self, run: Any, host: Participation, engine: Engine) -> None:
+        self._host, self._common = host, Common(engine)
+        self._run = run
 
     def make_scope(self, token: CancellationToken, name: str, owner: object) -> Scope:
         """Return a scope that asks the part of the host."""
         return self._host.make_scope(token, name, owner)
 
     def prepare(self, learn: Any) -> None:
-        """Have the engine make the model ready."""
-        self._learn = learn
-        self._engine.prepare(learn)
+        """Have the engine make the model ready, and give this rank its share of the data."""
+        self._common.set_up(self._run, learn)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        """Let go of the model; what has happened is told by the scopes around."""
-        if self._learn is not None:
-            self._engine.release(self._learn)
+        """Let go of model and data; what has happened is told by the scopes around."""
+        self._common.take_down()
 
 
 _parts: WeakValueDictionary[int, Participation] = WeakValueDictionary()
@@ -266,6 +296,6 @@ def take_part(run: Any, token: CancellationToken, engine: Engine) -> NoPart:
         return TAKES_NO_PART
     host = _parts.get(id(token)) if token.agree is not None else None
     if host is not None:
-        return Guest(host, engine)
+        return Guest(run, host, engine)
     part = _parts[id(token)] = Participation(run, token, engine)
     return part

@@ -16,38 +16,22 @@ import torch
 from torch import Tensor, distributed as dist, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from eventtrain import AvgStatsCallback, Callback, DataBunch, Learner, Runner, TensorLoader, handler
+from eventtrain import (
+    AvgStatsCallback,
+    Callback,
+    DataBunch,
+    Distributed,
+    Learner,
+    Runner,
+    TensorLoader,
+)
 from eventtrain.callbacks import GradientAccumulation, LRFinder, Seed, TerminateOnNaN, Throughput
-from eventtrain.data.sharding import shard_data
-from eventtrain.distributed.global_mean import GlobalMean
-from eventtrain.distributed.gradient_sync import GradientSync
 from eventtrain.distributed.reductions import World
-from eventtrain.priorities import AFTER_EVERYONE, BEFORE_EVERYONE
 
 
-class Ranks(Callback):
-    """Has the ranks train together, with what stands on torch.distributed alone."""
-
-    def __init__(self, run: Runner, learn: Learner) -> None:
-        run.world = self.world = World(gradient_sync=GradientSync(learn.model))
-        self.mean = GlobalMean(self.world)
-        shard_data(learn.data, self.world.rank, self.world.size, seed=3)
-
-    @handler(priority=BEFORE_EVERYONE)
-    def begin_train(self, run: Runner) -> None:
-        run.world.check_loader(run.data.train_dl)
-
-    @handler(during="train", priority=AFTER_EVERYONE)
-    def begin_batch(self, run: Runner) -> None:
-        self.mean.begin_batch(run)
-
-    @handler(during="train", priority=AFTER_EVERYONE + 1)
-    def after_loss(self, run: Runner) -> None:
-        self.mean.weight_loss(run)
-
-    @handler(event=["after_backward", "after_batch"], priority=BEFORE_EVERYONE - 1)
-    def put_loss_back(self, run: Runner) -> None:
-        self.mean.put_loss_back(run)
+def runner(cbs: list[Callback]) -> Runner:
+    """One that trains with all ranks, where there are several."""
+    return Runner([Distributed(), *cbs] if dist.is_initialized() else cbs)
 
 
 def data(rows: int = 23, bs: int = 7, shuffle: bool = True) -> DataBunch:
@@ -86,11 +70,7 @@ def of_large(run: Runner) -> None:
 
 
 def fit(cbs: list[Callback], learn: Learner, epochs: int = 2) -> Runner:
-    run = Runner(cbs)
-    if dist.is_initialized():
-        ranks = Ranks(run, learn)
-        run.cbs.append(ranks)
-        run.bus.attach(ranks.handlers(), sender=run)
+    run = runner(cbs)
     run.on("begin_batch", of_large)
     run.fit(epochs, learn)
     return run
@@ -124,11 +104,7 @@ def computes_metrics() -> dict[str, Any]:
 def is_cut_short() -> dict[str, Any]:
     """The last batch, in which the gradients of its group would be shared, has no backward pass."""
     learn = learner()
-    run = Runner([GradientAccumulation(3)])
-    if dist.is_initialized():
-        ranks = Ranks(run, learn)
-        run.bus.attach(ranks.handlers(), sender=run)
-
+    run = runner([GradientAccumulation(3)])
     learn.data.train_dl.batch_size = 5
     run.on("after_loss", cut_last, during="train")
     run.fit(2, learn)
@@ -148,10 +124,7 @@ def finds_rates() -> dict[str, Any]:
 
 def meets_nan() -> dict[str, Any]:
     learn = learner()
-    run = Runner([TerminateOnNaN(every=2)])
-    if dist.is_initialized():
-        ranks = Ranks(run, learn)
-        run.bus.attach(ranks.handlers(), sender=run)
+    run = runner([TerminateOnNaN(every=2)])
 
     def spoil(run: Runner) -> None:
         if run.world.rank == run.world.size - 1 and run.n_iter == 2:
@@ -167,13 +140,11 @@ def draws_random_numbers() -> dict[str, Any]:
     rows: list[Any] = []
     learn = learner(bs=8, rows=16)
     learn.data.train_dl.seed = None
-    run = Runner([Seed(4)])
-    ranks = Ranks(run, learn)
-    run.bus.attach(ranks.handlers(), sender=run)
+    run = runner([Seed(4)])
     run.on("begin_train", lambda run: drawn.append(torch.rand(()).item()))
     run.on("after_batch", lambda run: rows.extend(run.xb[:, 0].tolist()), during="train")
     run.fit(1, learn)
-    found = run.world.gather([*drawn, *rows])
+    found = World().gather([*drawn, *rows])
     return {"streams": len({r[0] for r in found}), "rows": len({x for r in found for x in r[1:]})}
 
 
@@ -205,9 +176,7 @@ def has_a_metric_of_its_own() -> dict[str, Any]:
 
 def measures_speed() -> dict[str, Any]:
     learn = learner()
-    run = Runner([Throughput()])
-    ranks = Ranks(run, learn)
-    run.bus.attach(ranks.handlers(), sender=run)
+    run = runner([Throughput()])
     run.fit(1, learn)
     row = run.history[0]
     return {
