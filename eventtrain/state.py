@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -12,9 +13,10 @@ from .bus.binding import Emitter, Scopes
 from .bus.event_bus import EventBus
 from .cancellation import Cancellation, CancellationToken, Outcome, Scope, Unwind
 from .data.bunch import DataBunch
+from .data.weights import count_samples
 from .distributed.groups import found_group
 from .distributed.reductions import ONE_PROCESS, OneProcess
-from .errors import describe
+from .errors import DataError, describe
 from .learner import Learner
 
 _COUNTERS = ("n_iter", "steps", "epochs_done", "epoch_began_at", "train_iters")
@@ -173,6 +175,7 @@ class RunState:
     def weight(self) -> float | Tensor:
         """What the loss of this batch is a mean of: samples, or what ``learn.weight`` counts.
 
+        Where the batch itself cannot be counted, ``xb`` and ``yb`` are, as they are now.
         It is asked for when somebody first reads it in a batch, and kept for the batch; a
         tensor stays on its device.
 
@@ -183,7 +186,14 @@ class RunState:
         # By the id: holding the batch would keep it alive while the next one is computed on.
         asked = (id(batch), self.batch_index, self.phase, self.epoch, weight)
         if self._weighed is None or self._weighed[0] != asked:
-            self._weighed = asked, self.world.weight_of(self)
+            try:
+                self._weighed = asked, self.world.weight_of(self)
+            except DataError:
+                if weight is None:
+                    # Not kept: they may be others before the batch is.
+                    with suppress(DataError):
+                        return count_samples((self.xb, self.yb))
+                raise
         return self._weighed[1]
 
     @property

@@ -29,6 +29,7 @@ from eventtrain import (
 from eventtrain.callbacks import (
     EMA,
     SWA,
+    Checkpoint,
     EarlyStopping,
     GradientAccumulation,
     GradientClip,
@@ -126,6 +127,7 @@ WRITTEN: list[tuple[Callable[[], object], type[Exception], str]] = [
         r"report is called with each line.*AvgStatsCallback\(\[first, second\]\)",
     ),
     (lambda: AvgStatsCallback(accuracy, 3), TypeError, "report is called with each line.*, got 3"),
+    (lambda: Checkpoint(None), TypeError, "folder must be a path, got None"),
     (lambda: SWA(lr="0.1"), TypeError, "lr must be a number, got '0.1'"),
     (lambda: SWA(lr=[0.1, -1]), ValueError, "lr must be at least 0, got -1"),
     (lambda: choose_submodules(MODEL, 3), TypeError, "modules, their names or a function, not 3"),

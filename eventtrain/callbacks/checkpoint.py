@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import torch
 
-from ..arguments import flag, real_number, whole_number
+from ..arguments import absolute_path, flag, real_number, whole_number
 from ..atomic_file import prepare_folder
 from ..callback import handler
 from ..cancellation import CancellationToken, Request
@@ -119,7 +119,7 @@ class Checkpoint(MonitoringCallback):
         if monitor is not None and every_epochs is None:
             raise ValueError("monitor needs every_epochs: it is known at the end of an epoch only")
         # Absolute: a handler may change the working directory.
-        self.checkpoint_folder = Path(folder).absolute()
+        self.checkpoint_folder = Path(absolute_path("folder", folder))
         self.every_epochs, self.every_steps = every_epochs, every_steps
         self.every_seconds = every_seconds
         self.keep_last, self.keep_best = keep_last, keep_best

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -24,16 +23,12 @@ _REMEDY = (
 )
 
 
-def weight_of(
-    batch: Any, weight: Weight | None = None, chosen: tuple[Any, Any] | None = None
-) -> float | Tensor:
+def weight_of(batch: Any, weight: Weight | None = None) -> float | Tensor:
     """Return how much the mean loss of a batch counts, without asking a device anything.
 
     Args:
         batch: What a loader yielded.
         weight: Told by the user; ``None`` (default) counts samples.
-        chosen: What somebody has made input and target of it, if that is known: they count the
-            samples of a batch that cannot be counted itself.
 
     Returns:
         An ``int`` or ``float`` of at least 0; or, where ``weight`` gave a tensor, one
@@ -46,13 +41,7 @@ def weight_of(
             for sure.
     """
     if weight is None:
-        try:
-            return count_samples(batch)
-        except DataError:
-            if chosen is not None:
-                with suppress(DataError):
-                    return count_samples(chosen)
-            raise
+        return count_samples(batch)
     try:
         value = weight(batch)
     except Exception as error:

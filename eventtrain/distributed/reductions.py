@@ -54,7 +54,7 @@ class OneProcess:
         It is 0 where the share is empty and a row of another's stands in.
         """
         weight = None if run.learn is None else run.learn.weight
-        return weight_of(run.batch, weight, (run.xb, run.yb))
+        return weight_of(run.batch, weight)
 
     def whole_weight_of(self, run: Any) -> float | Tensor:
         """Return what the loss over all shares of the batch is a mean of, equal in all processes.

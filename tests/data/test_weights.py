@@ -395,6 +395,15 @@ def test_a_batch_that_cannot_be_counted_is_counted_by_what_is_chosen_from_it(nam
     assert weights == [5, 5]
 
 
+def test_what_is_chosen_is_counted_anew_where_there_is_no_batch_to_tell_it_by() -> None:
+    run = Runner()
+    counted = []
+    for rows in (5, 3):
+        run.xb, run.yb = zeros(rows, 2), zeros(rows)
+        counted.append(run.weight)
+    assert counted == [5, 3]
+
+
 def test_what_is_made_of_a_batch_that_can_be_counted_counts_for_nothing() -> None:
     model = nn.Linear(2, 1)
     opt = torch.optim.SGD(model.parameters(), lr=0.1)
