@@ -45,7 +45,8 @@ def _note(error: BaseException, run: RunState) -> str:
         return _about_targets(error, run)
     if "optimizer_step(" in line:
         return _about_step(error, run)
-    return _about_inputs(error, run) if "model(" in line else ""
+    is_call = "model(" in line or "model_wrapped(" in line
+    return _about_inputs(error, run) if is_call else ""
 
 
 def described(value: Any) -> str:

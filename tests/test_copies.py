@@ -40,7 +40,14 @@ from eventtrain import (
     get_model,
 )
 from eventtrain.cancellation import Scope
-from eventtrain.errors import CallbackError, CheckpointError, EmptyLoaderError, OrderError
+from eventtrain.errors import (
+    CallbackError,
+    CheckpointError,
+    DesyncError,
+    EmptyLoaderError,
+    OrderError,
+    RemoteError,
+)
 
 Copy = Callable[[Any], Any]
 COPIES: dict[str, Copy] = {
@@ -254,6 +261,8 @@ ERRORS = [
     UncountableError("text"),
     EmptyLoaderError("text"),
     CheckpointError("text"),
+    RemoteError("text", ranks=(1,)),
+    DesyncError("text", ranks=(1,)),
     PluginError("text", plugin="p", distribution="d", version="1", entry_point="m:o", reason="why"),
 ]
 
@@ -324,6 +333,7 @@ PUBLIC: dict[str, Callable[[], Any]] = {
     "Event": lambda: eventtrain.EVENTS[0],
     "EventBus": a_bus,
     "FitResult": lambda: a_run().result,
+    "GlobalBatchSampler": lambda: eventtrain.GlobalBatchSampler(8, 4, seed=1),
     "Learner": a_learner,
     "ScopeNotOpenError": lambda: eventtrain.ScopeNotOpenError("fit", ["epoch"]),
     "EventTrainError": lambda: eventtrain.EventTrainError("text"),

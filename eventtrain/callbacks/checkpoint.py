@@ -82,8 +82,8 @@ class Checkpoint(MonitoringCallback):
 
     Raises:
         TypeError, ValueError: An argument is of the wrong type or out of range.
-        CheckpointError: In ``begin_fit``: the folder cannot be written to. Later: a
-            checkpoint cannot be written.
+        CheckpointError: In ``begin_fit``: the folder cannot be written to, or there are several
+            processes. Later: a checkpoint cannot be written.
         ValueError: After an epoch: its row of the history has no key ``monitor``.
         TypeError: After an epoch: what its row holds there is no number.
     """
@@ -160,6 +160,12 @@ class Checkpoint(MonitoringCallback):
 
     def begin_fit(self, run: Runner) -> None:
         """Make the folder, and clear away what a killed run left half written."""
+        if run.world_size > 1:
+            raise CheckpointError(
+                f"Checkpoint saves runs of one process, and this is one of {run.world_size}: save "
+                "the weights in a handler of after_epoch with ranks='zero', "
+                "torch.save(run.model.state_dict(), path)"
+            )
         try:
             prepare_folder(self.checkpoint_folder)
             remove_unfinished(self.checkpoint_folder)
