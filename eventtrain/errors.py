@@ -72,9 +72,6 @@ class RemoteError(EventTrainError, RuntimeError):
         super().__init__(message)
         self.ranks = tuple(ranks)
 
-    def __reduce__(self) -> tuple[type[RemoteError], tuple[str, tuple[int, ...]]]:
-        return type(self), (str(self), self.ranks)
-
 
 class DesyncError(EventTrainError, RuntimeError):
     """The ranks of a run have not done the same: their weights differ, or one waits for another.
@@ -86,9 +83,6 @@ class DesyncError(EventTrainError, RuntimeError):
     def __init__(self, message: str = "", ranks: Sequence[int] = ()) -> None:
         super().__init__(message)
         self.ranks = tuple(ranks)
-
-    def __reduce__(self) -> tuple[type[DesyncError], tuple[str, tuple[int, ...]]]:
-        return type(self), (str(self), self.ranks)
 
 
 class CallbackError(EventTrainError, TypeError):
