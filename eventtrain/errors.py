@@ -57,8 +57,8 @@ class ScopeNotOpenError(EventTrainError, RuntimeError):
             advice = "To cancel a fit before it begins, give it a token of yours: fit(..., token=)."
         super().__init__(f"cannot cancel {scope!r}: that scope is not open ({state}). {advice}")
 
-    def __reduce__(self) -> tuple[type[ScopeNotOpenError], tuple[str, tuple[str, ...]]]:
-        return type(self), (self.scope, self.open_scopes)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.scope, self.open_scopes), vars(self)
 
 
 class RemoteError(EventTrainError, RuntimeError):

@@ -255,6 +255,7 @@ def test_a_result_and_its_cancellations_are_equal_to_their_copies(
 
 ERRORS = [
     UnknownEventError("text"),
+    eventtrain.ScopeNotOpenError("fit", ["epoch"]),
     OrderError("text", missing="x"),
     CallbackError("text"),
     DataError("text"),
@@ -335,7 +336,6 @@ PUBLIC: dict[str, Callable[[], Any]] = {
     "FitResult": lambda: a_run().result,
     "GlobalBatchSampler": lambda: eventtrain.GlobalBatchSampler(8, 4, seed=1),
     "Learner": a_learner,
-    "ScopeNotOpenError": lambda: eventtrain.ScopeNotOpenError("fit", ["epoch"]),
     "EventTrainError": lambda: eventtrain.EventTrainError("text"),
     "Signal": a_signal,
     "TensorLoader": lambda: TensorLoader(torch.zeros(4), torch.zeros(4), bs=2, shuffle=True),
