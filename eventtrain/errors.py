@@ -11,6 +11,7 @@ import difflib
 import logging
 import traceback
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 logger = logging.getLogger("eventtrain")
 
