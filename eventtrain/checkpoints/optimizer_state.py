@@ -50,6 +50,14 @@ def check_optimizer(
             "it added them"
         )
     # Formats 1 and 2 tell of no names.
+    told = [len(group) for group in content.get("parameters", ())]
+    if "parameters" in content and told != [
+        len(group["params"]) for group in content["opt"]["param_groups"]
+    ]:
+        raise CheckpointError(
+            f"{origin} contradicts itself: it names groups of {told} parameters, which are not "
+            "those of its optimizer. Resume from another one"
+        )
     for index, (was, now) in enumerate(zip(content.get("parameters", ()), own, strict=False)):
         _check_group(index, was, now, opt, origin)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import random
 import sys
 from typing import Any
@@ -19,49 +18,15 @@ def random_state() -> dict[str, Any]:
         ``"mps"`` where they are in use. Nothing waits for a device.
     """
     state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
-    if "numpy" in sys.modules:
-        state["numpy"] = _numpys.read()
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        name, keys, *rest = numpy.random.get_state()
+        state["numpy"] = (name, torch.from_numpy(keys.astype("int64")), *rest)
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state_all()
     if torch.backends.mps.is_available():
         state["mps"] = torch.mps.get_rng_state()
     return state
-
-
-class _NumpysState:
-    """The state of NumPy's global generator, read anew only where it may have changed.
-
-    NumPy takes 30 µs to return it, and a run is asked for it after every batch. Its memory is
-    compared instead, where that is laid out as the first state shows it to be. What that does not
-    hold is a second Gaussian number that waits: such a state is always read.
-    """
-
-    def __init__(self) -> None:
-        self._source: Any = None
-        self._memory = b""
-        self._state: tuple[Any, ...] = ()
-
-    def read(self) -> tuple[Any, ...]:
-        """Return name, keys (int64), position, whether a Gaussian number waits, and that."""
-        import numpy
-
-        get_source = getattr(numpy.random, "get_bit_generator", None)  # NumPy 1.24 has it
-        source = None if get_source is None else get_source()
-        memory = b""
-        if isinstance(source, numpy.random.MT19937):
-            memory = ctypes.string_at(source.ctypes.state_address, 625 * 4)
-            if source is self._source and memory == self._memory:
-                return self._state
-        found: Any = numpy.random.get_state()
-        name, keys, position, *rest = found
-        state = (name, torch.from_numpy(keys.astype("int64")), position, *rest)
-        is_as_shown = memory == keys.tobytes() + position.to_bytes(4, sys.byteorder)
-        self._source = source if is_as_shown and not rest[0] else None
-        self._memory, self._state = memory, state
-        return state
-
-
-_numpys = _NumpysState()
 
 
 def set_random_state(state: dict[str, Any]) -> None:
