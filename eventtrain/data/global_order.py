@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,87 @@ def global_batches(n: int, bs: int, drop_last: bool, start: int = 0) -> Iterator
     return (slice(first, min(first + bs, end)) for first in range(start, end, bs))
 
 
-class GlobalBatchSampler(Sampler[list[int]]):
+class SharedBatches(ABC):
+    """Batches in one order for all processes, of which this one takes its share.
+
+    Args:
+        share: Of this process.
+
+    Attributes:
+        batch_size: Samples in a batch, over all processes.
+        drop_last: Whether a last batch of fewer samples is left out.
+        epoch: Whose order comes next; see ``set_epoch``.
+        share: The ``Share`` of this process.
+    """
+
+    batch_size: int
+    drop_last: bool
+
+    def __init__(self, share: Share = ALL) -> None:
+        self.share = share
+        self.epoch = 0
+        self._start = 0
+
+    @abstractmethod
+    def _count(self) -> int:
+        """Return the number of samples in an epoch, over all processes."""
+
+    def require_batches(self, what: str) -> None:
+        """See that there is a batch.
+
+        Args:
+            what: The name of the samples, for the message.
+
+        Raises:
+            EmptyLoaderError: There is none.
+        """
+        if len(self) == 0:
+            n = self._count()
+            lack = f"no full batch of {self.batch_size} (drop_last=True)" if n else "no batch"
+            raise EmptyLoaderError(f"{n} {what} make {lack}")
+
+    def shard(self, rank: int, world_size: int) -> None:
+        """Give each batch's share of a process alone, from the next epoch on.
+
+        Raises:
+            TypeError, ValueError: There is no such rank.
+        """
+        self.share = Share(rank, world_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Have the next order be that of ``epoch``, where there is a seed; a run does so."""
+        self.epoch = whole_number("epoch", epoch, 0)
+
+    def start_at(self, samples: int) -> None:
+        """Have the next epoch, and it alone, begin behind its first ``samples`` ones.
+
+        Args:
+            samples: Counted over all processes, so that it means the same for any number of them.
+
+        Raises:
+            TypeError, ValueError: It is no whole number, or negative.
+        """
+        self._start = whole_number("samples", samples, 0)
+
+    def take_start(self) -> int:
+        """Return where the epoch that is asked for begins; the next one begins at 0."""
+        start, self._start = self._start, 0
+        return start
+
+    def rows_of_share(self, batch: int) -> int:
+        """Return how many samples of a batch, counted from 0, are this process's own."""
+        return self.share.rows(self.rows_of_batch(batch))
+
+    def rows_of_batch(self, batch: int) -> int:
+        """Return how many samples a batch has over all processes."""
+        return max(0, min(self.batch_size, self._count() - batch * self.batch_size))
+
+    def __len__(self) -> int:
+        """The exact number of batches in an epoch, the same for every share."""
+        return count_batches(self._count(), self.batch_size, self.drop_last)
+
+
+class GlobalBatchSampler(SharedBatches, Sampler[list[int]]):
     """Batches of indices for a ``DataLoader``, cut so that all processes run the same batches.
 
     ``DataLoader(dataset, batch_sampler=GlobalBatchSampler(dataset, bs=64))`` has batches of 64 on
@@ -137,56 +218,16 @@ class GlobalBatchSampler(Sampler[list[int]]):
         self.seed = whole_number("seed", seed, 0)
         self.drop_last = flag("drop_last", drop_last)
         self.generator = checked_generator(generator)
-        self.share = Share(rank, world_size)
-        self.epoch = 0
-        self._start = 0
-        if len(self) == 0:
-            lack = f"no full batch of {bs} (drop_last=True)" if self._n else "no batch"
-            raise EmptyLoaderError(f"{self._n} samples make {lack}")
+        super().__init__(Share(rank, world_size))
+        self.require_batches("samples")
 
-    @property
-    def _n(self) -> int:
+    def _count(self) -> int:
         return self._samples if isinstance(self._samples, int) else len(self._samples)
-
-    def shard(self, rank: int, world_size: int) -> None:
-        """Give batches of another share from the next epoch on.
-
-        Raises:
-            TypeError, ValueError: There is no such rank.
-        """
-        self.share = Share(rank, world_size)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Have the next order be that of ``epoch``; a run does so before it trains."""
-        self.epoch = whole_number("epoch", epoch, 0)
-
-    def start_at(self, samples: int) -> None:
-        """Have the next epoch, and it alone, begin behind its first ``samples`` ones.
-
-        Args:
-            samples: Counted over all processes, so that it means the same for any number of them.
-
-        Raises:
-            TypeError, ValueError: It is no whole number, or negative.
-        """
-        self._start = whole_number("samples", samples, 0)
-
-    def rows_of_share(self, batch: int) -> int:
-        """Return how many samples of a batch, counted from 0, are this process's own."""
-        return self.share.rows(self.rows_of_batch(batch))
-
-    def rows_of_batch(self, batch: int) -> int:
-        """Return how many samples a batch has over all processes."""
-        return max(0, min(self.batch_size, self._n - batch * self.batch_size))
-
-    def __len__(self) -> int:
-        """The number of batches in an epoch, the same in all processes."""
-        return count_batches(self._n, self.batch_size, self.drop_last)
 
     def __iter__(self) -> Iterator[list[int]]:
         # Not a generator: what is drawn is drawn now, and "start" is for this iterator alone.
-        start, self._start = self._start, 0
-        n, share = self._n, self.share
+        start = self.take_start()
+        n, share = self._count(), self.share
         if not self.shuffle:
             order = torch.arange(n)
         elif self.generator is not None:

@@ -14,12 +14,10 @@ import torch
 from torch import Tensor
 
 from ..arguments import flag, whole_number
-from ..errors import DataError, EmptyLoaderError
+from ..errors import DataError
 from .global_order import (
-    ALL,
-    Share,
+    SharedBatches,
     checked_generator,
-    count_batches,
     global_batches,
     order_of_epoch,
     shared_order,
@@ -68,7 +66,7 @@ class Dataset:
         return f"Dataset(x={_form(self.x)}, y={'None' if self.y is None else _form(self.y)})"
 
 
-class TensorLoader:
+class TensorLoader(SharedBatches):
     """Mini-batches of tensors, cut from the whole instead of collated.
 
     Every ``iter(loader)`` is a new epoch, and iterators do not disturb each
@@ -130,12 +128,8 @@ class TensorLoader:
         self.seed = None if seed is None else whole_number("seed", seed, 0)
         if seed is not None and generator is not None:
             raise ValueError("the order is that of a seed or drawn from a generator: give one")
-        self.epoch = 0
-        self.share = ALL
-        self._start = 0
-        if len(self) == 0:
-            lack = f"no full batch of {bs} (drop_last=True)" if len(x) else "no batch"
-            raise EmptyLoaderError(f"{len(x)} rows make {lack}")
+        super().__init__()
+        self.require_batches("rows")
 
     @classmethod
     def of(
@@ -156,44 +150,12 @@ class TensorLoader:
         loader.dataset = dataset
         return loader
 
-    def shard(self, rank: int, world_size: int) -> None:
-        """Give each batch's share of a process alone, from the next epoch on.
-
-        Raises:
-            TypeError, ValueError: There is no such rank.
-        """
-        self.share = Share(rank, world_size)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Have the next order be that of ``epoch``, where there is a seed; a run does so."""
-        self.epoch = whole_number("epoch", epoch, 0)
-
-    def start_at(self, samples: int) -> None:
-        """Have the next epoch, and it alone, begin behind its first ``samples`` rows.
-
-        Args:
-            samples: Counted over all processes. The order is that of the whole epoch.
-
-        Raises:
-            TypeError, ValueError: It is no whole number, or negative.
-        """
-        self._start = whole_number("samples", samples, 0)
-
-    def rows_of_share(self, batch: int) -> int:
-        """Return how many rows of a batch, counted from 0, are this process's own."""
-        return self.share.rows(self.rows_of_batch(batch))
-
-    def rows_of_batch(self, batch: int) -> int:
-        """Return how many rows a batch has over all processes."""
-        return max(0, min(self.batch_size, len(self.dataset) - batch * self.batch_size))
-
-    def __len__(self) -> int:
-        """The exact number of batches in an epoch, the same for every share."""
-        return count_batches(len(self.dataset), self.batch_size, self.drop_last)
+    def _count(self) -> int:
+        return len(self.dataset)
 
     def __iter__(self) -> Iterator[Any]:
         x, y, bs = self.dataset.x, self.dataset.y, self.batch_size
-        start, self._start = self._start, 0
+        start = self.take_start()
         if self.shuffle:
             shared_order(self.seed, self.generator, self.share)
             return self._shuffled(x, y, bs, start)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from torch.utils.data import (
     BatchSampler,
@@ -16,21 +16,9 @@ from torch.utils.data import (
 
 from ..errors import DataError
 from .bunch import DataBunch
-from .global_order import GlobalBatchSampler, Share
+from .global_order import GlobalBatchSampler, Share, SharedBatches
 from .lengths import has_exact_length
 from .loaders import TensorLoader
-
-
-class GlobalBatches(Protocol):
-    """A loader or sampler whose batches are shares of global ones."""
-
-    share: Share
-
-    def rows_of_share(self, batch: int) -> int:
-        """Return how many samples of a batch are this process's own."""
-
-    def rows_of_batch(self, batch: int) -> int:
-        """Return how many samples a batch has over all processes."""
 
 
 def shard_data(data: DataBunch, rank: int, world_size: int, seed: int) -> Callable[[], None]:
@@ -118,7 +106,7 @@ def shard_loader(
     )
 
 
-def shares_of(loader: Any) -> GlobalBatches | None:
+def shares_of(loader: Any) -> SharedBatches | None:
     """Return what knows the shares of a loader's batches; ``None`` where nobody does."""
     if hasattr(loader, "rows_of_share"):  # what wraps a loader passes it on
         return loader  # type: ignore[no-any-return]

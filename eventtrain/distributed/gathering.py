@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, distributed as dist
 
 from ..data.batch import convert_parts
-from ..data.sharding import GlobalBatches, shard_loader, shares_of
+from ..data.global_order import SharedBatches
+from ..data.sharding import shard_loader, shares_of
 from ..data.weights import form_of
 from ..errors import DataError
 from .reductions import OneProcess, World
@@ -103,7 +104,7 @@ def _gather(whole: Any, places: list[list[int]], batches: int, world: World) -> 
     return _mapped(whole, len(places[world.rank]), lambda leaf: next(ordered))
 
 
-def _places(shares: GlobalBatches, batches: int, world: World) -> list[list[int]]:
+def _places(shares: SharedBatches, batches: int, world: World) -> list[list[int]]:
     """Return for each process where its rows stand in the order, -1 for those that do not count."""
     places: list[list[int]] = [[] for _ in range(world.size)]
     first = 0

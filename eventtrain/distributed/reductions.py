@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed as dist
 
-from ..data.sharding import GlobalBatches, order_print, shares_of
+from ..data.global_order import SharedBatches
+from ..data.sharding import order_print, shares_of
 from ..data.weights import weight_of
 from ..errors import DataError
 from .gradient_sync import NO_SYNC, GradientSync, NoSync
@@ -199,7 +200,7 @@ _PRINT = (
 )
 
 
-def _shares_in(run: Any) -> GlobalBatches | None:
+def _shares_in(run: Any) -> SharedBatches | None:
     """Return what knows the shares of the batch of ``run``."""
     if run.learn is None or run.batch_index is None or run.phase not in ("train", "validate"):
         return None
