@@ -10,7 +10,6 @@ from ..callback import Callback, handler
 from ..distributed.engines import Replicas, Shards, broadcast_from_zero, is_wrapped
 from ..distributed.global_mean import GlobalMean
 from ..distributed.groups import joined_group
-from ..distributed.reductions import World
 from ..errors import DesyncError
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE
 from ..submodules import Choice
@@ -76,7 +75,7 @@ class Distributed(Callback):
             Replicas(lost_after, mesh) if strategy == "ddp" else Shards(lost_after, shard, mesh)
         )
         self._began_at = (0, 0)
-        self._mean: GlobalMean | None = None
+        self._mean = GlobalMean()
 
     def joined_engine(self) -> Engine:
         """Return what trains, once this process has joined its group."""
@@ -92,27 +91,23 @@ class Distributed(Callback):
     @handler("begin_train", priority=BEFORE_EVERYONE)
     def compare_loaders(self, run: Runner) -> None:
         """See that all ranks are about to train on the same batches."""
-        world = run.world
-        self._mean = GlobalMean(world) if isinstance(world, World) else None
-        world.check_loader(run.data.train_dl)
+        self._mean = GlobalMean(run.world)
+        run.world.check_loader(run.data.train_dl)
 
     @handler(during="train", priority=AFTER_EVERYONE)
     def begin_batch(self, run: Runner) -> None:
         """Ask for the weight of the whole batch, where it has to be asked for."""
-        if self._mean is not None:
-            self._mean.begin_batch(run)
+        self._mean.begin_batch(run)
 
     @handler(during="train", priority=AFTER_EVERYONE + 1)
     def after_loss(self, run: Runner) -> None:
         """Weight the loss by this rank's share of the batch, where shares are unequal."""
-        if self._mean is not None:
-            self._mean.weight_loss(run)
+        self._mean.weight_loss(run)
 
     @handler(event=["after_backward", "after_batch"], priority=BEFORE_EVERYONE - 1)
     def put_loss_back(self, run: Runner) -> None:
         """Show the loss as it was."""
-        if self._mean is not None:
-            self._mean.put_loss_back(run)
+        self._mean.put_loss_back(run)
 
     @handler(priority=AFTER_EVERYONE)
     def begin_train(self, run: Runner) -> None:
@@ -125,6 +120,7 @@ class Distributed(Callback):
     @handler(priority=BEFORE_EVERYONE)
     def after_train(self, run: Runner) -> None:
         """See that what was trained was called through DDP."""
+        self._mean = GlobalMean()  # the one of this phase holds on to the model
         wrapped = self._engine.wrapped
         if wrapped is None or run.outcome == "failed":
             return

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .reductions import World
+from .reductions import ONE_PROCESS, OneProcess
 
 
 class GlobalMean:
@@ -22,10 +22,10 @@ class GlobalMean:
     loss and before anybody else changes it, and ``put_loss_back`` after all others have.
 
     Args:
-        world: The processes.
+        world: The processes; by default this one alone, whose loss is left as it is.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: OneProcess = ONE_PROCESS) -> None:
         self._world = world
         self._true_loss: Tensor | None = None
 

@@ -67,6 +67,13 @@ class OneProcess:
     def weigh_every_batch(self) -> None:
         """Have each training batch's whole weight be known, as somebody needs it."""
 
+    def begin_batch(self, run: Any) -> None:
+        """Begin to ask for the weight of a training batch over all processes, if it is needed."""
+
+    def share_of_mean(self, run: Any) -> float | Tensor:
+        """Return by what to multiply the loss for gradients of the mean over the whole batch."""
+        return 1
+
     def check_loader(self, loader: Any) -> None:
         """See that all processes are about to train on the same batches of ``loader``.
 
@@ -131,11 +138,11 @@ class World(OneProcess):
         self._is_weighed = True
 
     def begin_batch(self, run: Any) -> None:
-        """Begin to ask for the weight of a training batch over all processes, where it is needed.
+        """See ``OneProcess.begin_batch``.
 
-        Before the forward pass, which goes on meanwhile. What it is needed for is a weight of the
-        user's own, and callbacks that count (``weigh_every_batch``). The samples of batches that
-        are shared out here are known without asking.
+        It is called before the forward pass, which goes on meanwhile. What it is needed for is a
+        weight of the user's own, and callbacks that count (``weigh_every_batch``). The samples of
+        batches that are shared out here are known without asking.
         """
         self._asked = None
         if run.in_train and (run.learn.weight is not None or self._is_weighed):
@@ -164,7 +171,7 @@ class World(OneProcess):
         return weight  # type: ignore[no-any-return]
 
     def share_of_mean(self, run: Any) -> float | Tensor:
-        """Return by what to multiply the loss for gradients of the mean over the whole batch.
+        """See ``OneProcess.share_of_mean``.
 
         That is ``weight * size / whole weight``, as gradients are averaged over all processes.
         Collective where weights are asked for. Shares of loaders that cut for themselves count
