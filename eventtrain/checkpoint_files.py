@@ -1,8 +1,6 @@
 """Checkpoints on disk, under the path at which others import them."""
 
 from .checkpoints.files import (
-    FORMAT,
-    Record,
     list_checkpoints,
     load_checkpoint,
     next_path,
@@ -10,6 +8,7 @@ from .checkpoints.files import (
     remove_unfinished,
     write_checkpoint,
 )
+from .checkpoints.records import FORMAT, Record
 
 __all__ = [
     "FORMAT",

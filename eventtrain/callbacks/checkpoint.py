@@ -18,7 +18,6 @@ from ..atomic_file import prepare_folder
 from ..callback import handler
 from ..cancellation import CancellationToken, Request
 from ..checkpoints.files import (
-    Record,
     list_checkpoints,
     next_path,
     remove_checkpoint,
@@ -26,6 +25,7 @@ from ..checkpoints.files import (
     write_checkpoint,
 )
 from ..checkpoints.kept_tensors import KeptTensors
+from ..checkpoints.records import Record
 from ..checkpoints.save_point import SavePoint
 from ..checkpoints.snapshot import take_snapshot, with_validated_weights
 from ..errors import CheckpointError

@@ -25,17 +25,6 @@ from ..atomic_file import PART, remove_parts, replace_file
 from ..errors import CheckpointError
 from .records import FORMAT, Record, read_record, record_content, record_from, record_text
 
-__all__ = [
-    "FORMAT",
-    "Record",
-    "list_checkpoints",
-    "load_checkpoint",
-    "next_path",
-    "remove_checkpoint",
-    "remove_unfinished",
-    "write_checkpoint",
-]
-
 _NAME = re.compile(r"checkpoint-(\d{6,})\.(pt|json)")
 
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from ..state import RunState
 from ..submodules import copies_of, fill, is_expanded, set_tensors, tensors_of
 from .compatibility import state_of
-from .files import FORMAT
 from .loader_form import batch_print, loader_form
 from .loader_state import loader_state, set_loader_state
 from .names import named_groups, parameter_names, plain_name, under_names_of
 from .optimizer_state import load_optimizer
 from .plain_data import plain_data
 from .random_state import random_state, set_random_state
+from .records import FORMAT
 
 
 def random_states(run: RunState) -> dict[str, Any]:

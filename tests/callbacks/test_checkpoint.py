@@ -38,7 +38,8 @@ from eventtrain import (
     load_checkpoint,
 )
 from eventtrain.callbacks import Checkpoint, EarlyStopping, EventLog, ReduceLROnPlateau
-from eventtrain.checkpoints.files import Record, list_checkpoints, write_checkpoint
+from eventtrain.checkpoints.files import list_checkpoints, write_checkpoint
+from eventtrain.checkpoints.records import Record
 
 EPOCHS = 3
 BATCHES = 4  # of training; one of validation

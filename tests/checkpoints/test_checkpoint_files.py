@@ -15,14 +15,13 @@ import torch
 
 from eventtrain import CheckpointError, load_checkpoint
 from eventtrain.checkpoints.files import (
-    FORMAT,
-    Record,
     list_checkpoints,
     next_path,
     remove_checkpoint,
     remove_unfinished,
     write_checkpoint,
 )
+from eventtrain.checkpoints.records import FORMAT, Record
 
 CONTENT = {"format": FORMAT, "model": {"weight": torch.arange(1000.0)}}
 
