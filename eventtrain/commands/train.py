@@ -159,6 +159,7 @@ def _train(
     if is_zero:
         print(f"saved in {out}: {', '.join(written)}")
     if together:
+        torch.distributed.barrier()  # the writer is busy: nobody is to hang up on it
         torch.distributed.destroy_process_group()
     if result.outcome == "cancelled" and result.reason in ("SIGINT", "SIGTERM"):
         return 128 + signal.Signals[result.reason]
