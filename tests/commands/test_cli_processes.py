@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,7 +31,8 @@ def make(seed):
 
     model = torch.nn.Linear(3, 1)
     loader = TensorLoader(torch.randn(8, 3), torch.randn(8, 1), bs=4)
-    return Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), loss, DataBunch(loader, None))
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    return Learner(model, opt, loss, DataBunch(loader, None))
 """
 
 
@@ -82,6 +84,16 @@ def test_what_fails_on_one_rank_is_told_by_it_and_by_rank_zero(tmp_path: Path) -
     ]
 
 
+def test_doctor_has_the_ranks_meet_and_prints_one_report_with_all_devices() -> None:
+    code, printed, said = run_on_two("doctor", "--json")
+    assert code == 0, said
+    processes = json.loads(printed)["processes"]
+    assert "gloo" in processes["backends"]
+    assert (processes["started_by"], processes["world_size"]) == ("torch", 2)
+    assert [told["local_rank"] for told in processes["ranks"]] == [0, 1]
+    assert all("cpu_threads" in told for told in processes["ranks"])
+
+
 @pytest.fixture
 def as_rank(monkeypatch: Any, capsys: Any) -> Any:
     """Calls the command line as one of two ranks; exit code and all that was printed."""
@@ -122,3 +134,22 @@ def test_an_environment_that_makes_no_sense_takes_a_line(as_rank: Any, monkeypat
     monkeypatch.setenv("MASTER_PORT", "x")
     code, printed = as_rank(0, "events")
     assert (code, printed.count("\n")) == (1, 1) and "MASTER_PORT='x'" in printed
+
+
+def test_doctor_says_why_the_ranks_cannot_meet(as_rank: Any, monkeypatch: Any) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    code, printed = as_rank(0, "doctor")
+    assert code == 1
+    assert re.search(r"problem: rank 0 of 2 has not met the others: .*MASTER_ADDR", printed)
+    code, printed = as_rank(1, "doctor")
+    assert (code, printed.count("\n")) == (1, 1) and printed.startswith("rank 1: problem: ")
+
+
+def test_doctor_tells_that_what_is_in_a_job_is_alone(monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setattr(sys, "argv", ["eventtrain", "doctor"])
+    assert main() == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^environment +SLURM_JOB_ID=4711 SLURM_NTASKS=4$", printed, re.MULTILINE)
+    assert re.search(r"^processes +1 \(alone\)$", printed, re.MULTILINE)

@@ -139,3 +139,23 @@ def test_the_run_and_its_world_have_one_notion_of_the_rank(two_agents: Told, tas
     ]
     for told in completed:
         assert told["place"][:2] == told["world"]
+
+
+# In a worker of Ray Train
+
+
+def test_workers_of_ray_train_are_ranks(
+    tmp_path_factory: pytest.TempPathFactory, one_agent: Told
+) -> None:
+    pytest.importorskip("ray.train.torch", reason="needs Ray Train (extra 'ray')")
+    folder = tmp_path_factory.mktemp("ray")
+    # Ray keeps a token in the home folder.
+    environment = {"HOME": str(folder), "RAY_TMPDIR": "/tmp", "RAY_USAGE_STATS_ENABLED": "0"}
+    command = [str(PROGRAM.with_name("ray_program.py")), str(folder), "train"]
+    told = start([(command, environment)], folder, 2)
+    assert [each["completed"]["place"] for each in told] == [[0, 2, 0], [1, 2, 1]]
+    assert [each["cancelled"]["by"] for each in told] == [[1], [1]]
+    expected = one_agent[0]["completed"]["weights"]
+    for each in told:
+        assert each["completed"]["weights"] == pytest.approx(expected, abs=1e-6)
+    assert told[0]["cancelled"]["weights"] == told[1]["cancelled"]["weights"]
