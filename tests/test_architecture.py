@@ -25,7 +25,7 @@ ROOT = PACKAGE.parent
 
 HOUSE = """
     lazy_exports  arguments  atomic_file  errors  copies  events  foreign_names  priorities
-    text_table
+    text_table  launch
     cancellation.records  cancellation.token  cancellation.scope  cancellation  interrupts
     distributed.paths  distributed.log  distributed.standing  distributed.boundary
     distributed.watcher  distributed.poster  distributed.agreement  distributed
