@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 Strategy = Literal["ddp", "fsdp2"]
 
+_AROUND_PHASES = (
+    *("begin_fit", "begin_train", "after_train"),
+    *("begin_validate", "after_validate", "begin_predict", "after_predict"),
+)
+
 
 class Distributed(Callback):
     """Trains the model on all processes of a group, with torch's own DDP or FSDP2.
@@ -145,11 +150,7 @@ class Distributed(Callback):
         if not self._engine.group.is_alone:
             broadcast_from_zero(run.model.buffers())
 
-    @handler(
-        event=["begin_fit", "begin_train", "after_train"]
-        + ["begin_validate", "after_validate", "begin_predict", "after_predict"],
-        priority=BEFORE_EVERYONE + 1,
-    )
+    @handler(event=_AROUND_PHASES, priority=BEFORE_EVERYONE + 1)
     def put_shards_back(self, run: Runner) -> None:
         """Have others find the parameters that are trained, where FSDP2 has gathered them."""
         put_shards_back(run.model)

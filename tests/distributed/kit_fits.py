@@ -1,4 +1,4 @@
-"""What is fitted in the tests of the kit, and what is told of it: alone and as a rank of several."""
+"""What is fitted in the tests of the kit, alone and as one of several, and what is told of it."""
 
 from __future__ import annotations
 
