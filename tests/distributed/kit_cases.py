@@ -114,10 +114,12 @@ def Recorder(s: Any, folder: Path) -> Told:
 
 @case
 def TensorBoard(s: Any, folder: Path) -> Told:
-    told = fit(s, kit.TensorBoard(folder / "board", every=1, live=False))
+    told = fit(s, kit.TensorBoard(folder / "board", every=1))
+    fit(s, kit.TensorBoard(folder / "live", every=1, live=True))
     if SIZE > 1:
         dist.barrier()
-    return {**told, "scalars": scalars(folder / "board"), "files": len(texts(folder))}
+    at_once = scalars(folder / "live")["batch/loss"]
+    return {**told, "scalars": scalars(folder / "board"), "live": at_once, "files": texts(folder)}
 
 
 def scalars(folder: Path) -> dict[str, list[float]]:
@@ -147,14 +149,14 @@ def Timing(s: Any, folder: Path) -> Told:
 
 @case
 def EarlyStopping(s: Any, folder: Path) -> Told:
-    stopping = kit.EarlyStopping(patience=2)
+    stopping = kit.EarlyStopping(patience=1)
     return fit(s, stopping, epochs=9, on={"begin_epoch": spoil}, numbers=lambda run: stopping.best)
 
 
 def spoil(run: Any) -> None:
     """From the third epoch on nothing gets better."""
     if run.epoch == 2:
-        run.opt.param_groups[0]["lr"] = -0.1
+        run.opt.param_groups[0]["lr"] = -0.02
 
 
 @case
@@ -189,10 +191,7 @@ def TerminateOnNaN(s: Any, folder: Path) -> Told:
         if RANK == SIZE - 1 and run.n_iter == 5 and run.in_train:
             run.loss = run.loss * float("nan")
 
-    run_on = {"after_pred": lambda run: None}
-    learn = learner()
-    told = fit(s, kit.TerminateOnNaN(every=1), Spoiler(break_loss), learn=learn, on=run_on)
-    return told
+    return fit(s, kit.TerminateOnNaN(every=1), Spoiler(break_loss))
 
 
 class Spoiler(kit.BatchTransform):
@@ -368,10 +367,23 @@ def Freeze(s: Any, folder: Path) -> Told:
 
 @case
 def SWA(s: Any, folder: Path) -> Told:
-    learn = learner(model=Net(norm=True), rows=24)
-    told = fit(s, kit.SWA(1, lr=0.05), learn=learn, epochs=3)
+    told = fit(s, kit.SWA(1, lr=0.05), epochs=3)
+    learn = learner(model=Net(norm=True))
+    fit(s, kit.SWA(1), learn=learn, epochs=3)
     norm: Any = learn.model.norm
-    return {**told, "statistics": [norm.running_mean.tolist(), norm.running_var.tolist()]}
+    found = torch.stack([norm.running_mean, norm.running_var])
+    plain = Net()
+    with torch.no_grad():
+        for own, value in zip(plain.conv.parameters(), learn.model.conv.parameters(), strict=True):
+            own.copy_(value.full_tensor() if hasattr(value, "full_tensor") else value)
+        return {**told, "statistics": torch.allclose(found, statistics(plain, learn), atol=1e-5)}
+
+
+def statistics(plain: Net, learn: Any) -> Any:
+    """Of what the convolution returns, the mean over the shares of all batches."""
+    shares = [x[rank::SIZE] for x, _ in learn.data.train_dl for rank in range(SIZE)]
+    found = [plain.conv(share).transpose(0, 1).flatten(1) for share in shares if len(share)]
+    return torch.stack([torch.stack([each.mean(1), each.var(1)]) for each in found]).mean(0)
 
 
 # Batches
@@ -418,6 +430,30 @@ def Seed(s: Any, folder: Path) -> Told:
 
 def double(xb: Any) -> Any:
     return 2 * xb
+
+
+def refused(s: Any) -> dict[str, str]:
+    """What a handler of rank 0 alone is told that calls what all must do together."""
+    found: dict[str, str] = {}
+    calls: dict[str, Callable[[Any], object]] = {
+        "sums": lambda run: run.world.sums([1.0]),
+        "gather": lambda run: run.world.gather([1.0]),
+        "average": lambda run: run.world.average([torch.ones(2)], 1.0),
+        "whole_weight_of": lambda run: run.world.whole_weight_of(run),
+        "predict": lambda run: Runner(Distributed(s)).predict(run.learn, run.data.valid_dl),
+    }
+    for name, call in calls.items():
+        learn = learner()
+        learn.weight = lambda batch: len(batch[0])
+        run = Runner(Distributed(s, lost_after=20))
+        # In a validation, where the other rank waits for nobody before its next batch.
+        options: dict[str, Any] = {"ranks": "zero", "name": "alone", "during": "validate"}
+        run.on("after_batch", lambda run, call=call: call(run) and None, **options)
+        try:
+            run.fit(1, learn)
+        except Exception as error:
+            found[name] = f"{type(error).__name__}: {error}"
+    return found
 
 
 CASES.update(

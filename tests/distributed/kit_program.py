@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kit_cases import CASES, RANK
+from kit_cases import CASES, RANK, refused
 from torch import distributed as dist
 
 from eventtrain.distributed.groups import joined_group
@@ -43,6 +43,7 @@ def main(folder: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
     joined_group()
     told = {each: told_by(each, folder, names or list(CASES)) for each in STRATEGIES}
+    told["refused"] = refused("ddp")
     (folder / f"{RANK}.json").write_text(json.dumps(told))
     dist.destroy_process_group()
 
