@@ -35,8 +35,8 @@ HOUSE = """
     bus  profiling
     data.batch  data.weights  data.joining  data.global_order  data.loaders  data.lengths
     data.workers  data.bunch  data.sharding  data.mnist  data.datasets  data
-    distributed.gradient_sync  distributed.reductions  distributed.global_mean
-    distributed.gathering  distributed.groups  distributed.transport  distributed.tallies
+    distributed.groups  distributed.gradient_sync  distributed.reductions  distributed.global_mean
+    distributed.gathering  distributed.transport  distributed.tallies
     distributed.agreed_scopes  distributed.participation
     submodules  distributed.engines  discriminative  model_call  learner  state  diagnosis
     param_groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ..arguments import real_number, whole_number
 from ..callback import Callback, handler
+from ..distributed.reductions import OneProcess
 from ..priorities import BEFORE_EVERYONE, METRICS
 from .shared.plots import shown_figure, tidy
 from .shared.readings import stack_where_possible, to_host
@@ -37,6 +39,10 @@ class ActivationStats(Callback):
 
     The numbers stay on the device until the phase ends or somebody asks. With a compiled
     model, hooks may make it compile again: choose modules of the model it was made from.
+
+    On several processes each measures its shares, and the numbers are put together when the
+    training phase ends: then they are those of whole batches. Where processes have not called the
+    same modules in the same batches, each keeps its own.
 
     Source: the hooks and the picture follow Jeremy Howard's lessons (fastai part 2).
 
@@ -91,6 +97,8 @@ class ActivationStats(Callback):
         self._is_measuring = False
         # What a batch gave so far, float [3] or [3 + bins] for each call of a module.
         self._now: dict[str, list[Tensor]] = {}
+        self._sizes: dict[str, int] = {}  # how many values these are of
+        self._shared = 0  # how many of the measured batches are those of all processes
         # On the device, float [modules, 3 + bins] a batch.
         self._new: list[dict[str, Any]] = []
         self._measured: list[dict[str, Any]] = []
@@ -119,14 +127,20 @@ class ActivationStats(Callback):
         if self._now:
             with torch.no_grad():
                 stats = stack_where_possible([_mean(calls) for calls in self._now.values()])
-            self._new.append({"step": run.n_iter, "names": list(self._now), "stats": stats})
+            counts = run.world.has_share(run)  # else a row of another process stands in
+            sizes = [self._sizes[name] if counts else 0 for name in self._now]
+            row = {"step": run.n_iter, "names": list(self._now), "stats": stats}
+            self._new.append({**row, "sizes": sizes})
         self._now = {}
 
     @handler(priority=BEFORE_EVERYONE)
     def after_train(self, run: Runner) -> None:
-        """Take the hooks away, and read the numbers."""
+        """Take the hooks away, and read the numbers; put those of all processes together."""
         self._remove()
-        self._read()
+        rows = self._read()[self._shared :]
+        self._shared = len(self._measured)
+        if run.outcome != "failed":
+            _put_together(rows, run.world)
 
     def after_fit(self, run: Runner) -> None:
         """See that no hook is left."""
@@ -163,6 +177,7 @@ class ActivationStats(Callback):
                 values = _first_tensor(output)
                 if values is not None:
                     self._now.setdefault(name, []).append(self._measure(values))
+                    self._sizes[name] = values.numel()
 
         return hook
 
@@ -182,7 +197,8 @@ class ActivationStats(Callback):
         if self._new:
             for row in to_host(self._new):
                 values = dict(zip(row["names"], row["stats"], strict=True))
-                self._measured.append({"step": row["step"], "values": values})
+                sizes = dict(zip(row["names"], row["sizes"], strict=True))
+                self._measured.append({"step": row["step"], "values": values, "sizes": sizes})
             self._new = []
         return self._measured
 
@@ -254,6 +270,43 @@ class ActivationStats(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after another's measurements."""
         self._new, self._measured = [], [dict(row) for row in state["measured"]]
+        self._shared = len(self._measured)
+
+
+def _put_together(rows: list[dict[str, Any]], world: OneProcess) -> None:
+    """Make what each process has measured of its shares that of whole batches; collective."""
+    if world.size == 1:
+        return
+    form = zlib.crc32(repr([(row["step"], list(row["values"])) for row in rows]).encode())
+    if len({row[0] for row in world.gather([form])}) > 1 or not rows:
+        return
+    own = [
+        [float(row["sizes"][name]), *stats] for row in rows for name, stats in row["values"].items()
+    ]
+    gathered = world.gather([number for numbers in own for number in numbers])
+    ranks = torch.tensor(gathered, dtype=torch.float64).view(world.size, len(own), -1)
+    whole = iter(_of_all(ranks).tolist())
+    for row in rows:
+        row["values"] = {name: next(whole) for name in row["values"]}
+
+
+def _of_all(ranks: Tensor) -> Tensor:
+    """Combine numbers of shares.
+
+    Args:
+        ranks: float64 [processes, measurements, 1 + 3 + bins]; first how many values they are of.
+
+    Returns:
+        float64 [measurements, 3 + bins].
+    """
+    counts_there = ranks[..., :1] > 0
+    ranks = torch.where(counts_there, ranks, 0.0)  # what counts for nothing may be NaN
+    shares = ranks[..., 0] / ranks[..., 0].sum(0)
+    means, spreads, zeros = ranks[..., 1], ranks[..., 2], ranks[..., 3]
+    mean = (shares * means).sum(0)
+    spread = (shares * (spreads**2 + (means - mean) ** 2)).sum(0).sqrt()
+    numbers = torch.stack([mean, spread, (shares * zeros).sum(0)], -1)
+    return torch.cat([numbers, ranks[..., 4:].sum(0)], -1)
 
 
 def _interval(limits: Any) -> tuple[float, float]:

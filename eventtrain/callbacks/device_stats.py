@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from importlib import import_module
@@ -13,6 +14,7 @@ import torch
 from ..arguments import flag, whole_number
 from ..callback import Callback, handler
 from ..data.batch import model_device
+from ..distributed.reductions import ONE_PROCESS, OneProcess
 from ..priorities import METRICS
 
 if TYPE_CHECKING:
@@ -43,8 +45,8 @@ class DeviceStats(Callback):
     Args:
         every: Take stock after every N-th training batch too. ``None`` (default): at
             the ends of epochs only.
-        history: Write the epoch's row to ``run.history``, without what is ``None``.
-            Default ``False``.
+        history: Write the epoch's row to ``run.history``, without what is ``None``; of several
+            processes the largest value of any, while ``rows`` are this one's. Default ``False``.
 
     Attributes:
         rows: The rows of this fit, oldest first. A validation outside of a fit adds one.
@@ -85,8 +87,9 @@ class DeviceStats(Callback):
         row = self._row(run)
         self.rows.append(row)
         if self.history_written:
-            measured = {name: value for name, value in row.items() if value is not None}
-            run.history[-1].update({k: v for k, v in measured.items() if k not in _PLACE})
+            measured = {name: value for name, value in row.items() if name not in _PLACE}
+            world = ONE_PROCESS if run.outcome == "failed" else run.world  # others may not be here
+            run.history[-1].update(_most(measured, world))
 
     def _row(self, run: Runner) -> dict[str, Any]:
         return {
@@ -106,6 +109,16 @@ class DeviceStats(Callback):
         """Go on after the rows of another process."""
         self.rows = [dict(row) for row in state["rows"]]
         self._cpu_start = time.process_time() - state["cpu_seconds"]
+
+
+def _most(row: dict[str, Any], world: OneProcess) -> dict[str, Any]:
+    """Return the largest value of any process at each key, less what is unknown; collective."""
+    if world.size > 1:
+        own = [math.nan if value is None else value for value in row.values()]
+        ranks = zip(*world.gather(own), strict=True)
+        known = ([value for value in each if not math.isnan(value)] for each in ranks)
+        row = {name: max(values, default=None) for name, values in zip(row, known, strict=True)}
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def _host_rss() -> int | None:

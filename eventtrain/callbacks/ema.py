@@ -125,7 +125,9 @@ class EMA(Callback):
         if run.epoch is not None:  # in after_fit, where SWA measures with weights of its own
             return False
         left, now = self._left, _sums_of_bits(run.model)
-        return left is None or torch.equal(left, now.to(left.device))
+        is_other = left is not None and not torch.equal(left, now.to(left.device))
+        # Each process knows the parts alone that it has.
+        return not run.world.sums([is_other])[0]
 
     def _put_averages_in(self, model: nn.Module) -> None:
         if self._average.updates:
@@ -197,7 +199,9 @@ def _sums_of_bits(model: Any) -> Tensor:
     Returns:
         int64 of shape [parameters], on the device of the first; nothing waits for it.
     """
-    parameters = [t for t in tensors_of(model).values() if type(t) is nn.Parameter]
+    tensors = [t for t in tensors_of(model).values() if isinstance(t, nn.Parameter)]
+    parts: list[Any] = [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
+    parameters = [part for part in parts if type(part) in (nn.Parameter, Tensor)]
     sums = [
         part.view(_INTEGERS[part.itemsize]).sum(dtype=torch.int64)
         for p in parameters

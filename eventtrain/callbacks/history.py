@@ -10,7 +10,15 @@ from ..arguments import flag
 from ..callback import Callback, handler
 from ..priorities import METRICS, REPORTS
 from .shared.extras import import_extra
-from .shared.readings import detached_mean, epoch_row, hyperparameters, plain_row, to_host
+from .shared.readings import (
+    batch_weight,
+    detached_mean,
+    epoch_row,
+    hyperparameters,
+    last_over_processes,
+    plain_row,
+    to_host,
+)
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -30,7 +38,8 @@ class History(Callback):
     validation outside of a fit gives a row whose ``fit`` and ``epoch`` are ``None``.
     A batch's row has ``fit``, ``epoch``, ``batch``, ``n_iter``, ``loss`` and ``lr``
     (the first parameter group's). Losses stay on their device until the epoch ends
-    or somebody asks.
+    or somebody asks. On several processes they are those of all of them as soon as the training
+    phase has ended, and of this one's shares before.
 
     Args:
         batches: Keep a row for every training batch as well. Default ``False``.
@@ -44,6 +53,7 @@ class History(Callback):
         self._epoch_rows: list[dict[str, Any]] = []
         self._batch_rows: list[dict[str, Any]] = []
         self._new: list[dict[str, Any]] = []
+        self._weights: list[Any] = []  # of this phase's losses, which are yet to be shared
         self._start: float | None = None
 
     @cached_property
@@ -53,6 +63,7 @@ class History(Callback):
 
     def begin_fit(self, run: Runner) -> None:
         """Count the fit."""
+        self._weights = []
         self._fit += 1
 
     def begin_epoch(self, run: Runner) -> None:
@@ -64,6 +75,7 @@ class History(Callback):
         """Keep the batch's row, where batches are wanted; nothing is read from the device."""
         if self.batches:
             rates = hyperparameters(run.opt, "lr")
+            self._weights.append(batch_weight(run))
             self._new.append(
                 {
                     "fit": self._fit,
@@ -74,6 +86,17 @@ class History(Callback):
                     "lr": rates[0] if rates else None,
                 }
             )
+
+    @handler(priority=METRICS)
+    def after_train(self, run: Runner) -> None:
+        """Have the losses of the phase be those of all processes."""
+        if not self.batches or run.world.size == 1:
+            return
+        self._read()
+        losses = [row["loss"] for row in self._batch_rows]
+        shared = last_over_processes(losses, self._weights, run)
+        for row, loss in zip(self._batch_rows[len(losses) - len(shared) :], shared, strict=True):
+            row["loss"] = loss
 
     def after_validate(self, run: Runner) -> None:
         """Keep the row of a validation that is no part of a fit."""
@@ -134,4 +157,4 @@ class History(Callback):
         self._fit = state["fit"]
         self._epoch_rows = [dict(row) for row in state["epochs"]]
         self._batch_rows = [dict(row) for row in state["batches"]]
-        self._new = []
+        self._new, self._weights = [], []

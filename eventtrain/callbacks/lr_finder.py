@@ -7,8 +7,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..arguments import real_number, whole_number
 from ..callback import Callback, handler
@@ -18,7 +17,7 @@ from ..param_groups import groups_with, set_field
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS, POLICY
 from .shared.fit_length import fit_length
 from .shared.plots import FAINT, MAIN, SECOND, THIRD, saved_figure, shown_figure, tidy
-from .shared.readings import detached_mean, to_host
+from .shared.readings import batch_weight, detached_mean, means_over_processes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -155,9 +154,7 @@ class LRFinder(Callback):
         """Keep the loss, and look at the losses now and then."""
         if self._restore_point is None:
             return
-        # One process alone need not count its samples.
-        weight = run.weight if run.world.size > 1 else 1
-        self._unread.append((detached_mean(run.loss), weight))
+        self._unread.append((detached_mean(run.loss), batch_weight(run)))
         done = len(self.losses) + len(self._unread)
         if len(self._unread) >= self.check_every:
             self._read(run.world)
@@ -202,7 +199,7 @@ class LRFinder(Callback):
     def _read(self, world: OneProcess) -> None:
         """Move the losses to the host and smooth them, up to the first that has blown up."""
         unread, self._unread = self._unread, []
-        for loss in _means(unread, world):
+        for loss in means_over_processes(unread, world):
             if self._has_blown_up:
                 break
             past = self._average() * self.smooth
@@ -263,24 +260,6 @@ class LRFinder(Callback):
         figure = saved_figure("LRFinder.save_plot", (6.4, 4), dpi=150)
         self.plot(figure.add_subplot())
         figure.savefig(path)
-
-
-def _means(losses: list[tuple[Any, Any]], world: OneProcess) -> list[float]:
-    """Return the loss of each batch over all processes; ``losses`` are those here, with weights."""
-    if world.size == 1:
-        return to_host([loss for loss, _ in losses])  # type: ignore[no-any-return]
-    weights = [weight for _, weight in losses]
-    parts = [
-        torch.where(weight == 0, 0.0, loss * weight.to(loss.device))
-        if isinstance(weight, Tensor)
-        else loss * weight
-        for loss, weight in losses
-    ]
-    found = world.sums([*parts, *weights])
-    return [
-        total / weight if weight else math.nan
-        for total, weight in zip(found[: len(losses)], found[len(losses) :], strict=True)
-    ]
 
 
 def _draw(finder: LRFinder, ax: Axes) -> None:

@@ -12,7 +12,14 @@ from ..bus.handlers import is_among
 from ..callback import Callback, handler, listify
 from ..priorities import METRICS, REPORTS
 from .shared.plots import FAINT, MAIN, SECOND, saved_figure, shown_figure, tidy
-from .shared.readings import detached_mean, hyperparameters, plain_row, to_host
+from .shared.readings import (
+    batch_weight,
+    detached_mean,
+    hyperparameters,
+    last_over_processes,
+    plain_row,
+    to_host,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +34,8 @@ class Recorder(Callback):
 
     Losses stay on their device, cut from the graph, until the epoch ends or
     somebody asks; then they are read in one transfer. The settings are those
-    in force when the loss was computed. A fit starts over.
+    in force when the loss was computed. A fit starts over. On several processes losses are those
+    of all of them as soon as the training phase has ended, and of this one's shares before.
 
     Source: the recorder of fastai, with the same two plots.
 
@@ -58,6 +66,7 @@ class Recorder(Callback):
         self._columns: dict[str, list[Any]] = {"loss": [], **{name: [] for name in names}}
         # Not read yet, on the device.
         self._new: dict[str, list[Any]] = {name: [] for name in self._columns}
+        self._weights: list[Any] = []  # of this phase's losses, which are yet to be shared
 
     def begin_fit(self, run: Runner) -> None:
         """Start over with the fields that the optimizer has."""
@@ -74,10 +83,18 @@ class Recorder(Callback):
     @handler(during="train", priority=METRICS)
     def after_loss(self, run: Runner) -> None:
         """Keep the batch's loss and settings; nothing is read from the device."""
+        self._weights.append(batch_weight(run))
         for name, values in self._new.items():
             values.append(
                 detached_mean(run.loss) if name == "loss" else hyperparameters(run.opt, name)
             )
+
+    @handler(priority=METRICS)
+    def after_train(self, run: Runner) -> None:
+        """Have the losses of the phase be those of all processes."""
+        losses = self.losses if run.world.size > 1 else []
+        shared = last_over_processes(losses, self._weights, run)
+        losses[len(losses) - len(shared) :] = shared
 
     def after_epoch(self, run: Runner) -> None:
         """Read the epoch's losses, and keep its row."""

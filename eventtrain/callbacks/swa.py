@@ -107,9 +107,17 @@ class SWA(Callback):
         """A copy of the model with the averages, ``None`` before there are any.
 
         It is made anew each time that it is read.
+
+        Raises:
+            RuntimeError: FSDP2 has divided the model.
         """
         if self._model is None or not self._average.updates:
             return None
+        if any(hasattr(module, "reshard") for module in self._model.modules()):
+            raise RuntimeError(
+                "a model that FSDP2 has divided cannot be copied: call swa.copy_to(model) on all "
+                "ranks, in after_fit or behind the fit, with the model itself or one divided alike"
+            )
         averaged = AveragedModel(nn.Module())
         averaged.module = copy_of_model(self._model)
         self._average.copy_to(averaged.module)

@@ -10,7 +10,15 @@ from ..arguments import absolute_path, flag, whole_number
 from ..callback import Callback, handler
 from ..priorities import METRICS, REPORTS
 from .shared.extras import import_extra
-from .shared.readings import detached_mean, hyperparameters, numbers_of, plain_row, to_host
+from .shared.readings import (
+    batch_weight,
+    detached_mean,
+    hyperparameters,
+    last_over_processes,
+    numbers_of,
+    plain_row,
+    to_host,
+)
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -24,6 +32,9 @@ class TensorBoard(Callback):
     device until the epoch ends, and are then read in one transfer and written with
     the step numbers they belong to. Every epoch gives the numbers in its row of
     ``run.history``, with the prefix ``epoch/``.
+
+    On several processes rank 0 alone writes, and losses are those of all of them; ``live`` has them
+    exchanged every ``every`` batches.
 
     Steps count training batches from 0 over all fits of this object; an epoch stands
     at its last batch. A run that resumes marks what lies beyond the checkpoint as
@@ -80,10 +91,15 @@ class TensorBoard(Callback):
         self.step = 0
         # (step, loss, learning rates) of batches, on the device until they are written.
         self._new: list[tuple[int, Any, list[Any]]] = []
+        self._weights: list[Any] = []  # of those losses that are yet to be shared
+
+    @handler("begin_fit", priority=METRICS, ranks="all")
+    def forget(self, run: Runner) -> None:
+        """Drop what an earlier fit has not written."""
+        self._new, self._weights = [], []
 
     def begin_fit(self, run: Runner) -> None:
         """Open the writer."""
-        self._new = []
         self._open(None)
         for name, text in self.text.items():
             self.writer.add_text(name, text, self.step)
@@ -94,15 +110,27 @@ class TensorBoard(Callback):
             self.logdir, purge_step=purge_step, flush_secs=self._flush_secs
         )
 
-    @handler(during="train", priority=METRICS)
+    @handler(during="train", priority=METRICS, ranks="all")
     def after_loss(self, run: Runner) -> None:
         """Keep the loss of every N-th batch, or write it where it is to be live."""
         if self.step % self.every == 0:
             self._new.append((self.step, detached_mean(run.loss), hyperparameters(run.opt, "lr")))
+            self._weights.append(batch_weight(run))
             if self.live:
+                self.share(run)
                 self._write_batches()
 
-    @handler(during="train")
+    @handler("after_train", priority=METRICS, ranks="all")
+    def share(self, run: Runner) -> None:
+        """Have the losses be those of all processes; those that do not write forget them."""
+        shared = last_over_processes([loss for _, loss, _ in self._new], self._weights, run)
+        first = len(self._new) - len(shared)
+        rows = zip(self._new[first:], shared, strict=True)
+        self._new[first:] = [(step, loss, rates) for (step, _, rates), loss in rows]
+        if not self.runs_here:
+            self._new = []
+
+    @handler(during="train", ranks="all")
     def after_batch(self, run: Runner) -> None:
         """Count the batch."""
         self.step += 1
@@ -151,7 +179,7 @@ class TensorBoard(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; what the folder holds beyond it counts no more."""
-        self.step = state["step"]
+        self.step, self._weights = state["step"], []
         self._new = [(step, loss, list(rates)) for step, loss, rates in state["new"]]
         if self.writer is not None:
             # What waited then may have been written by the run that went on.

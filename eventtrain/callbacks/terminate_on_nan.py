@@ -23,7 +23,7 @@ class TerminateOnNaN(Callback):
     makes the host wait once, every ``every`` training batches and when the
     training batches of an epoch have ended. At a batch where it is read, a bad
     loss ends the fit before its backward pass. On several processes a bad loss in one of them ends
-    the fit in all, at the same batch.
+    the fit in all, at the same batch, and the reason names its rank.
 
     Args:
         every: Training batches between two looks, at least 1. With 1 the host
@@ -79,10 +79,16 @@ class TerminateOnNaN(Callback):
     def _look(self, run: Runner) -> None:
         is_bad, first, last = self._is_bad, self._first, self._last
         self._start_over()
-        if is_bad is None or not float(run.world.sums([is_bad])[0]):
+        if is_bad is None:
+            return
+        ranks = run.world.gather([float(is_bad)])
+        bad = [rank for rank, (is_bad_there,) in enumerate(ranks) if is_bad_there]
+        if not bad:
             return
         where = f"batch {last}" if first == last else f"one of the batches {first} to {last}"
         reason = f"the loss was not finite in {where} of epoch {run.epoch}"
+        if run.world.size > 1:
+            reason += f" on rank{'s' if len(bad) > 1 else ''} {', '.join(map(str, bad))}"
         run.token.cancel("fit", reason, everywhere=True)
 
     def state_dict(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from ..arguments import flag
 from ..callback import Callback, handler
 from ..data.batch import model_device
+from ..distributed.reductions import ONE_PROCESS
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class Timing(Callback):
     Args:
         cuda: Time with CUDA events, where the model is on a CUDA device. Default
             ``False``.
-        history: Write ``seconds_train_data`` and so on to ``run.history``. Default
-            ``False``.
+        history: Write ``seconds_train_data`` and so on to ``run.history``, of several processes
+            their means; ``rows`` and ``table`` are of this one. Default ``False``.
 
     Attributes:
         rows: For every phase that has ended in this fit, ``epoch``, ``phase``,
@@ -142,8 +143,11 @@ class Timing(Callback):
         phase, batches = run.phase, self._batches
         self.rows.append({"epoch": run.epoch, "phase": phase, "batches": batches, **seconds})
         if self.history_written and phase != "predict":
-            row = {f"seconds_{phase}_{part}": value for part, value in seconds.items()}
-            run.history[-1].update(row)
+            world = ONE_PROCESS if run.outcome == "failed" else run.world  # others may not be here
+            ranks = zip(*world.gather(list(seconds.values())), strict=True)
+            means = (sum(each) / world.size for each in ranks)
+            keys = (f"seconds_{phase}_{part}" for part in seconds)
+            run.history[-1].update(zip(keys, means, strict=True))
         self._reset()
 
     def _start(self) -> None:

@@ -16,6 +16,7 @@ from ..data.global_order import SharedBatches
 from ..data.sharding import shard_loader, shares_of
 from ..data.weights import form_of
 from ..errors import DataError
+from .groups import require_all_ranks
 from .reductions import OneProcess, World
 
 
@@ -48,6 +49,8 @@ def gather_rows(wholes: list[Any], loader: Any, batches: int, world: OneProcess)
     Raises:
         DataError: A part has no row for each sample. All processes raise it.
     """
+    if isinstance(world, World):
+        require_all_ranks("run.predict")
     shares = shares_of(loader)
     if not isinstance(world, World) or shares is None or not batches:
         return wholes

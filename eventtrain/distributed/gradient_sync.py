@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, distributed as dist, nn
 
+from .groups import require_all_ranks
+
 
 class NoSync:
     """Where there is nobody to share gradients with."""
@@ -65,6 +67,7 @@ class GradientSync(NoSync):
             )
         if not self._replicated:
             return
+        require_all_ranks("a sharing of gradients")
         size = dist.get_world_size(self._group)
         for parameter in parameters:
             if parameter.grad is not None:

@@ -60,7 +60,12 @@ class Group:
         return client
 
     def name_of_next_run(self) -> str:
-        """Return a name that the next run has on all ranks, and no attempt before this one had."""
+        """Return a name that the next run has on all ranks, and no attempt before this one had.
+
+        Raises:
+            RuntimeError: A handler that not all ranks run begins one.
+        """
+        require_all_ranks("a run with Distributed")
         return f"eventtrain/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_runs)}"
 
 

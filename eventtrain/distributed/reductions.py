@@ -19,6 +19,7 @@ from ..data.sharding import order_print, shares_of
 from ..data.weights import weight_of
 from ..errors import DataError
 from .gradient_sync import NO_SYNC, GradientSync, NoSync
+from .groups import require_all_ranks
 
 
 class OneProcess:
@@ -48,6 +49,21 @@ class OneProcess:
     def gather(self, numbers: Sequence[float]) -> list[list[float]]:
         """Return the numbers of each process, by rank; each has as many."""
         return [[float(number) for number in numbers]]
+
+    def average(self, tensors: Sequence[Tensor], weight: float) -> None:
+        """Fill tensors in place with their means over all processes.
+
+        Args:
+            tensors: As many, of the same shapes, in each process.
+            weight: What those of this process count; where all count 0, they stay as they are.
+        """
+
+    def has_share(self, run: Any) -> bool:
+        """Whether a row of the batch is this process's own, and not one that stands in.
+
+        Not collective. Asked for in training or validation.
+        """
+        return True
 
     def weight_of(self, run: Any) -> float | Tensor:
         """Return what the loss of this process's share of the batch is a mean of; not collective.
@@ -105,6 +121,7 @@ class World(OneProcess):
 
     def sums(self, numbers: Sequence[Any]) -> list[Any]:
         """See ``OneProcess.sums``: one all-reduce, and one reading by the host."""
+        require_all_ranks("run.world.sums")
         if not numbers:
             return []  # in all processes
         total = torch.stack([self._here(number) for number in numbers])
@@ -113,6 +130,7 @@ class World(OneProcess):
 
     def gather(self, numbers: Sequence[float]) -> list[list[float]]:
         """See ``OneProcess.gather``: one all-gather."""
+        require_all_ranks("run.world.gather")
         if not numbers:
             return [[] for _ in range(self.size)]
         own = torch.tensor([float(n) for n in numbers], dtype=torch.float64, device=self.device)
@@ -120,18 +138,34 @@ class World(OneProcess):
         dist.all_gather(rows, own, group=self.group)
         return torch.stack(rows).tolist()
 
+    def average(self, tensors: Sequence[Tensor], weight: float) -> None:
+        """See ``OneProcess.average``: one all-reduce."""
+        require_all_ranks("run.world.average")
+        # What counts for nothing may be NaN.
+        parts = [t.detach().double() * weight if weight else torch.zeros_like(t) for t in tensors]
+        flat = [part.to(self.device, torch.float64).flatten() for part in parts]
+        total = torch.cat([*flat, self._here(weight).view(1)])
+        dist.all_reduce(total, group=self.group)
+        if not total[-1]:
+            return
+        means = torch.split(total[:-1] / total[-1], [tensor.numel() for tensor in tensors])
+        for tensor, mean in zip(tensors, means, strict=True):
+            tensor.detach().copy_(mean.view(tensor.shape))
+
     def _here(self, number: Any) -> Tensor:
         if not isinstance(number, Tensor):
             # Filled, not copied from the host: a copy would wait for the device.
             return torch.full((), float(number), dtype=torch.float64, device=self.device)
         return number.detach().reshape(()).to(self.device, non_blocking=True).double()
 
+    def has_share(self, run: Any) -> bool:
+        """See ``OneProcess.has_share``."""
+        shares = _shares_in(run)
+        return shares is None or bool(shares.rows_of_share(run.batch_index))
+
     def weight_of(self, run: Any) -> float | Tensor:
         """See ``OneProcess.weight_of``."""
-        shares = _shares_in(run)
-        if shares is not None and not shares.rows_of_share(run.batch_index):
-            return 0
-        return super().weight_of(run)
+        return super().weight_of(run) if self.has_share(run) else 0
 
     def weigh_every_batch(self) -> None:
         """See ``OneProcess.weigh_every_batch``."""
@@ -154,6 +188,7 @@ class World(OneProcess):
         if shares is not None:
             self._asked = key, shares.rows_of_batch(run.batch_index), None
         else:
+            require_all_ranks("run.world.whole_weight_of")
             weight = self._here(run.weight).clone()
             work = dist.all_reduce(weight, group=self.group, async_op=True)
             self._asked = key, weight, work

@@ -32,6 +32,8 @@ class BatchMixing(Callback, ABC):
     batch's device. So nothing waits for the device, and the state of the one generator
     is all that a resumed run needs.
 
+    On several processes each mixes the rows of its share among themselves, by draws of its own.
+
     Where a runner has several callbacks of this kind, one of them, chosen at random, mixes
     each batch: the targets of one could not follow the mixing of another.
 
@@ -106,7 +108,8 @@ class BatchMixing(Callback, ABC):
                 f"{len(run.xb)} of inputs and {len(run.yb)} of targets: the first dimension of "
                 "both must be that of the samples"
             )
-        seed = self._draw()
+        # Generators that are in one state on all processes are to mix each share otherwise.
+        seed = self._draw() + run.world.rank
         rng = random.Random(seed)
         device = run.xb.device
         generator = torch.Generator(device).manual_seed(seed)

@@ -18,6 +18,7 @@ from ...submodules import fill
 from ...train_eval import modes_of, set_modes
 
 if TYPE_CHECKING:
+    from ...distributed.reductions import OneProcess
     from ...runner import Runner
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -40,8 +41,9 @@ def norms_of(model: nn.Module, still: Iterable[str] = ()) -> list[_BatchNorm]:
 def measure_norms(run: Runner, batches: int, still: Iterable[str]) -> None:
     """Measure the statistics of batch normalization by a pass over the training loader.
 
-    Each becomes the mean over the batches, as with ``torch.optim.swa_utils.update_bn``. The pass
-    is one in the scope ``predict``; who cancels ``train`` ends it as the training was ended. In
+    Each becomes the mean over the batches, as with ``torch.optim.swa_utils.update_bn``; on several
+    processes over the shares of all of them. The pass is one in the scope ``predict``; who cancels
+    ``train`` ends it as the training was ended. In
     ``begin_batch`` it passes for one of training, so that batches are moved and transformed as
     they were there; from the model's call on it is a prediction. Parameter groups, modes and
     counters are put back.
@@ -74,9 +76,9 @@ def measure_norms(run: Runner, batches: int, still: Iterable[str]) -> None:
             # Handlers that end training after some batches, or the fit, are to find it open.
             fit, epoch, train = (Scope(run.token, name, run) for name in ("fit", "epoch", "train"))
             with fit, epoch, train:
-                run.all_batches(_AsTraining(run, batches), lambda: _predict(run))
+                run.all_batches(_AsTraining(run, batches), lambda: _predict(run, measurement))
         ends = [each.outcome for each in (scope, fit, epoch)]
-        measurement.is_complete = all(outcome == "completed" for outcome in ends)
+        measurement.end_with(run.world, all(outcome == "completed" for outcome in ends))
 
 
 def _uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
@@ -90,7 +92,8 @@ def _uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
     return set_stance("force_eager") if is_compiled and set_stance else nullcontext()
 
 
-def _predict(run: Runner) -> None:
+def _predict(run: Runner, measurement: _Measurement) -> None:
+    measurement.counts = run.world.has_share(run)
     run.phase, run.in_train = "predict", False
     run.pred = run.learn.call_model(run.xb)
     run.emit.after_pred()
@@ -115,6 +118,7 @@ class _Measurement:
 
     def __init__(self, norms: list[_BatchNorm]) -> None:
         self.is_complete = False
+        self.counts = True  # whether the batch has a row that is this process's own
         self._norms = norms
         self._momenta = [norm.momentum for norm in norms]
         self._calls = dict.fromkeys(norms, 0)
@@ -131,8 +135,19 @@ class _Measurement:
 
     def _count(self, norm: _BatchNorm, inputs: Any) -> None:
         # With momentum=None torch reads the count from the device in every batch.
-        self._calls[norm] += 1
-        norm.momentum = 1 / self._calls[norm]
+        self._calls[norm] += self.counts
+        norm.momentum = 1 / self._calls[norm] if self.counts else 0.0
+
+    def end_with(self, world: OneProcess, is_complete: bool) -> None:
+        """Say whether the pass has come to its end; have statistics be means over all processes.
+
+        Collective; a pass that one of them has not come to the end of counts nowhere.
+        """
+        self.is_complete = not any(world.sums([not is_complete]))
+        if self.is_complete:
+            for norm in self._norms:
+                values = [b for b in _statistics_of(norm) if b.is_floating_point()]
+                world.average(values, self._calls[norm])
 
     @torch.no_grad()
     def end(self) -> None:

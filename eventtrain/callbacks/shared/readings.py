@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from ...distributed.reductions import OneProcess
     from ...state import RunState
 
 
@@ -48,6 +50,66 @@ def to_host(values: Any) -> Any:
         for tensor, part in zip(tensors, parts, strict=True):
             found[id(tensor)] = part.view(tensor.shape).tolist()
     return _replaced(values, found) if found else values
+
+
+def batch_weight(run: RunState) -> Any:
+    """Return what the loss of this process's share of a batch counts among those of all.
+
+    One process alone need not count its samples.
+    """
+    return run.weight if run.world.size > 1 else 1
+
+
+def last_over_processes(losses: Sequence[Any], weights: list[Any], run: RunState) -> list[float]:
+    """Return the last of this process's losses over all processes, at the end of a phase.
+
+    Args:
+        losses: Of batches; the last of them are those that have a weight.
+        weights: Their ``batch_weight``s, which are taken out of the list.
+        run: Whose phase it is.
+
+    Returns:
+        None where there are no other processes, or some may not be here as the run has failed.
+    """
+    known = weights[:]
+    weights.clear()
+    if run.world.size == 1 or run.outcome == "failed":
+        return []
+    pairs = zip(losses[len(losses) - len(known) :], known, strict=True)
+    return means_over_processes(list(pairs), run.world)
+
+
+def means_over_processes(losses: Sequence[tuple[Any, Any]], world: OneProcess) -> list[float]:
+    """Return the loss of each batch over all processes; collective, and read from the device.
+
+    Args:
+        losses: Of this process's shares, numbers or scalars, each with its ``batch_weight``; as
+            many in each process.
+        world: The processes.
+
+    Returns:
+        NaN for a batch of which nothing counts.
+    """
+    if world.size == 1:
+        return to_host([loss for loss, _ in losses])  # type: ignore[no-any-return]
+    # What counts for nothing may be NaN.
+    parts = [
+        torch.where(weight == 0, 0.0, loss * _on_device_of(loss, weight))
+        if isinstance(weight, Tensor)
+        else loss * weight
+        if weight
+        else 0.0
+        for loss, weight in losses
+    ]
+    found = world.sums([*parts, *(weight for _, weight in losses)])
+    return [
+        total / weight if weight else math.nan
+        for total, weight in zip(found[: len(losses)], found[len(losses) :], strict=True)
+    ]
+
+
+def _on_device_of(loss: Any, weight: Tensor) -> Tensor:
+    return weight.to(loss.device, non_blocking=True) if isinstance(loss, Tensor) else weight
 
 
 def stack_where_possible(tensors: list[Tensor]) -> Tensor | list[Tensor]:
