@@ -60,10 +60,10 @@ class Loop(RunState):
 
     def one_epoch(self) -> None:
         """Train, and validate where there is a loader for it."""
-        self.start_row()
         scope = self.scope.epoch
         try:
             with scope:
+                self.start_row()  # several processes may have agreed not to enter
                 self.emit.begin_epoch()
                 if not self.starting_point.enter_epoch(self):
                     self.training_phase()

@@ -21,8 +21,8 @@ class ChannelsLast(Callback):
 
     Values and shapes stay; only the order in memory changes. The model's
     4-dimensional parameters and buffers are converted in ``begin_fit`` and put
-    back in ``after_fit``; inputs ``[n, channels, height, width]`` in
-    ``begin_batch`` at ``TRANSFORM``, inside of tuples, lists and dicts too.
+    back in ``after_fit`` (not those that FSDP2 has divided, which it gathers contiguous);
+    inputs ``[n, channels, height, width]`` in ``begin_batch`` at ``TRANSFORM``, inside of tuples, lists and dicts too.
     Targets stay as they are.
 
     Other kernels add up in another order, so results agree to rounding.
@@ -60,7 +60,8 @@ class ChannelsLast(Callback):
 
 
 def _tensors(model: Any) -> list[Tensor]:
-    return [tensor for tensor in tensors_of(model).values() if tensor.ndim == 4]
+    own = (t for t in tensors_of(model).values() if not hasattr(t, "to_local"))
+    return [tensor for tensor in own if tensor.ndim == 4]
 
 
 def _is_channels_last(tensor: Tensor) -> bool:

@@ -31,7 +31,7 @@ class Net(nn.Module):
 
     def __init__(self, norm: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(1, 4, 3)
+        self.conv = nn.Conv2d(2, 4, 3)
         self.norm = nn.BatchNorm2d(4) if norm else nn.Identity()
         self.blocks = nn.ModuleList([nn.Linear(64, 8), nn.Linear(8, 8)])
         self.dropout = nn.Dropout(dropout)
@@ -50,7 +50,7 @@ def sgd(params: Any) -> torch.optim.Optimizer:
 
 def data(rows: int = ROWS) -> DataBunch:
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(rows, 1, 6, 6, generator=generator)
+    x = torch.randn(rows, 2, 6, 6, generator=generator)
     y = torch.randint(CLASSES, (rows,), generator=generator)
     return DataBunch(TensorLoader(x, y, bs=8, shuffle=True, seed=3), TensorLoader(x, y, bs=6))
 

@@ -30,8 +30,6 @@ def trains(fit: Fit, data: DataBunch, n: int) -> dict[str, Any]:
     cbs: list[Callback] = [GradStats(history=True)]
     run = fit([GradientAccumulation(n), *cbs] if n > 1 else cbs, learn, 2)
     model: Any = learn.model
-    if dist.is_initialized():
-        model.reshard()  # the forward pass of the validation has left it whole
     whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters()]
     weights = torch.cat([parameter.detach().flatten() for parameter in whole])
     return {"weights": weights.tolist(), "history": run.history}
