@@ -97,7 +97,7 @@ def _steps(case: str, ours: dict[str, Any], others: dict[str, dict[str, Any]]) -
 def _add_checkpoints(suite: Suite, ours: dict[str, Any], options: Options) -> None:
     """Add for how long a batch stands still that saves, on two processes and on one."""
     width = options.pick(2048, 16)
-    alone = blocking(width, options.seed, options.pick(7, 1))
+    alone = blocking(width, options.seed, options.pick(5, 1))
     together = ours["blocking"]["seconds"], ours["blocking"]["notes"]
     size = f"{Large(width, options.seed).megabytes:.3g} MB"
     for where, (seconds, notes) in (("2 processes", together), ("one process", alone)):

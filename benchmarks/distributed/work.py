@@ -45,8 +45,8 @@ class Case:
         return list(zip(x, y, strict=True))
 
 
-TINY = Case("10-1, 4 rows a rank", (10, 1), 4, (50, 450))
-REAL = Case("784-256-256-10, 64 rows a rank", (784, 256, 256, 10), 64, (10, 90))
+TINY = Case("10-1, 4 rows a rank", (10, 1), 4, (50, 250))
+REAL = Case("784-256-256-10, 64 rows a rank", (784, 256, 256, 10), 64, (10, 50))
 
 
 class Work:

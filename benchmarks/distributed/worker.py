@@ -49,7 +49,7 @@ def _measure(ways: dict[str, Way], seed: int, *, quick: bool) -> dict[str, Any]:
         batches = case.batches(seed, rank)
         rounds = [
             time_round(ways, case, batches, seed, passes=1 if quick else 3, turn=number)
-            for number in range(1 if quick else 8)
+            for number in range(1 if quick else 6)
         ]
         times = everywhere(rounds if quick else rounds[1:])  # the first is for nothing
         found["seconds"][case.title] = {
@@ -65,14 +65,14 @@ def _measure_ours(seed: int, *, quick: bool) -> dict[str, Any]:
 
     batches = TINY.batches(seed, dist.get_rank())
     width = 16 if quick else 2048
-    seconds, notes = blocking(width, seed, rounds=1 if quick else 7)
+    seconds, notes = blocking(width, seed, rounds=1 if quick else 5)
     return {
         "bytecodes": {
             name: bytecodes_per_batch(way, TINY, batches, seed)
             for name, way in ((HAND, by_hand), (OURS, by_runner))
         },
         "agreeing": bytecodes_per_batch(by_runner, TINY, batches, seed, AGREEING),
-        "leaving": leaving(TINY, batches, seed, requests=4 if quick else 200),
+        "leaving": leaving(TINY, batches, seed, requests=4 if quick else 100),
         "blocking": {"seconds": seconds, "notes": notes, "megabytes": Large(width, seed).megabytes},
     }
 
