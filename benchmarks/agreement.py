@@ -30,7 +30,8 @@ def run(options: Options) -> Suite:
     rounds, passes = options.pick(5, 1), options.pick(5, 1)
     found = {ranks: _requests(ranks, rounds, passes) for ranks in counts}
     seconds = {_name(ranks): each for ranks, (each, _) in found.items()}
-    answer = Group("from a request to the answer on every rank", "ms", seconds)
+    parameters = {_name(ranks): {"ranks": ranks} for ranks in counts}
+    answer = Group("from a request to the answer on every rank", "ms", seconds, parameters)
     calls = {ranks: count for ranks, (_, count) in found.items()}
     most = counts[-1]
     targets = [

@@ -21,14 +21,21 @@ Count = Callable[[Callable[[], object]], int]
 """Calls a function and returns how many of something that took."""
 
 
-def bytecodes(function: Callable[[], object]) -> int:
-    """Call ``function`` and count the bytecode instructions that Python executes in this thread."""
+def bytecodes(function: Callable[[], object], files: tuple[str, ...] = ("",)) -> int:
+    """Call ``function`` and count the bytecode instructions that Python executes in this thread.
+
+    Args:
+        function: What to call.
+        files: Those whose code counts, by how their paths end; all by default.
+    """
     if sys.version_info >= (3, 12):  # where tracing leaves some out
-        return _monitored(function)
+        return _monitored(function, files)
     count = 0
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal count
+        if not frame.f_code.co_filename.endswith(files):
+            return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         count += event == "opcode"
         return trace
@@ -42,14 +49,15 @@ def bytecodes(function: Callable[[], object]) -> int:
     return count
 
 
-def _monitored(function: Callable[[], object]) -> int:
+def _monitored(function: Callable[[], object], files: tuple[str, ...]) -> int:
     monitoring: Any = vars(sys)["monitoring"]
     tool = next(each for each in range(6) if monitoring.get_tool(each) is None)
     own, here, count = threading.get_ident(), _monitored.__code__, 0
 
     def tell(code: CodeType, offset: int) -> None:
         nonlocal count
-        count += code is not here and threading.get_ident() == own
+        is_meant = code is not here and code.co_filename.endswith(files)
+        count += is_meant and threading.get_ident() == own
 
     monitoring.use_tool_id(tool, "eventtrain benchmarks")
     try:

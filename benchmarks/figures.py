@@ -1,4 +1,4 @@
-"""The figures of README.md: overhead against step time, and cost against handlers."""
+"""The figures of README.md: overhead against step time, cost against handlers and ranks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def draw(record: Record, folder: Path) -> list[Path]:
     """Draw what the record has figures for; return the files, PNG.
 
     Args:
-        record: Its suites ``emit``, ``loop`` and ``gpu`` are drawn, those that it has.
+        record: Drawn is what it has of the suites ``emit``, ``loop``, ``gpu`` and ``agreement``.
         folder: Is made if it is not there.
     """
     import matplotlib as mpl
@@ -42,6 +42,7 @@ def draw(record: Record, folder: Path) -> list[Path]:
     found = {
         "handlers.png": (_draw_handlers, list(_emissions(record))),
         "overhead.png": (_draw_overhead, list(_overheads(record))),
+        "ranks.png": (_draw_ranks, list(_answers(record))),
     }
     drawn = []
     for name, (function, points) in found.items():
@@ -75,6 +76,14 @@ def _overheads(record: Record) -> Iterator[Record]:
                 if parameters.get("loop") == "Runner" and is_alike:
                     ratio = {key: 100 * (value - 1) for key, value in variant["ratio"].items()}
                     yield {**ratio, "step": step, **parameters}
+
+
+def _answers(record: Record) -> Iterator[Record]:
+    """Yield how long ranks took to agree, for every number of them."""
+    for group in record["suites"].get("agreement", {"groups": []})["groups"]:
+        for variant in group["variants"].values():
+            if "ranks" in variant["parameters"]:
+                yield {**variant["time"], **variant["parameters"]}
 
 
 def _origin(record: Record) -> str:
@@ -144,6 +153,23 @@ def _draw_overhead(points: list[Record], path: Path, origin: str) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
     _legend(axes, points)
+    figure.savefig(path, dpi=100)
+
+
+def _draw_ranks(points: list[Record], path: Path, origin: str) -> None:
+    figure, axes = _axes(
+        "From a request of one rank to the answer on all, in one process",
+        "ranks", "time, ms (median, min to max)", origin,
+    )  # fmt: skip
+    x, middle, low, high = (
+        [point[key] for point in points] for key in ("ranks", "median", "min", "max")
+    )
+    axes.plot(x, middle, color="tab:blue", marker="o", ms=5)
+    axes.fill_between(x, low, high, color="tab:blue", alpha=0.12, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(x, [str(ranks) for ranks in x])
+    axes.yaxis.set_major_formatter("{x:g}")
     figure.savefig(path, dpi=100)
 
 

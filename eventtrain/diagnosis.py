@@ -41,11 +41,11 @@ def _note(error: BaseException, run: RunState) -> str:
         return _about_loss(error, run)
     if any("raised in handler" in str(each) for each in getattr(error, "__notes__", ())):
         return ""
-    if "loss_func(" in line:
+    if "compute_loss(" in line or "loss_func(" in line:
         return _about_targets(error, run)
     if "optimizer_step(" in line:
         return _about_step(error, run)
-    is_call = "model(" in line or "model_wrapped(" in line
+    is_call = any(call in line for call in ("model(", "model_wrapped(", "call_model("))
     return _about_inputs(error, run) if is_call else ""
 
 
@@ -75,6 +75,15 @@ def _line_of_one_batch(traceback: TracebackType | None) -> str:
 
 def _about_inputs(error: Exception, run: RunState) -> str:
     xb = run.xb
+    if run.learn is not None and run.learn.forward is not None:
+        return f"forward(model, batch) was called, where batch is {described(run.batch)}"
+    if run.loss_func is None and isinstance(xb, Mapping):
+        keys = ", ".join(map(repr, xb))
+        return (
+            f"the model was called as model(**batch), where batch has the keys {keys}: its "
+            "forward() must take each of them. Leave others out in the loader, or give the Learner "
+            "forward=lambda model, batch: ..."
+        )
     said = f"the model was called as model(xb), where xb is {described(xb)}"
     if isinstance(xb, (tuple, list)) and xb is not run.batch:
         return f"{said}: one argument, which forward() has to take apart, as in first, second = xb"
@@ -119,6 +128,8 @@ def _how_to_choose(batch: Any) -> str:
 
 def _about_targets(error: BaseException, run: RunState) -> str:
     pred, yb = run.pred, run.yb
+    if run.loss_func is None:
+        return ""  # the model's own, and what is wrong with it is said
     if not callable(run.loss_func):
         return f"loss_func of the Learner is {run.loss_func!r}, which is no function of (pred, yb)"
     if pred is None:

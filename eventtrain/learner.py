@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from .arguments import real_number, whole_number
 from .data.bunch import DataBunch, check_loader
 from .data.weights import Weight
 from .errors import DataError
+from .model_call import Forward, ModelCall, own_loss, whole_loss
 
 Use = Literal["fit", "validate", "predict"]
 _MANY = (list, tuple, dict)
@@ -31,8 +32,15 @@ class Learner:
         opt: A ``torch.optim`` optimizer, or anything with ``step`` and ``zero_grad``. Or a
             factory, ``lambda params: torch.optim.AdamW(params, lr=1e-3)``: the first fit calls it
             with the model's parameters when it begins, and what it returns takes its place.
-        loss_func: ``loss_func(pred, yb)``, a scalar tensor.
+        loss_func: ``loss_func(pred, yb)``, a scalar tensor, or a mapping with one at ``"loss"``
+            and the parts that it is made of, which ``run.losses`` has. ``None`` where the model
+            computes its loss: it is then taken out of what the model returns, ``pred.loss`` or
+            ``pred["loss"]``; or that is, in training, a mapping of losses, which are added.
         data: The loaders.
+        forward: ``forward(model, batch)`` calls the model and returns what it predicts. ``None``
+            (default) calls ``model(xb)``; or ``model(**batch)`` where there is no ``loss_func``
+            and the batch is a mapping. Call the ``model`` that it gets: on several processes it
+            is what shares the gradients.
         weight: ``weight(batch)`` says what the loss of a batch is a mean of (tokens, boxes,
             graphs), as a number or a tensor without dimensions, which stays on its device.
             Averages, ``GradientAccumulation`` and ``Throughput`` read it as ``run.weight``.
@@ -49,10 +57,12 @@ class Learner:
 
     model: Any
     opt: Any
-    loss_func: Callable[..., Any]
+    loss_func: Callable[..., Any] | None
     data: DataBunch
     weight: Weight | None = field(default=None, kw_only=True)
+    forward: Forward | None = field(default=None, kw_only=True)
     _wrap: Callable[[Any], Any] | None = field(default=None, init=False)
+    _run: Any = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.check()
@@ -61,12 +71,62 @@ class Learner:
         super().__setattr__(name, value)
         if name in ("model", "_wrap"):
             self._model_has_changed()
+        # What is derived is made anew when it is next used.
+        self.__dict__.pop("call_model", None)
+        self.__dict__.pop("compute_loss", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**self.__dict__, "_run": None}  # which cannot be copied, and is another's
+        state.pop("call_model", None)
+        state.pop("compute_loss", None)
+        return state
 
     @cached_property
     def model_wrapped(self) -> Any:
-        """What the loop calls for the model: itself, or what has been put around it."""
+        """The model itself, or what has been put around it for a run."""
         wrap = self._wrap
         return self.model if wrap is None else wrap(self.model)
+
+    @cached_property
+    def call_model(self) -> Any:
+        """What the loop calls with ``xb`` for a prediction."""
+        called, run = self.model_wrapped, self._run
+        if self.forward is None and self.loss_func is not None:
+            return called
+        return ModelCall(called, self.forward, run)
+
+    @cached_property
+    def compute_loss(self) -> Callable[[Any, Any], Any]:
+        """What the loop calls with ``pred`` and ``yb`` for the loss, of several their whole.
+
+        The first loss of a run tells whether ``loss_func`` gives mappings; later calls lead to the
+        function itself if it does not.
+        """
+        loss_func, run = self.loss_func, self._run
+        if loss_func is None:
+            name = type(self.model).__name__
+
+            def own(pred: Any, yb: Any) -> Any:
+                loss = own_loss(pred, name, in_train=run is None or run.in_train)
+                return whole_loss(loss, run)
+
+            return own
+
+        def with_parts(pred: Any, yb: Any) -> Any:
+            return whole_loss(loss_func(pred, yb), run)
+
+        def first(pred: Any, yb: Any) -> Any:
+            loss, known = loss_func(pred, yb), self.__dict__
+            if known.get("compute_loss") is first:
+                known["compute_loss"] = with_parts if isinstance(loss, Mapping) else loss_func
+            return whole_loss(loss, run)
+
+        return first
+
+    def lend(self, run: Any) -> Callable[[], None]:
+        """Be used by a run; return what gives it back to the one that had it before."""
+        before, self._run = self._run, run
+        return lambda: setattr(self, "_run", before)
 
     def wrap_model(self, wrap: Callable[[Any], Any] | None) -> None:
         """Have the loop call ``wrap(model)`` in place of the model, which stays ``model``.
@@ -125,6 +185,8 @@ class Learner:
             raise TypeError("loss_func and data are swapped: Learner(model, opt, loss_func, data)")
         if isinstance(self.opt, torch.optim.Optimizer) and use in (None, "fit"):
             _check_that_it_trains(self.opt, self.model, self.loss_func)
+        if self.forward is not None and not callable(self.forward):
+            raise TypeError(f"forward must be a function of (model, batch), got {self.forward!r}")
         if self.weight is not None and not callable(self.weight):
             raise TypeError(f"weight must be a function of the batch, got {self.weight!r}")
         if self.data is not None:
@@ -171,7 +233,7 @@ def _check_data(data: Any) -> None:
 def _check_that_it_can(learn: Learner, use: Use) -> None:
     """Refuse a learner that lacks what it is to be used for."""
     needed: list[tuple[str, Any, bool]] = [("model", learn.model, callable(learn.model))]
-    if use != "predict":
+    if use != "predict" and learn.loss_func is not None:
         needed.append(("loss_func", learn.loss_func, callable(learn.loss_func)))
     if use == "fit":
         opt, train_dl = learn.opt, getattr(learn.data, "train_dl", None)
@@ -197,8 +259,6 @@ def _remedy(name: str, part: Any) -> str:
     if name == "loss_func":
         if isinstance(part, torch.Tensor):
             return ": pass the function itself, and not what it returns"
-        if part is None:
-            return ": where the model returns its loss, lambda out, yb: out.loss takes it out"
         return ": torch.nn.functional.cross_entropy, say"
     return ""
 

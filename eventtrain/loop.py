@@ -122,7 +122,8 @@ class Loop(RunState):
         Override it for another algorithm, with ``self.emit`` and ``self.scope`` as here. This
         is what callbacks count on, in every phase:
 
-        - Call the model as ``self.learn.model_wrapped``, which on several processes has the
+        - Call the model as ``self.learn.call_model(xb)``, or, another way, as
+          ``self.learn.model_wrapped``: on several processes that has the
           gradients averaged; set ``self.pred``, and then fire ``after_pred``. Compute the loss, set
           ``self.loss`` (a scalar, all parts added up), and then fire ``after_loss``. Averages
           take it from there; until then, precision has both computed under autocast.
@@ -138,9 +139,9 @@ class Loop(RunState):
         """
         learn = self.learn
         emit = self.emit
-        self.pred = learn.model_wrapped(self.xb)
+        self.pred = learn.call_model(self.xb)
         emit.after_pred()
-        self.loss = learn.loss_func(self.pred, self.yb)
+        self.loss = learn.compute_loss(self.pred, self.yb)
         emit.after_loss()
         if not self.in_train:
             return

@@ -238,7 +238,7 @@ class Runner(Loop):
                 found[:] = gather_rows(found, own, len(preds), self.world)
 
         def one_batch() -> None:
-            self.pred = learn.model_wrapped(self.xb)
+            self.pred = learn.call_model(self.xb)
             self.emit.after_pred()
             counts.append(sample_counts(self.batch))
             preds.append(self.pred)
@@ -277,7 +277,7 @@ class Runner(Loop):
             )
         is_own = token is None
         token = CancellationToken() if token is None else token
-        put_back = token.lend()
+        put_back, give_back = token.lend(), _nothing
         # Around everything: a signal that came while state is put in place or away would
         # raise in the middle of that, or be lost in a finalizer.
         with Interrupts(token, self._on_interrupt) as interrupts:
@@ -285,6 +285,7 @@ class Runner(Loop):
             try:
                 self.reset_counters()
                 self.learn, self.token = learn, token
+                give_back = learn.lend(self)
                 self.starting_point = start or FromTheStart()
                 for callback in self.cbs:
                     callback.set_runner(self)
@@ -297,6 +298,7 @@ class Runner(Loop):
                 if is_own:
                     token.finish()
                 put_back()
+                give_back()
                 self.starting_point = FromTheStart()
                 self.drop_references()
 
@@ -349,6 +351,10 @@ class Runner(Loop):
 
     def __str__(self) -> str:
         return picture(self.bus, self)
+
+
+def _nothing() -> None:
+    """There is nothing to give back yet."""
 
 
 def _check_learner(learn: Any, use: Use) -> None:

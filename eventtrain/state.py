@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -18,6 +18,7 @@ from .distributed.groups import found_group
 from .distributed.reductions import ONE_PROCESS, OneProcess
 from .errors import DataError, describe
 from .learner import Learner
+from .model_call import total_loss
 
 _COUNTERS = ("n_iter", "steps", "epochs_done", "epoch_began_at", "train_iters")
 
@@ -67,7 +68,8 @@ class RunState:
         batch: The batch as loaded, on the model's device.
         xb, yb: Its two parts, or the whole batch twice where it has not two.
         pred, loss: What model and loss function returned for this batch; ``None``
-            until then.
+            until then, and where a model that computes its own loss gives none in validation.
+        losses: The parts of the loss by their names, where it was given as a mapping.
         weight: What the loss of this batch is a mean of; asked for once a batch.
         emit: Fires events, ``self.emit.after_loss()``; there during a run only.
         scope: Opens scopes, ``with self.scope.batch:``; there during a run only.
@@ -82,6 +84,7 @@ class RunState:
     # Slots: the interpreter reads and writes them faster than a dictionary this
     # large, and the loop does so ten times a batch.
     __slots__ = (
+        "_parts",
         "_weighed",
         "batch",
         "batch_index",
@@ -110,6 +113,7 @@ class RunState:
     )
 
     _weighed: tuple[Any, float | Tensor] | None  # what was asked last, and the answer
+    _parts: tuple[Any, Mapping[str, Any]] | None  # of the loss, and of which batch
     emit: Emitter
     scope: Scopes
     bus: EventBus
@@ -162,7 +166,7 @@ class RunState:
         return self._learner().opt
 
     @property
-    def loss_func(self) -> Callable[..., Any]:
+    def loss_func(self) -> Any:
         """``learn.loss_func``."""
         return self._learner().loss_func
 
@@ -195,6 +199,26 @@ class RunState:
                         return count_samples((self.xb, self.yb))
                 raise
         return self._weighed[1]
+
+    @property
+    def losses(self) -> Mapping[str, Any]:
+        """The parts of this batch's loss by their names; none where it is one number."""
+        parts = self._parts
+        is_known = parts is not None and parts[0] == (self.batch_index, self.phase, self.epoch)
+        return parts[1] if parts is not None and is_known else {}
+
+    def take_losses(self, losses: Mapping[str, Any]) -> Any:
+        """Return the whole of several losses, and have ``losses`` be their parts.
+
+        Args:
+            losses: Scalar tensors by name, the whole at ``"loss"``; without it, all are added up.
+
+        Raises:
+            TypeError: There is none, or one is no single number.
+        """
+        whole, parts = total_loss(losses)
+        self._parts = (self.batch_index, self.phase, self.epoch), parts
+        return whole
 
     @property
     def n_epochs(self) -> float:
@@ -261,7 +285,7 @@ class RunState:
         self.loss: Any = None
         self.batch_index: int | None = None
         self.iters: int | None = None
-        self._weighed = None
+        self._weighed = self._parts = None
         for name in ("emit", "scope"):
             if hasattr(self, name):
                 delattr(self, name)

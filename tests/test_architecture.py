@@ -38,7 +38,8 @@ HOUSE = """
     distributed.groups  distributed.gradient_sync  distributed.reductions  distributed.global_mean
     distributed.gathering  distributed.transport  distributed.tallies
     distributed.agreed_scopes  distributed.participation
-    submodules  distributed.engines  discriminative  learner  state  diagnosis  param_groups
+    submodules  distributed.engines  discriminative  model_call  learner  state  diagnosis
+    param_groups
     handler_options  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.files
     checkpoints.random_state  checkpoints.loader_state  checkpoints.loader_form

@@ -198,7 +198,7 @@ def test_data_that_is_no_bunch_is_an_error(data: Any, name: str) -> None:
 
 MISSING = {
     "model": ("fit needs a function as model", "validate needs a function", "predict needs a"),
-    "loss_func": ("fit needs a function as loss_func", "validate needs a function", None),
+    "loss_func": ("there is no loss to train Linear with", None, None),
     "opt": ("fit needs an optimizer as opt", None, None),
     "data": ("fit needs a loader as data.train_dl", "there is no validation loader", None),
 }

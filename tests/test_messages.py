@@ -117,7 +117,6 @@ WRITTEN: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: Runner().fit(1, learner_of(opt=StepLR(OPT, 1))), TypeError, "callback LRScheduler"),
     (lambda: Runner().fit(1, learner_of(loss_func="mse")), TypeError, "cross_entropy, say"),
     (lambda: Runner().fit(1, learner_of(loss_func=X)), TypeError, "and not what it returns"),
-    (lambda: Runner().fit(1, learner_of(loss_func=None)), TypeError, "lambda out, yb: out.loss"),
     (lambda: get_dls(X, Y), TypeError, r"look like inputs and targets: get_dls\(Dataset\(x, y\), "),
     (lambda: get_dls(ROWS, ROWS, batch_size=4), TypeError, "get_dls calls it bs"),
     (lambda: TensorLoader(X.numpy(), Y), TypeError, r"not ndarray: torch\.as_tensor\(x\)"),
@@ -250,7 +249,7 @@ RUN: list[tuple[dict[str, Any], list[Any], str]] = [
     ({"loss_func": lambda p, y: p.sum().item()}, [(X, Y)], r"without \.item\(\) or float\(\)"),
     ({"loss_func": lambda p, y: p}, [(X, Y)], r"shape \[4, 2\].*reduction='mean'"),
     ({"loss_func": lambda p, y: p.sum().detach()}, [(X, Y)], r"has no gradient: .* \.detach"),
-    ({"loss_func": lambda p, y: {"loss": p.sum()}}, [(X, Y)], "keys 'loss'.*return one tensor"),
+    ({"loss_func": lambda p, y: [p.sum()]}, [(X, Y)], "a list of 1.*return one tensor"),
     ({"model": Answering(None)}, [(X, Y)], r"returned None: its forward\(\) lacks a return"),
     ({"model": Answering({"logits": X})}, [(X, Y)], r"pred, a dict.*out\['logits'\]"),
 ]  # fmt: skip

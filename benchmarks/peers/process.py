@@ -10,9 +10,9 @@ import sys
 import tempfile
 import threading
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
+from ..interpreters import environment_of, module_beside
 from .registry import Peer
 
 TIMEOUT = 300.0
@@ -31,7 +31,7 @@ class Process:
         self.peer = peer
         self.problem: str | None = None
         python = os.environ.get(peer.variable) or sys.executable
-        folder, module = _worker()
+        folder, module = module_beside(__file__, "worker")
         arguments = [peer.name, str(seed), *map(str, counts)]
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (see close)
         self._child: subprocess.Popen[str] | None = None
@@ -44,7 +44,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                env=_environment(folder),
+                env=environment_of(folder),
                 encoding="utf-8",
                 errors="replace",
                 start_new_session=True,  # so that all that it starts can be ended with it
@@ -119,25 +119,3 @@ class Process:
         else:
             with suppress(ProcessLookupError, PermissionError):  # all of them have ended
                 os.killpg(self._child.pid, signal.SIGKILL)
-
-
-def _worker() -> tuple[Path, str]:
-    """Return the folder from which the worker can be imported, and its name there.
-
-    Both from where the files are: a checkout may load this package under the name
-    that it has when it is installed.
-    """
-    folder, names = Path(__file__).resolve().parent, ["worker"]
-    while (folder / "__init__.py").exists():
-        names.insert(0, folder.name)
-        folder = folder.parent
-    return folder, ".".join(names)
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    own = dict(os.environ)
-    # What is installed is found anyway, and to put one environment's packages before
-    # another's would mix them.
-    if folder.name not in ("site-packages", "dist-packages"):
-        own["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), own.get("PYTHONPATH", "")]))
-    return {**own, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}

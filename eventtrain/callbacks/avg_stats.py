@@ -31,7 +31,8 @@ class AvgStats:
     """Averages over one phase, each batch weighted by ``run.weight``: by default its samples.
 
     The sums stay on the device of the loss, in float64 where it has that, and
-    are read once, when a property is. A torchmetrics metric keeps its own state.
+    are read once, when a property is. A torchmetrics metric keeps its own state. Parts of the loss
+    (``run.losses``) are averaged as it is, under their names.
 
     On several processes they are those of this process, until ``share`` makes them those of all.
 
@@ -42,7 +43,8 @@ class AvgStats:
         in_train: Whether these are the training batches' averages.
 
     Attributes:
-        names: ``"loss"`` and the metrics' names, in the order of ``avg_stats``.
+        names: ``"loss"``, the metrics' names and those of the parts of the loss, in the order of
+            ``avg_stats``. A phase whose batches had no loss has none of it.
     """
 
     def __init__(self, metrics: Metric | Iterable[Metric] | None, in_train: bool) -> None:
@@ -56,6 +58,8 @@ class AvgStats:
         """Start over."""
         self.count: Any = 0
         self._updates = 0
+        del self.names[1 + len(self.metrics) :]
+        self.has_loss = True
         self._sums: list[Any] = [0.0] * (1 + len(self.metrics))
         # What metrics that keep state have computed of the samples of all processes.
         self._computed: dict[int, float] | None = None
@@ -136,10 +140,18 @@ class AvgStats:
     def accumulate(self, run: Runner) -> None:
         """Add the batch that ``run`` has just computed the loss of."""
         weight = run.weight
+        parts = run.losses
+        self.has_loss = run.loss is not None or run.loss_func is not None
+        self._name_parts(parts)  # in all processes, also where the batch counts for nothing
         if not isinstance(weight, Tensor) and not weight:
             return  # it counts for nothing, and its row may be another process's
         self._updates += 1
-        numbers = {0: _one_number(detached_mean(run.loss), "loss_func returned")}
+        numbers = {}
+        if self.has_loss:
+            numbers[0] = _one_number(detached_mean(run.loss), "loss_func returned")
+        for name, part in parts.items():
+            number = _one_number(detached_mean(part), f"part {name!r} of the loss is")
+            numbers[self.names.index(name)] = number
         for index, metric in enumerate(self.metrics, 1):
             try:
                 if _keeps_state(metric):
@@ -156,6 +168,18 @@ class AvgStats:
         self.count = self.count + weight  # not in place: the weight may be the user's own
         for index, number in numbers.items():
             self._add(index, number, weight)
+
+    def _name_parts(self, parts: Iterable[str]) -> None:
+        known = 1 + len(self.metrics)
+        for name in parts:
+            if name in self.names[:known]:
+                raise ValueError(
+                    f"a part of the loss and a metric are both called {name!r}: give the part "
+                    "another key in the mapping that loss_func returns"
+                )
+            if name not in self.names:
+                self.names.append(name)
+                self._sums.append(0.0)
 
     def _add(self, index: int, value: Any, weight: Any) -> None:
         if isinstance(weight, Tensor):
@@ -188,6 +212,8 @@ class AvgStats:
             "metrics": kept,
             "updates": self._updates,
             "computed": self._computed,
+            "parts": self.names[1 + len(self.metrics) :],
+            "has_loss": self.has_loss,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -197,14 +223,19 @@ class AvgStats:
             ValueError: It is of other metrics.
         """
         keeping = [metric for metric in self.metrics if _keeps_state(metric)]
-        if len(state["sums"]) != len(self._sums) or len(state["metrics"]) != len(keeping):
+        self.reset()
+        parts = state.get("parts", [])  # earlier formats lack them
+        metrics = len(state["sums"]) - len(parts) - 1
+        if metrics != len(self.metrics) or len(state["metrics"]) != len(keeping):
             raise ValueError(
-                f"the state is of {len(state['sums']) - 1} metrics, and there are "
+                f"the state is of {metrics} metrics, and there are "
                 f"{len(self.metrics)}: {', '.join(self.names[1:]) or 'none'}"
             )
         self.count, self._sums = state["count"], list(state["sums"])
         # Earlier formats lack these.
         self._updates, self._computed = state.get("updates", 1), state.get("computed")
+        self.names += parts
+        self.has_loss = state.get("has_loss", True)
         for metric, kept in zip(keeping, state["metrics"], strict=True):
             set_metric_state(metric, kept)
 
@@ -212,7 +243,7 @@ class AvgStats:
         averages = self.avg_stats
         if not averages:
             return ""
-        pairs = zip(self.names, averages, strict=True)
+        pairs = list(zip(self.names, averages, strict=True))[not self.has_loss :]
         text = ", ".join(f"{name} {value:.4f}" for name, value in pairs)
         return f"{'train' if self.in_train else 'valid'}: {text}"
 
@@ -302,8 +333,8 @@ class AvgStatsCallback(Callback):
 
     def _row(self, stats: AvgStats) -> dict[str, float]:
         prefix = "train" if stats.in_train else "valid"
-        pairs = zip(stats.names, stats.avg_stats, strict=False)
-        return {f"{prefix}_{name}": value for name, value in pairs}
+        pairs = list(zip(stats.names, stats.avg_stats, strict=False))
+        return {f"{prefix}_{name}": value for name, value in pairs[not stats.has_loss :]}
 
     def _print_line(self, row: dict[str, Any]) -> None:
         if self._report is None or not self.is_zero:

@@ -55,8 +55,8 @@ class LabelSmoothing(Callback):
     def begin_train(self, run: Runner) -> None:
         """Put the smoothed loss in place."""
         assert run.learn is not None
-        self._original = run.learn.loss_func
-        run.learn.loss_func = self._smoothed = _smoothed(self._original, self.eps)
+        self._original = run.loss_func
+        run.learn.loss_func = self._smoothed = _smoothed(run.loss_func, self.eps)
 
     def after_train(self, run: Runner) -> None:
         """Put the learner's loss function back, unless somebody has set another since."""

@@ -33,8 +33,13 @@ class Throughput(Callback):
     counts, tokens for example. A phase of which no batch is left after ``skip`` writes
     nothing, and a batch that has nothing to count by leaves the samples out.
 
-    On several processes samples are those of all, and the time is that of the slowest; the
-    ``train_spread`` tells by how much of that the fastest was faster, in [0, 1].
+    On several processes samples are those of all, and the time is that of the one that took
+    longest; all of it comes from one gather a phase. As they wait for each other in the backward
+    pass, they take about as long. So ``train_slowest_rank`` is who has used most time outside of
+    it, to load, to compute the loss, in handlers and steps; ``train_spread`` tells by how much of
+    that the fastest was faster, in [0, 1]. With FSDP2 ranks wait in the forward pass too, and on
+    a CUDA device the host alone is timed there: both show who is late with data, and hardly
+    who computes slowly.
 
     Args:
         skip: Batches at the beginning of every phase that do not count (start of
@@ -54,6 +59,7 @@ class Throughput(Callback):
         self._batches = 0
         self._samples: Any = 0
         self._end = 0.0
+        self._together = self._together_start = 0.0
 
     @handler(["begin_train", "begin_validate"], priority=AFTER_EVERYONE)
     def phase_starts(self, run: Runner) -> None:
@@ -75,6 +81,20 @@ class Throughput(Callback):
                 self._samples = self._samples + run.weight  # a tensor may be the user's own
             except UncountableError:
                 self._samples = None
+
+    # Around those handlers of Distributed's in which a rank may wait for others.
+
+    @handler("after_loss", during="train", priority=AFTER_EVERYONE + 2)
+    def work_together_starts(self, run: Runner) -> None:
+        """Note when this rank may have to wait for others."""
+        if run.world.size > 1:
+            self._together_start = time.perf_counter()
+
+    @handler("after_backward", during="train", priority=BEFORE_EVERYONE)
+    def work_together_ends(self, run: Runner) -> None:
+        """Add up for how long it may have waited."""
+        if run.world.size > 1:
+            self._together += time.perf_counter() - self._together_start
 
     @handler("after_batch", priority=AFTER_EVERYONE)
     def data_starts(self, run: Runner) -> None:
@@ -106,15 +126,18 @@ class Throughput(Callback):
         row = run.history[-1]
         own = math.nan if self._samples is None else float(self._samples)
         world = ONE_PROCESS if run.outcome == "failed" else run.world  # others may not be here
-        ranks = world.gather([own, seconds, min(self._waited / seconds, 1.0)])
-        samples, times, shares = zip(*ranks, strict=True)
+        share, alone = min(self._waited / seconds, 1.0), max(seconds - self._together, 1e-9)
+        samples, times, shares, alones = zip(
+            *world.gather([own, seconds, share, alone]), strict=True
+        )
         slowest = max(times)
         if not math.isnan(sum(samples)):
             row[f"{prefix}_samples_per_second"] = sum(samples) / slowest
         row[f"{prefix}_batches_per_second"] = self._batches / slowest
         row[f"{prefix}_data_share"] = max(shares)
         if world.size > 1:
-            row[f"{prefix}_spread"] = 1 - min(times) / slowest
+            row[f"{prefix}_slowest_rank"] = alones.index(max(alones))
+            row[f"{prefix}_spread"] = 1 - min(alones) / max(alones)
 
 
 def _wait_for(device: torch.device) -> None:

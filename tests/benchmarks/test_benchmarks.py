@@ -7,16 +7,22 @@ import os
 import subprocess
 import sys
 from configparser import ConfigParser
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks import SUITES, environment, imports, kit, statement
+from benchmarks.distributed import LIMIT_BYTECODES
+from benchmarks.distributed.loops import FLAG
+from benchmarks.distributed.ranks import interpreter_of, start
 from benchmarks.measure import Group, Options, Target, compare, compare_clocks
+from benchmarks.peers.registry import Peer
 
 ROOT = Path(__file__).resolve().parents[2]
 SPREAD = {"median", "min", "max"}
@@ -35,12 +41,19 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@cache
+def quick(suite: str) -> tuple[str, dict[str, Any]]:
+    """What a suite prints, and its record."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "result.json"
+        done = bench(suite, "--quick", "--json", str(file))
+        assert done.returncode == 0, done.stderr
+        return done.stdout, json.loads(file.read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("suite", OWN_SUITES)
-def test_suite_runs_and_writes_the_documented_keys(suite: str, tmp_path: Path) -> None:
-    file = tmp_path / "result.json"
-    done = bench(suite, "--quick", "--json", str(file))
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+def test_suite_runs_and_writes_the_documented_keys(suite: str) -> None:
+    said, result = quick(suite)
     assert set(result) == {"schema", "complete", "environment", "suites"}
     assert set(result["environment"]) == {
         "date", "eventtrain", "commit", "python", "torch", "libraries", "cpu", "cpus", "load",
@@ -60,7 +73,41 @@ def test_suite_runs_and_writes_the_documented_keys(suite: str, tmp_path: Path) -
     assert found["targets"]
     for target in found["targets"]:
         assert set(target) == {"text", "value", "limit", "unit", "at_least", "passed"}
-        assert f"{'PASS' if target['passed'] else 'MISS'}  {target['text']}" in done.stdout
+        assert f"{'PASS' if target['passed'] else 'MISS'}  {target['text']}" in said
+
+
+def test_a_batch_on_two_processes_asks_nothing_of_others_beyond_ddp() -> None:
+    _, result = quick("distributed")
+    targets = {
+        target["text"]: target["value"] for target in result["suites"]["distributed"]["targets"]
+    }
+    for kind in ("store calls", "collectives", "device reads"):
+        assert targets[f"{kind} a batch, beyond those of the hand-written DDP loop"] == 0
+    assert targets["bytecodes a batch to agree"] < LIMIT_BYTECODES["to agree"]
+
+
+def test_what_a_batch_by_hand_asks_of_others_is_counted() -> None:
+    said, _ = quick("distributed")
+    assert f"{FLAG}, a batch: 2 collectives, 1 device reads, 0 store calls" in said
+
+
+def test_a_framework_that_is_not_installed_is_named_and_not_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    peer = Peer("Absent", "absent-framework", {}, lambda work: lambda: None)
+    assert interpreter_of(peer) is None
+    monkeypatch.setenv("EVENTTRAIN_BENCH_PYTHON_ABSENT", "another")
+    assert interpreter_of(peer) == "another"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+def test_ranks_that_fail_are_reported_with_their_error(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho '[rank0]: ValueError: no luck' >&2\nexit 3\n")
+    python.chmod(0o755)
+    told = start("eventtrain", Options(quick=True), str(python))
+    assert told.found == {}
+    assert told.problem == "its processes ended with 3: [rank0]: ValueError: no luck"
 
 
 def test_the_readme_documents_every_suite_and_key() -> None:

@@ -512,6 +512,18 @@ def test_both_figures_come_from_the_suites_that_they_show(tmp_path: Path) -> Non
     assert [path.name for path in draw(made, tmp_path)] == ["handlers.png", "overhead.png"]
 
 
+@needs_matplotlib
+def test_ranks_that_agree_have_a_figure(tmp_path: Path) -> None:
+    from benchmarks.figures import draw
+    from benchmarks.measure import Group
+
+    made = record()
+    ranks = {f"{n} ranks": {"ranks": n} for n in (2, 4)}
+    answer = Group("answer", "ms", {"2 ranks": [0.001], "4 ranks": [0.002]}, ranks)
+    made["suites"] = {"agreement": as_json(Suite([answer]))}
+    assert [path.name for path in draw(made, tmp_path)] == ["ranks.png"]
+
+
 @pytest.mark.parametrize(("device", "named"), [("a GPU", "a GPU"), (None, "no GPU")])
 def test_figures_name_the_cpu_and_the_gpu(device: str | None, named: str) -> None:
     from benchmarks.figures import _origin

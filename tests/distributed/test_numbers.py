@@ -94,7 +94,14 @@ def test_speed_is_that_of_the_slowest_and_samples_are_all(
     one, other = told["measures speed"]
     assert one["row"] == other["row"]
     assert one["samples"] == pytest.approx(23 / 4)
-    assert 0 <= one["row"]["train_spread"] < 1
+
+
+def test_the_rank_that_the_others_wait_for_is_named(told: dict[str, list[dict[str, Any]]]) -> None:
+    for rank in told["measures speed"]:
+        row = rank["row"]
+        assert [row["train_slowest_rank"], row["valid_slowest_rank"]] == [1, 1]
+        assert 0.5 < row["train_spread"] < 1
+        assert 0.5 < row["valid_spread"] < 1
 
 
 def test_ranks_draw_other_random_numbers_and_share_one_order(

@@ -6,7 +6,7 @@ import math
 import random
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,11 @@ class BatchMixing(Callback, ABC):
 
     def begin_fit(self, run: Runner) -> None:
         """Start over."""
+        if run.loss_func is None:
+            raise TypeError(
+                f"{type(self).__name__} has the loss computed for two targets each, and the model "
+                "computes its own loss (loss_func=None): give the Learner a loss_func(pred, yb)"
+            )
         self._turn = None
 
     @handler(during="train")
@@ -121,10 +126,13 @@ class BatchMixing(Callback, ABC):
             return
         assert run.learn is not None and self.permutation is not None
         original, permutation, lam = run.learn.loss_func, self.permutation, self.lam
+        assert original is not None
 
         def mixed_loss(pred: Any, yb: Tensor) -> Any:
-            own = original(pred, yb)
-            return lam * own + (1 - lam) * original(pred, yb[permutation])
+            own, other = original(pred, yb), original(pred, yb[permutation])
+            if not isinstance(own, Mapping):
+                return lam * own + (1 - lam) * other
+            return {name: lam * own[name] + (1 - lam) * other[name] for name in own}
 
         self._original, self._mixed = original, mixed_loss
         run.learn.loss_func = mixed_loss

@@ -95,7 +95,7 @@ def _uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
 def _predict(run: Runner, measurement: _Measurement) -> None:
     measurement.counts = run.world.has_share(run)
     run.phase, run.in_train = "predict", False
-    run.pred = run.model(run.xb)
+    run.pred = run.learn.call_model(run.xb)
     run.emit.after_pred()
 
 

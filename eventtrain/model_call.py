@@ -1,0 +1,107 @@
+"""Calling a model as it wants to be called, and finding the loss that it has computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from .data.weights import form_of
+
+Forward = Callable[[Any, Any], Any]
+"""``forward(model, batch)`` returns what the model predicts."""
+
+
+class ModelCall:
+    """Calls a model with what it takes, in place of ``model(xb)``.
+
+    Args:
+        model: What is called, DDP around the model say.
+        forward: The user's; ``None`` passes a mapping by its keys, and all else as it is.
+        run: Whose batch it is.
+    """
+
+    def __init__(self, model: Any, forward: Forward | None, run: Any) -> None:
+        self._model = model
+        self._forward = forward
+        self._run = run
+
+    def __call__(self, xb: Any) -> Any:
+        """Return what the model predicts for the batch of the run, whose input is ``xb``."""
+        if self._forward is not None:
+            return self._forward(self._model, batch_as_it_is(self._run))
+        return self._model(**xb) if isinstance(xb, Mapping) else self._model(xb)
+
+
+def batch_as_it_is(run: Any) -> Any:
+    """Return the batch of a run, with what handlers have made of its input and its target."""
+    batch, xb, yb = run.batch, run.xb, run.yb
+    if xb is yb:
+        return xb
+    is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+    return batch if is_pair and batch[0] is xb and batch[1] is yb else (xb, yb)
+
+
+def own_loss(pred: Any, model: str, *, in_train: bool) -> Any:
+    """Return the loss that a model has computed itself.
+
+    Args:
+        pred: What the model returned.
+        model: The name of its class, for messages.
+        in_train: Whether there must be a loss, and may be several.
+
+    Returns:
+        ``pred.loss``, ``pred["loss"]``, in training all of a mapping of losses, else ``None``.
+
+    Raises:
+        TypeError: There must be a loss, and there is none.
+    """
+    loss = getattr(pred, "loss", None)
+    if loss is None and isinstance(pred, Mapping):
+        loss = pred.get("loss")
+        if loss is None and in_train and pred and all(map(_is_number, pred.values())):
+            return dict(pred)
+    if loss is None and in_train:
+        raise TypeError(
+            f"there is no loss to train {model} with: the Learner has loss_func=None, so the model "
+            "must return one, as out.loss, as out['loss'] or as a mapping of losses, and returned "
+            f"{form_of(pred)}. Pass the labels in the batch, or a loss_func(pred, yb)"
+        )
+    return loss
+
+
+def whole_loss(loss: Any, run: Any) -> Any:
+    """Return a loss as one number; of a mapping the whole, whose parts the run is told."""
+    if not isinstance(loss, Mapping):
+        return loss
+    return total_loss(loss)[0] if run is None else run.take_losses(loss)
+
+
+def total_loss(losses: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the loss among several, and the others, which are its parts.
+
+    Args:
+        losses: With the whole at ``"loss"``; without it, all are added up.
+
+    Raises:
+        TypeError: There is nothing, or a part is no single number.
+    """
+    parts = {str(name): part for name, part in losses.items() if name != "loss"}
+    for name, part in parts.items():
+        if not _is_number(part):
+            raise TypeError(
+                f"part {name!r} of the loss is of {form_of(part)}: a mapping that loss_func "
+                "returns has a scalar tensor at each name, and what else is wanted of the batch is "
+                "logged, run.log(name, value)"
+            )
+    if "loss" in losses:
+        return losses["loss"], parts
+    if not parts:
+        raise TypeError("the mapping of losses is empty: it must have the loss at 'loss'")
+    whole: Any = sum(parts.values())
+    return whole, parts
+
+
+def _is_number(value: Any) -> bool:
+    return (isinstance(value, Tensor) and value.numel() == 1) or isinstance(value, (int, float))
