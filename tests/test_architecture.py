@@ -28,7 +28,8 @@ HOUSE = """
     text_table
     cancellation.records  cancellation.token  cancellation.scope  cancellation  interrupts
     distributed.paths  distributed.log  distributed.standing  distributed.boundary
-    distributed.watcher  distributed.poster  distributed.agreement  distributed
+    distributed.watcher  distributed.poster  distributed.agreement  distributed.exchange
+    distributed.patience  distributed
     bus.locking  bus.receivers  bus.ordering  bus.filters  bus.handlers  bus.phases
     bus.subscription  bus.dispatch  bus.sending  bus.running  bus.connections  bus.copying
     bus.binding  bus.restoring  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus
