@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from .commands import bench, demo, doctor, events, explain, plugins, replay, train
-from .errors import EventTrainError
+from .errors import EventTrainError, RemoteError
+from .launch import found_launch
 
 if TYPE_CHECKING:
     import click
@@ -37,10 +38,21 @@ Completion of commands and options by the shell:
 def main() -> int:
     """Run the command that the arguments name.
 
+    Of several processes, those that train all do, and rank 0 alone does anything else. Errors are
+    told by the rank that has them, and by rank 0.
+
     Returns:
         The exit code: 0, 1 after an error, 2 for a wrong command line, and 128
         plus the signal's number after a signal, as shells have it.
     """
+    try:
+        launch = found_launch()
+    except ValueError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    rank = 0 if launch is None else launch.rank
+    if rank and _is_for_one(sys.argv[1:]):
+        return 0
     try:
         import click
     except ModuleNotFoundError:
@@ -52,14 +64,34 @@ def main() -> int:
     except click.Abort:
         return 128 + signal.SIGINT
     except Exception as error:
+        code = error.exit_code if isinstance(error, click.ClickException) else 1
+        if rank and _is_told_by_zero(error):
+            return code
         if settings["traceback"]:
             traceback.print_exception(error)
         if isinstance(error, click.ClickException):
             error.show()
-            return error.exit_code
-        print(_in_short(error, traced=settings["traceback"]), file=sys.stderr)
-        return 1
+        else:
+            who = f"rank {rank}: " if rank else ""
+            print(f"{who}{_in_short(error, traced=settings['traceback'])}", file=sys.stderr)
+        return code
     return code if isinstance(code, int) else 0
+
+
+def _is_for_one(arguments: list[str]) -> bool:
+    """Whether rank 0 alone does what the arguments say: all but to train, and to examine."""
+    command = next((each for each in arguments if not each.startswith("-")), None)
+    is_help = not {"-h", "--help", "--version"}.isdisjoint(arguments)
+    return is_help or command not in ("train", "demo", "bench", "doctor")
+
+
+def _is_told_by_zero(error: Exception) -> bool:
+    """Whether rank 0 prints the same: of the command line, or of another rank that has failed."""
+    import click
+
+    if isinstance(error, RemoteError):
+        return bool(error.ranks) and 0 not in error.ranks
+    return isinstance(error, click.ClickException)
 
 
 def _without_click(arguments: list[str]) -> int:

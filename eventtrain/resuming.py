@@ -13,9 +13,8 @@ import torch
 from .checkpoints.compatibility import check_fits
 from .checkpoints.files import list_checkpoints, load_checkpoint
 from .checkpoints.form import check_form, check_position
-from .checkpoints.loader_form import are_of_same_rows, are_same, batch_print, draws_order_at_once
+from .checkpoints.loader_place import Place, rest_of_loader
 from .checkpoints.optimizer_state import check_optimizer
-from .checkpoints.random_state import has_drawn_since, random_state
 from .checkpoints.restore_point import RestorePoint
 from .checkpoints.snapshot import (
     loader_forms,
@@ -75,9 +74,10 @@ class Resumption(FromTheStart):
     """The way back to where a snapshot was taken.
 
     A snapshot in the middle of a phase has the loader iterated anew with the random numbers
-    that it had when the phase began, and the batches that were done loaded and dropped: so any
-    loader resumes, whatever its order and its workers. The last of these batches must be the one
-    that it was.
+    that it had when the phase began, and brought behind the batches that were done
+    (``rest_of_loader``): so any loader resumes, whatever its order and its workers. The last of
+    these batches must be the one that it was; on another number of processes, where the loader must
+    be one whose batches are those of all, the order must be.
 
     Args:
         content: What ``take_snapshot`` returned.
@@ -106,6 +106,10 @@ class Resumption(FromTheStart):
         super().check(run)
         check_form(self._content, set(run.counters()), self._origin)
         check_fits(self._content, run, self._origin)
+        if self.batch and self._content.get("world_size", 1) != run.world.size:
+            assert self._phase_start is not None
+            # From there on this number of processes loads, and may have to do so once more.
+            self._phase_start = {**self._phase_start, "begun_at": self.batch - 1}
 
     def enter_fit(self, run: RunState) -> None:
         """Put everything back once ``begin_fit`` has fired.
@@ -152,41 +156,27 @@ class Resumption(FromTheStart):
                 check_optimizer(self._content, run, self._origin)
                 self._restore_all(run)
             return batches_of(loader, run.token), 0
-        assert self._phase_start is not None
+        start = self._phase_start
+        assert start is not None  # as check_position has seen
+        place = self._place_in(run, start)
         with self._undone_if_refused(run):
             check_optimizer(self._content, run, self._origin)
-            set_random_states(run, self._phase_start)
-            batches = iter(batches_of(loader, run.token))
-            self._drop_what_is_done(batches, loader)
+            set_random_states(run, start)
+            batches = rest_of_loader(loader, run.token, place)
             self._restore_all(run)
         return batches, self.batch
 
-    def _drop_what_is_done(self, batches: Iterator[Any], loader: Iterable[Any]) -> None:
-        """Load the batches that are done, and see that the last one is what it was."""
-        done = f"{self._origin} was taken after {self.batch} batches of the {self.phase} loader"
-        for index in range(self.batch):
-            before = random_state() if index + 1 == self.batch else {}
-            try:
-                batch = next(batches)
-            except StopIteration:
-                raise CheckpointError(
-                    f"{done}, which now ends after {index}: it must be the same data"
-                ) from None
-        saved = self._content.get("last_batch")  # earlier formats lack it
-        if saved is None or are_same(saved, found := batch_print(batch)):
-            return
-        # What this process draws for a batch is another number without the model in between, and
-        # rows may well be the same. For the first batch nothing is drawn in between.
-        is_noise = self.batch > 1 and has_drawn_since(before)
-        if not (is_noise and (draws_order_at_once(loader) or are_of_same_rows(saved, found))):
-            raise CheckpointError(
-                f"{done}, and the last of them is now another batch: rows would be skipped or "
-                "repeated. Make the loader of the same data in the same way. If it draws random "
-                "numbers batch by batch, have it draw them from a generator (torch.Generator, "
-                "random.Random, one of NumPy's) in an attribute of loader, sampler or dataset, or "
-                "in workers that are not persistent; and resume this run from a checkpoint that "
-                "was taken between epochs"
-            )
+    def _place_in(self, run: RunState, start: Mapping[str, Any]) -> Place:
+        state = start["loaders"][0 if run.in_train else 1]
+        return Place(
+            phase=str(run.phase),
+            batch=self.batch,
+            begun_at=start.get("begun_at", 0),
+            order=state.get("order") if isinstance(state, Mapping) else None,
+            last_batch=self._content.get("last_batch"),  # earlier formats lack it
+            worlds=(self._content.get("world_size", 1), run.world.size),
+            origin=self._origin,
+        )
 
     def phase_start(self, run: RunState) -> Mapping[str, Any] | None:
         """Return the states of the interrupted run, in the phase that is being resumed."""

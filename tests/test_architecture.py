@@ -25,7 +25,7 @@ ROOT = PACKAGE.parent
 
 HOUSE = """
     lazy_exports  arguments  atomic_file  errors  copies  events  foreign_names  priorities
-    text_table
+    text_table  launch
     cancellation.records  cancellation.token  cancellation.scope  cancellation  interrupts
     distributed.paths  distributed.log  distributed.standing  distributed.boundary
     distributed.watcher  distributed.poster  distributed.agreement  distributed.exchange
@@ -42,8 +42,9 @@ HOUSE = """
     submodules  distributed.engines  discriminative  learner  state  diagnosis  param_groups
     handler_options  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.files
-    checkpoints.random_state  checkpoints.loader_state  checkpoints.loader_form  checkpoints.names
-    checkpoints.optimizer_state  checkpoints.compatibility
+    checkpoints.random_state  checkpoints.loader_state  checkpoints.loader_form
+    checkpoints.loader_place  checkpoints.names  checkpoints.optimizer_state
+    checkpoints.compatibility
     checkpoints.snapshot  checkpoints.kept_tensors  checkpoints.save_point
     checkpoints.restore_point  checkpoints
     checkpoint_files

@@ -53,6 +53,7 @@ class Connections(NamedSignal):
         muted_by_hand: What ``is_muted`` was set to.
         by_key: The handlers by the keys of ``receivers``.
         mutings: A thread and a mark for each ``muted`` block that is under way.
+        restorations: How often a transaction that failed has put it back.
     """
 
     def __init__(self, doc: str | None = None, *, name: str = "") -> None:
@@ -65,6 +66,7 @@ class Connections(NamedSignal):
         self._around: Around | None = None
         self.muted_by_hand = False
         self.mutings: list[tuple[int, object]] = []
+        self.restorations = 0
         super().__init__(name, doc)
 
     # Order
@@ -186,10 +188,13 @@ class Connections(NamedSignal):
         handler = self.by_key.get(key)
         had_sender = sender_id in self._by_receiver.get(key, ())
         self.connect(receiver, sender=sender, weak=False)
+        own, restorations = self.by_key.get(key), self.restorations
         try:
             yield
         finally:
-            if stood is None or handler is None:
+            if self.restorations > restorations and self.by_key.get(key) is not own:
+                pass  # a transaction has failed, and what stood before it is there again
+            elif stood is None or handler is None:
                 super().disconnect(receiver)
             elif key in self.receivers:
                 self.receivers[key], self.by_key[key] = stood, handler

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Literal, NoReturn, Protocol, cast
 
 from ..arguments import flag, real_number, whole_number
 from ..errors import describe
+from ..launch import found_launch
 from . import filters
 from .filters import Tally
 from .receivers import (
@@ -350,15 +350,16 @@ class Handler:
 def is_among(ranks: Ranks, sender: object) -> bool:
     """Whether this process is one of ``ranks``, by where the sender says that it is.
 
-    A sender that does not say is where ``RANK`` and ``LOCAL_RANK`` have the process.
+    A sender that does not say is where the process was started.
     """
     if ranks == "all":
         return True
     name = "rank" if ranks == "zero" else "local_rank"
     rank: object = getattr(sender, name, None)
-    if rank is None and os.environ.get("WORLD_SIZE", "1") != "1":
-        rank = os.environ.get(name.upper())
-    return rank in (None, 0, "0")
+    if rank is None:
+        launch = found_launch()
+        return launch is None or getattr(launch, name) == 0
+    return rank == 0
 
 
 _LASTING = ("__weakref__", "calls")

@@ -92,6 +92,7 @@ class Snapshot:
             signal.by_key.clear()
             for connection in wanted:
                 _put_in(signal, connection, senders)
+            signal.restorations += 1
             self._restore_muting()
             for name in _WATCHERS:
                 vars(signal).pop(name, None)

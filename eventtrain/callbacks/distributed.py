@@ -28,7 +28,8 @@ class Distributed(Callback):
 
     The group is torch's default one, or is made when a run begins if ``RANK`` is set, as
     ``torchrun`` does; NCCL carries what is on CUDA, gloo the rest. A process that is alone
-    trains as without this callback, so the same script runs in both ways.
+    trains as without this callback, so the same script runs in both ways; but loaders that shuffle
+    have the order that they have on several processes, so that a run can go on with another number.
 
     All events fire on all ranks, and all leave ``fit``, ``epoch``, ``train``, ``validate`` and
     ``predict`` at the same boundary, whichever rank cancels them; ``batch`` and ``step`` are each

@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..data.sharding import shares_of
 from ..errors import CheckpointError
 from ..state import RunState
 from ..submodules import fits_into
-from .loader_form import form_differences, keeps_order, loader_form
+from .loader_form import common_form, form_differences, keeps_order, loader_form
+from .loader_place import cannot_be_brought
 from .names import under_names_of
 from .optimizer_state import check_optimizer
 
@@ -78,6 +80,7 @@ def _check_loaders(content: Mapping[str, Any], run: RunState, origin: str) -> No
     position = content["position"]
     phase = position["phase"] if position["batch"] else None  # in which rows are done
     saved = content.get("loaders", [None, None])  # earlier formats do not tell
+    worlds = content.get("world_size", 1), run.world.size
     for index, name in enumerate(("train", "validate")):
         loader = (run.data.train_dl, run.data.valid_dl)[index]
         if name not in ("train", phase) or saved[index] is None:
@@ -86,7 +89,14 @@ def _check_loaders(content: Mapping[str, Any], run: RunState, origin: str) -> No
             raise CheckpointError(
                 f"{origin} was taken in validation, and there is no loader for it"
             )
-        differences = form_differences(saved[index], loader_form(loader))
+        is_shared = shares_of(loader) is not None
+        if name == phase and worlds[0] != worlds[1] and not is_shared:
+            raise cannot_be_brought(loader, name, worlds, origin)
+        was, now = saved[index], loader_form(loader)
+        if max(worlds) > 1 and not is_shared:
+            is_same = worlds[0] == worlds[1]
+            was, now = (common_form(form, is_same_world=is_same) for form in (was, now))
+        differences = form_differences(was, now)
         if differences:
             raise CheckpointError(
                 f"{origin} was saved with another {name} loader, and rows would be skipped or "

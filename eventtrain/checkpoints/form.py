@@ -24,7 +24,9 @@ def check_position(content: Mapping[str, Any], origin: str) -> None:
         CheckpointError: It does not.
     """
     _check(content, origin, {"position": _is_position, "phase_start": _is_anything})
-    if content["position"]["batch"] and content["phase_start"] is None:
+    batch, start = content["position"]["batch"], content["phase_start"]
+    begun_at = start.get("begun_at", 0) if isinstance(start, Mapping) else 0
+    if batch and (start is None or not (is_count(begun_at) and begun_at < batch)):
         raise _no_snapshot(origin, "its 'phase_start' and its 'position' contradict each other")
 
 
@@ -132,6 +134,13 @@ def _are_forms(value: Any) -> bool:
     )
 
 
+def _is_order(value: Any) -> bool:
+    """Whether it is what ``SharedBatches.order_form`` returned, or nothing."""
+    return _is_named(value) and all(
+        each is None or isinstance(each, bool) or is_count(each) for each in value.values()
+    )
+
+
 def _are_random(value: Any) -> bool:
     """Whether it is what ``random_states`` returned: generators made for it take the states."""
     if value is None:
@@ -142,6 +151,8 @@ def _are_random(value: Any) -> bool:
                 if not (_is_named(loader["generators"]) and _is_named(loader["numbers"])):
                     return False
                 loader["started"].index  # noqa: B018
+                if not _is_order(loader.get("order", {})):
+                    return False
             else:
                 [torch.Generator().set_state(each) for each in loader]
         version, internal, gauss = value["global"]["python"]

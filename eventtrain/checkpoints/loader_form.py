@@ -22,6 +22,7 @@ from torch.utils.data import (
 
 from ..data.batch import loader_length
 from ..data.global_order import GlobalBatchSampler
+from ..data.sharding import as_made
 from ..data.weights import count_samples
 from ..errors import DataError
 from .loader_state import SETTINGS, parts_of
@@ -41,10 +42,14 @@ _EAGER = (
 def loader_form(loader: Any) -> dict[str, Any]:
     """Describe what decides which rows are in which batch of a loader, as plain data.
 
+    It is the same on any number of processes, for a loader that these share and for one that stands
+    in the place of such a loader.
+
     Returns:
         What it is, and what its settings are, its samplers' too, each under a name that messages
         can use.
     """
+    loader = as_made(loader)
     form: dict[str, Any] = {"kind": type(loader).__name__, "number of batches": None}
     if isinstance(loader, (list, tuple)):
         form["sizes of the batches"] = [_size_of(batch) for batch in loader]
@@ -59,6 +64,8 @@ def loader_form(loader: Any) -> dict[str, Any]:
             is_own = getattr(part, "generator", None) is not None
             form[f"{name}.generator".lstrip(".")] = "its own" if is_own else None
         for setting in SETTINGS:
+            if setting == "seed" and getattr(part, "has_seed_of_run", False):
+                continue
             value = getattr(part, setting, None)
             if type(value) in _PLAIN and value is not None:
                 form[f"{name}.{setting}".lstrip(".")] = value
@@ -91,6 +98,27 @@ def keeps_order(loader: Any) -> bool:
     """Whether a loader gives its batches in its own order, and not in that of who is faster."""
     loaders = [part for _, part in parts_of(loader) if isinstance(part, DataLoader)]
     return all(getattr(each, "in_order", True) or each.num_workers < 2 for each in loaders)
+
+
+# What a loader that cuts for itself may have of its own on each rank, and what hangs on the
+# number of ranks besides.
+_OF_RANK = ("number of batches", "sizes of the batches", "rank", "seed", "num_samples")
+_OF_WORLD = ("batch_size", "bs", "num_replicas")
+
+
+def common_form(form: Mapping[str, Any], *, is_same_world: bool) -> dict[str, Any]:
+    """Return what ranks have in common of the form of a loader that cuts for itself.
+
+    Args:
+        form: What ``loader_form`` returned on any rank.
+        is_same_world: Whether to keep what is the same for as long as the number of them is.
+    """
+    left_out = _OF_RANK if is_same_world else _OF_RANK + _OF_WORLD
+    return {
+        name: value
+        for name, value in form.items()
+        if name.rpartition(".")[2] not in left_out and not name.startswith("length of ")
+    }
 
 
 def form_differences(saved: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:

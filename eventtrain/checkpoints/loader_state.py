@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..data.sharding import shares_of
+
 SETTINGS = (
     *("batch_size", "bs", "num_samples", "replacement", "shuffle", "drop_last", "in_order"),
     *("num_replicas", "rank", "seed", "persistent_workers"),
@@ -34,9 +36,13 @@ def loader_state(loader: Any) -> dict[str, Any]:
         ``"generators"``, the states of those of torch, NumPy and Python that loader, samplers
         and datasets keep in their attributes; ``"numbers"``, what they count; ``"started"``,
         which loaders have persistent workers that are running: these draw no new seed for an
-        epoch. Each by its place in the loader.
+        epoch. Each by its place in the loader. ``"order"``, of one whose batches processes share,
+        is its ``order_form``.
     """
     state: dict[str, Any] = {"generators": {}, "numbers": {}, "started": []}
+    shares = shares_of(loader)
+    if shares is not None:
+        state["order"] = shares.order_form()
     known: set[int] = set()
     for place, part, attributes in _walk(loader):
         if _has_persistent_workers(part) and part._iterator is not None:
@@ -77,6 +83,10 @@ def set_loader_state(loader: Any, state: Mapping[str, Any] | list[torch.Tensor])
         found = _attributes(parts[place]).get(name) if place in parts else None
         if _is_generator(found):
             _set_state_of(found, each)
+    order, shares = state.get("order"), shares_of(loader)
+    seed = order.get("seed") if order else None
+    if seed is not None and shares is not None and shares.has_seed_of_run:
+        shares.use_seed_of_run(seed)  # that of this process may be another
 
 
 def _start_or_stop(loader: Any, *, is_started: bool) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from ..launch import found_launch
+
 if TYPE_CHECKING:
     import click
 
@@ -24,6 +26,10 @@ def make() -> click.Command:
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     def bench(arguments: tuple[str, ...]) -> int:
         """Measure what dispatch costs, beside loops written by hand."""
+        if found_launch() is not None:
+            raise click.ClickException(
+                "benchmarks measure one process: start them without torchrun or srun"
+            )
         code: int = _command().main(arguments, program="eventtrain bench")
         return code
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..launch import found_launch
 from .options import positive
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ def make() -> click.Command:
         The images come with scikit-learn, so nothing is downloaded; it takes a
         few seconds on a CPU. Ctrl-C ends it early, with a picture of what there is.
         """
+        if found_launch() is not None:
+            raise click.ClickException(
+                "the demo is for one process: start it without torchrun or srun. "
+                "`eventtrain train` trains on several"
+            )
         try:
             from .digits import DemoError, run_demo
 

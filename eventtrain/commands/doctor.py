@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..text_table import text_table
+from .processes import examine_processes, process_rows
 
 if TYPE_CHECKING:
     import click
@@ -43,6 +44,9 @@ def make() -> click.Command:
 
         Exit code 1 when a package that eventtrain cannot do without is missing
         or too old. What an extra brings may be missing.
+
+        Started by torchrun or srun, the processes meet, and rank 0 prints one
+        report with the devices of each; exit code 1 if they do not meet.
         """
         return print_report(as_json=as_json)
 
@@ -65,7 +69,11 @@ def main(arguments: Sequence[str]) -> int:
 def print_report(*, as_json: bool) -> int:
     """Print what ``examine`` finds, and return the exit code."""
     report = examine()
-    print(json.dumps(report, indent=2) if as_json else "\n".join(_lines(report)))
+    rank = report["processes"]["rank"]
+    if rank == 0:
+        print(json.dumps(report, indent=2) if as_json else "\n".join(_lines(report)))
+    for problem in report["problems"] if rank else ():
+        print(f"rank {rank}: problem: {problem}", file=sys.stderr)
     return 0 if report["ok"] else 1
 
 
@@ -84,6 +92,8 @@ def examine() -> dict[str, Any]:
     devices = _devices()
     if "error" in devices and packages["torch"] is not None:
         problems.append(f"{devices['error']}; install it anew: pip install --force-reinstall torch")
+    processes = examine_processes(devices)
+    problems += processes.pop("problems")
     advice = [
         f'{name} is missing: pip install "eventtrain[{extra}]"'
         for name, extra in _EXTRAS.items()
@@ -96,6 +106,7 @@ def examine() -> dict[str, Any]:
         "eventtrain": __version__,
         "packages": packages,
         "devices": devices,
+        "processes": processes,
         "mnist": _mnist(),
         "problems": problems,
         "advice": advice,
@@ -169,6 +180,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     ]
     rows += [(name, version or "missing") for name, version in report["packages"].items()]
     rows += list(_device_rows(report["devices"]))
+    rows += list(process_rows(report["processes"]))
     for place in report["mnist"]:
         state = "present" if place["present"] else "not there"
         rows.append(("MNIST", f"{state}: {place['folder']} ({place['source']})"))

@@ -47,11 +47,16 @@ def save_history(out: Path, result: FitResult, about: Mapping[str, Any]) -> None
     _replace(out / "history.json", lambda file: file.write(text.encode()))
 
 
-def save_model(out: Path, model: Any) -> list[str]:
-    """Write ``model.pt``, on the CPU, and return the names of the files written."""
+def save_model(out: Path, model: Any, *, is_writer: bool = True) -> list[str]:
+    """Write ``model.pt``, whole and on the CPU, and return the names of the files written.
+
+    Every process that has a part of the model calls this; one of them is the writer.
+    """
     if not hasattr(model, "state_dict"):
         return []
     state = {k: _on_cpu(value) for k, value in model.state_dict().items()}
+    if not is_writer:
+        return []
     _replace(out / "model.pt", lambda file: torch.save(state, file))
     return ["model.pt"]
 
@@ -68,4 +73,6 @@ def _finite(value: Any) -> Any:
 
 
 def _on_cpu(value: Any) -> Any:
+    if hasattr(value, "full_tensor"):  # divided: its parts are gathered
+        value = value.full_tensor()
     return value.cpu() if isinstance(value, torch.Tensor) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
@@ -92,15 +93,23 @@ class SharedBatches(ABC):
     Attributes:
         batch_size: Samples in a batch, over all processes.
         drop_last: Whether a last batch of fewer samples is left out.
+        shuffle: Whether each epoch has an order of its own.
+        seed: On which, with the epoch, that order depends; ``None`` where it is drawn.
+        generator: From which it is drawn; ``None`` for torch's global one.
+        has_seed_of_run: Whether ``seed`` is a run's; see ``use_seed_of_run``.
         epoch: Whose order comes next; see ``set_epoch``.
         share: The ``Share`` of this process.
     """
 
     batch_size: int
     drop_last: bool
+    shuffle: bool
+    seed: int | None
+    generator: torch.Generator | None
 
     def __init__(self, share: Share = ALL) -> None:
         self.share = share
+        self.has_seed_of_run = False
         self.epoch = 0
         self._start = 0
 
@@ -129,6 +138,36 @@ class SharedBatches(ABC):
             TypeError, ValueError: There is no such rank.
         """
         self.share = Share(rank, world_size)
+
+    def use_seed_of_run(self, seed: int | None) -> None:
+        """Have orders be those of a run's seed, where neither a seed nor a generator was given.
+
+        Args:
+            seed: Takes the place of an earlier one of a run; ``None`` to have none of a run again.
+        """
+        if self.has_seed_of_run or (self.seed is None and self.generator is None):
+            self.seed, self.has_seed_of_run = seed, seed is not None
+
+    def order_form(self) -> dict[str, int | bool | None]:
+        """Return what decides which samples are in which batch of the next epoch, as plain data.
+
+        Returns:
+            ``samples``, the number of them, and ``batch_size``, both over all processes;
+            ``drop_last``, ``shuffle``, ``seed``, ``epoch``; and ``generator``, the CRC-32 sum of
+            its state. It is equal in all processes, whatever their number is.
+        """
+        drawn: Any = None
+        if self.shuffle and self.generator is not None:
+            drawn = zlib.crc32(self.generator.get_state().numpy())  # type: ignore[arg-type]
+        return {
+            "samples": self._count(),
+            "batch_size": self.batch_size,
+            "drop_last": self.drop_last,
+            "shuffle": self.shuffle,
+            "seed": self.seed if self.shuffle else None,
+            "epoch": self.epoch if self.shuffle else None,
+            "generator": drawn,
+        }
 
     def set_epoch(self, epoch: int) -> None:
         """Have the next order be that of ``epoch``, where there is a seed; a run does so."""
@@ -199,6 +238,8 @@ class GlobalBatchSampler(SharedBatches, Sampler[list[int]]):
         TypeError, ValueError: An argument is of the wrong type or out of range.
         EmptyLoaderError: There is no sample, or with ``drop_last`` no full batch.
     """
+
+    seed: int
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch.utils.data import (
     BatchSampler,
@@ -18,7 +19,6 @@ from ..errors import DataError
 from .bunch import DataBunch
 from .global_order import GlobalBatchSampler, Share, SharedBatches
 from .lengths import has_exact_length
-from .loaders import TensorLoader
 
 
 def shard_data(data: DataBunch, rank: int, world_size: int, seed: int) -> Callable[[], None]:
@@ -36,7 +36,7 @@ def shard_data(data: DataBunch, rank: int, world_size: int, seed: int) -> Callab
         world_size: How many there are.
         seed: The same in all processes: for the order of those that have neither a seed nor a
             generator. With one process too, so that a run goes on with the same order on another
-            number of them.
+            number of them. A checkpoint keeps it.
 
     Returns:
         A function that puts everything back.
@@ -81,9 +81,9 @@ def shard_loader(
     shares = shares_of(loader)
     if shares is not None:
         undo.append(_undo_of(shares))
-        shares.share = Share(rank, world_size)
-        if isinstance(shares, TensorLoader) and shares.seed is None and shares.generator is None:
-            shares.seed = seed
+        # By methods, which what wraps a loader passes on.
+        shares.shard(rank, world_size)
+        shares.use_seed_of_run(seed)
         return loader
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return loader
@@ -151,10 +151,12 @@ def _parts(loader: Any) -> Iterator[Any]:
 
 
 def _undo_of(shares: Any) -> Callable[[], None]:
-    share, seed = shares.share, shares.seed
+    share, is_seeded = shares.share, shares.has_seed_of_run
 
     def put_back() -> None:
-        shares.share, shares.seed = share, seed
+        shares.shard(share.rank, share.world_size)
+        if not is_seeded:
+            shares.use_seed_of_run(None)
 
     return put_back
 
@@ -173,18 +175,31 @@ def _takes_all(sampler: Any, loader: DataLoader[Any]) -> bool:
 def _with_global_batches(
     loader: DataLoader[Any], sampler: Any, share: Share, seed: int
 ) -> DataLoader[Any]:
+    generator = getattr(sampler, "generator", None)
     batches = GlobalBatchSampler(
         loader.dataset,  # type: ignore[arg-type]
         loader.batch_size or 1,
         shuffle=type(sampler) is RandomSampler,
-        seed=seed,
+        seed=seed if generator is None else 0,
         drop_last=loader.drop_last,
-        generator=getattr(sampler, "generator", None),
+        generator=generator,
         rank=share.rank,
         world_size=share.world_size,
     )
+    batches.has_seed_of_run = generator is None
     kept = {name: getattr(loader, name) for name in _KEPT if hasattr(loader, name)}
-    return DataLoader(loader.dataset, batch_sampler=batches, **kept)
+    made = DataLoader(loader.dataset, batch_sampler=batches, **kept)
+    _replaced[made] = loader
+    return made
+
+
+_replaced: WeakKeyDictionary[DataLoader[Any], DataLoader[Any]] = WeakKeyDictionary()
+"""What the user made, by what stands in its place."""
+
+
+def as_made(loader: Any) -> Any:
+    """Return the loader that the user made, where ``loader`` stands in its place for a run."""
+    return _replaced.get(loader, loader) if isinstance(loader, DataLoader) else loader
 
 
 _KEPT = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import distributed as dist
 
 from ..bus.running import running_handler
+from ..launch import Launch, found_launch, found_local_rank
 
 if TYPE_CHECKING:
     from .log import Store
@@ -84,52 +86,61 @@ def require_all_ranks(what: str) -> None:
 
 
 def found_group() -> Group:
-    """Return the group that this process is in, by torch's default group, else by ``RANK``.
+    """Return the group that this process is in, by torch's default group, else by how it started.
 
     Raises:
-        ValueError: ``RANK``, ``WORLD_SIZE`` or ``LOCAL_RANK`` is no such number.
+        ValueError: A variable of the environment that tells of it is no such number.
     """
     if dist.is_available() and dist.is_initialized():
         rank, size = dist.get_rank(), dist.get_world_size()
-        return Group(rank, size, _number("LOCAL_RANK", rank))
-    size = _number("WORLD_SIZE", 1) if "RANK" in os.environ and dist.is_available() else 1
-    if size <= 1:
-        return ALONE
-    rank = _number("RANK", 0)
-    if rank >= size:
-        raise ValueError(f"the environment has RANK={rank}, which must be below WORLD_SIZE={size}")
-    return Group(rank, size, _number("LOCAL_RANK", rank))
+        return Group(rank, size, found_local_rank(rank))
+    launch = found_launch() if dist.is_available() else None
+    return ALONE if launch is None else Group(launch.rank, launch.world_size, launch.local_rank)
 
 
-def joined_group() -> Group:
-    """Return the group that this process is in, and have torch make it where ``RANK`` tells of one.
+def joined_group(timeout: timedelta | None = None) -> Group:
+    """Return the group that this process is in, and have torch make it where it has others.
 
     Its backends are NCCL for tensors on CUDA, where there is such a device, and gloo for others.
 
+    Args:
+        timeout: How long the others may take to come, and a collective later; torch's by default.
+
     Raises:
-        ValueError: ``RANK`` and ``WORLD_SIZE`` are set, and ``MASTER_ADDR`` or ``MASTER_PORT`` is
-            not; or one of them is no such number.
+        ValueError: Nothing says where the processes meet, or a variable of the environment is no
+            such number.
     """
     group = found_group()
     if group.is_alone or dist.is_initialized():
         return group
-    missing = [key for key in ("MASTER_ADDR", "MASTER_PORT") if key not in os.environ]
-    if missing:
-        raise ValueError(
-            f"RANK and WORLD_SIZE say that this is rank {group.rank} of {group.world_size}, but "
-            f"{' and '.join(missing)} are not set: start the processes with torchrun, or set them"
-        )
     has_cuda = torch.cuda.is_available() and dist.is_nccl_available()
     if has_cuda:
         torch.cuda.set_device(group.local_rank % torch.cuda.device_count())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if has_cuda else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if has_cuda else "gloo"
+    launch = found_launch()
+    assert launch is not None  # or it would be alone
+    meeting = _meeting_point(launch)
+    if launch.by == "torch":  # torch reads the environment, as only there it is said whose store
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        dist.init_process_group(
+            backend, meeting, timeout, world_size=group.world_size, rank=group.rank
+        )
     return group
 
 
-def _number(variable: str, default: int) -> int:
-    value = os.environ.get(variable)
-    if value is None:
-        return default
-    if not value.isdecimal():
-        raise ValueError(f"the environment has {variable}={value!r}, which must be a whole number")
-    return int(value)
+def _meeting_point(launch: Launch) -> str:
+    missing = [
+        variable
+        for variable, value in (("MASTER_ADDR", launch.address), ("MASTER_PORT", launch.port))
+        if value is None
+    ]
+    if not missing:
+        host = f"[{launch.address}]" if ":" in str(launch.address) else launch.address
+        return f"tcp://{host}:{launch.port}"
+    said = "RANK and WORLD_SIZE say" if launch.by == "torch" else "SLURM says"
+    raise ValueError(
+        f"{said} that this is rank {launch.rank} of {launch.world_size}, but "
+        f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: start the "
+        "processes with torchrun, or set them"
+    )

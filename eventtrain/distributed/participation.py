@@ -1,6 +1,7 @@
 """The part that a process takes in a run on several: boundaries, failures, what all must do alike.
 
-Who is alone takes none: ``TAKES_NO_PART`` does nothing.
+Who is alone takes none: ``TAKES_NO_PART`` does nothing, and ``Alone`` has its data in the order
+that several have.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from ..bus.dispatch import raising_handler
 from ..bus.handlers import place_of
 from ..cancellation import CancellationToken, Scope, Unwind
+from ..data.bunch import DataBunch
 from ..data.sharding import shard_data
 from ..errors import RemoteError
 from .agreed_scopes import AgreedScope
@@ -26,7 +28,7 @@ from .exchange import Exchange
 from .gradient_sync import GradientSync
 from .groups import Group
 from .patience import SOON, Patience
-from .reductions import ONE_PROCESS, World
+from .reductions import ONE_PROCESS, OneProcess, World
 from .tallies import Tallies
 from .transport import is_of_transport
 
@@ -69,13 +71,18 @@ class Common:
         )
         self._undo.append(partial(setattr, run, "world", ONE_PROCESS))
         if learn.data is not None:
-            seed = int(world.gather([torch.initial_seed() % 2**31])[0][0])  # that of rank 0
-            self._undo.append(shard_data(learn.data, world.rank, world.size, seed))
+            self._undo.append(share_data(learn.data, world))
 
     def take_down(self) -> None:
         """Put all back as it was."""
         while self._undo:
             self._undo.pop()()
+
+
+def share_data(data: DataBunch, world: OneProcess) -> Callable[[], None]:
+    """Give this process its share of every batch; return what puts the data back; collective."""
+    seed = int(world.gather([torch.initial_seed() % 2**31])[0][0])  # that of rank 0
+    return shard_data(data, world.rank, world.size, seed)
 
 
 class NoPart:
@@ -96,6 +103,24 @@ class NoPart:
 
 
 TAKES_NO_PART = NoPart()
+
+
+class Alone(NoPart):
+    """The part of a process that is alone and may go on as several: data in the order of those."""
+
+    def __init__(self) -> None:
+        self._put_back: Callable[[], None] | None = None
+
+    def prepare(self, learn: Any) -> None:
+        """Have the loaders follow the order that they would have on several processes."""
+        if learn.data is not None:
+            self._put_back = share_data(learn.data, ONE_PROCESS)
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Put the data back."""
+        put_back, self._put_back = self._put_back, None
+        if put_back is not None:
+            put_back()
 
 
 class Participation(NoPart):
@@ -309,7 +334,7 @@ def take_part(run: Any, token: CancellationToken, engine: Engine) -> NoPart:
     A run inside of another one's scopes, by the same token, is that one's guest.
     """
     if engine.group.is_alone:
-        return TAKES_NO_PART
+        return Alone()
     host = _parts.get(id(token)) if token.agree is not None else None
     if host is not None:
         return Guest(run, host, engine)

@@ -219,6 +219,10 @@ def test_one_change_and_a_failure_leave_the_bus_as_it_was(name: str) -> None:
             check([(name, event, number)])
 
 
+def test_a_block_that_is_left_open_by_a_failure_ends_no_connection_but_its_own() -> None:
+    check([("clear a signal", "after_loss", 0), ("connected_to", "after_loss", 0)])
+
+
 @settings(max_examples=200)
 @given(programs)
 def test_any_changes_and_a_failure_leave_the_bus_as_it_was(

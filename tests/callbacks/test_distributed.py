@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from eventtrain import CheckpointError, DataBunch, Distributed, Learner, Runner
 from eventtrain.callbacks import Checkpoint
+from eventtrain.data.global_order import order_of_epoch
 from eventtrain.distributed.engines import Shards
 
 
@@ -21,6 +23,32 @@ def test_alone_it_changes_nothing(make_learner: Any, strategy: Any) -> None:
     assert (run.rank, run.world_size, run.local_rank, run.is_zero) == (0, 1, 0, True)
     for a, b in zip(plain.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_alone_a_loader_that_shuffles_has_the_order_of_several_and_is_put_back(
+    make_learner: Any,
+) -> None:
+    learn = make_learner()
+    loader = learn.data.train_dl
+    loader.shuffle = True
+    torch.manual_seed(5)
+    rows: list[float] = []
+    run = Runner(Distributed())
+    run.on("after_batch", lambda run: rows.extend(run.xb[:, 0].tolist()), during="train")
+    run.fit(1, learn)
+    order = order_of_epoch(len(loader.dataset), 5, 0)
+    assert rows == loader.dataset.x[order, 0].tolist()
+    assert (learn.data.train_dl, loader.seed) == (loader, None)
+
+
+def test_alone_too_a_fit_that_fails_puts_the_loaders_back(make_learner: Any) -> None:
+    learn = make_learner()
+    learn.data.train_dl = loader = DataLoader(learn.data.train_dl.dataset, 4, shuffle=True)
+    run = Runner(Distributed())
+    run.on("after_loss", lambda run: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run.fit(1, learn)
+    assert learn.data.train_dl is loader
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from eventtrain import (
 )
 from eventtrain.callbacks import Checkpoint
 from eventtrain.checkpoints.files import list_checkpoints, write_checkpoint
+from eventtrain.checkpoints.form import check_position
 
 
 class Counting(Callback):
@@ -169,6 +170,9 @@ def test_another_kind_of_value_at_the_top_is_refused(saved: Path, data: st.DataO
         (("random", "global", "torch"), torch.zeros(3, dtype=torch.uint8)),
         (("random", "global", "python"), (3, (1, 2), None)),
         (("random", "loaders"), [{}]),
+        (("random", "loaders", 0, "order"), [4]),
+        (("random", "loaders", 0, "order"), {"seed": "5"}),
+        (("random", "loaders", 0, "order"), {"seed": -1}),
         (("gradients",), {"0.weight": "none"}),
         (("gradients",), {"0.weight": torch.zeros(7)}),
     ],
@@ -182,3 +186,11 @@ def test_what_cannot_be_put_back_is_refused(
         refused(changed(content, place, value), saved)
     finally:
         write_checkpoint(list_checkpoints(saved)[-1], content)
+
+
+@pytest.mark.parametrize("begun_at", [2, -1, "1", None])
+def test_a_phase_that_began_behind_what_was_done_is_refused(begun_at: Any) -> None:
+    position = {"epoch": 0, "phase": "train", "batch": 2}
+    check_position({"position": position, "phase_start": {"begun_at": 1}}, "a snapshot")
+    with pytest.raises(CheckpointError, match="contradict"):
+        check_position({"position": position, "phase_start": {"begun_at": begun_at}}, "a snapshot")

@@ -19,7 +19,14 @@ from torch.utils.data import (
 
 from eventtrain import DataBunch, Learner, Runner, TensorLoader
 from eventtrain.data.global_order import ALL, GlobalBatchSampler
-from eventtrain.data.sharding import order_print, set_epoch, shard_data, shard_loader, shares_of
+from eventtrain.data.sharding import (
+    as_made,
+    order_print,
+    set_epoch,
+    shard_data,
+    shard_loader,
+    shares_of,
+)
 from eventtrain.errors import DataError
 
 DATA = TensorDataset(torch.arange(10))
@@ -158,3 +165,43 @@ def test_a_loader_that_differs_between_processes_has_another_print(change: str, 
     assert order_print(one) == order_print(other)
     setattr(other, change, value)
     assert order_print(one) != order_print(other)
+
+
+class PassingOn:
+    """What somebody puts around a loader."""
+
+    def __init__(self, loader: Any) -> None:
+        self.inside = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inside, name)
+
+    def __iter__(self) -> Any:
+        return iter(self.inside)
+
+
+def test_what_is_behind_a_wrapper_that_passes_on_is_shared_and_put_back() -> None:
+    rows = []
+    for rank in range(2):
+        inside = TensorLoader(torch.arange(10), bs=4, shuffle=True)
+        before = vars(inside).copy()
+        put_back = shard_data(DataBunch(PassingOn(inside)), rank, 2, seed=7)
+        rows += [int(row) for row in rows_of(inside)]
+        put_back()
+        assert vars(inside) == before
+    assert sorted(rows) == list(range(10))
+
+
+def test_a_seed_that_the_user_gave_stays() -> None:
+    loader = TensorLoader(torch.arange(10), bs=4, shuffle=True, seed=3)
+    shard_data(DataBunch(loader), 0, 2, seed=7)()
+    assert loader.seed == 3
+
+
+def test_what_stands_in_the_place_of_a_loader_tells_of_it() -> None:
+    data = DataBunch(loader := CUT["shuffled DataLoader"]())
+    shard_data(data, 0, 2, seed=7)
+    assert data.train_dl is not loader
+    assert as_made(data.train_dl) is loader
+    assert as_made(loader) is loader
+    assert as_made([1]) == [1]
