@@ -33,6 +33,18 @@ def broadcast_from_zero(tensors: Iterable[torch.Tensor]) -> None:
             fill(tensor.detach(), value)
 
 
+def put_shards_back(model: Any) -> None:
+    """Have the parameters of FSDP2 be the parts that a rank keeps, and not gathered ones.
+
+    The forward pass leaves the outermost ones gathered, for a backward pass that does not come in
+    a validation. What is written into them then is lost; what an optimizer, an average or a
+    callback holds are the parts.
+    """
+    for module in model.modules() if isinstance(model, nn.Module) else ():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 class Replicated:
     """What is called for a model that has a copy on every rank: DDP around it, where it is trained.
 
@@ -172,6 +184,7 @@ class Shards:
         """
         model = learn.model
         _require_module(model)
+        put_shards_back(model)
         if is_wrapped(model):
             return
         if isinstance(learn.opt, torch.optim.Optimizer):
