@@ -24,15 +24,15 @@ from ..data.sharding import shard_data
 from ..errors import RemoteError
 from .agreed_scopes import AgreedScope
 from .agreement import AGREED, Agreement
+from .exchange import Exchange
 from .gradient_sync import GradientSync
 from .groups import Group
+from .patience import SOON, Patience
 from .reductions import ONE_PROCESS, OneProcess, World
 from .tallies import Tallies
 from .transport import is_of_transport
 
 BOUNDARIES = frozenset((*AGREED, "batch"))
-SOON = 5.0
-"""Seconds in which a rank that fails has said why, once its connections are gone."""
 
 
 class Engine(Protocol):
@@ -61,11 +61,14 @@ class Common:
         self._engine = engine
         self._undo: list[Callable[[], object]] = []
 
-    def set_up(self, run: Any, learn: Any) -> None:
+    def set_up(self, run: Any, learn: Any, exchange: Exchange) -> None:
         """Make the model one of all ranks, and give each its share of the data."""
+        self._undo.append(exchange.close)
         self._undo.append(partial(self._engine.release, learn))
         self._engine.prepare(learn)
-        run.world = world = World(gradient_sync=GradientSync(learn.model_wrapped))
+        run.world = world = World(
+            gradient_sync=GradientSync(learn.model_wrapped), exchange=exchange
+        )
         self._undo.append(partial(setattr, run, "world", ONE_PROCESS))
         if learn.data is not None:
             self._undo.append(share_data(learn.data, world))
@@ -138,11 +141,12 @@ class Participation(NoPart):
         self._common = Common(engine)
         self._outermost: Scope | None = None
         self._explained: BaseException | None = None
+        self._exchanges = 0
 
     def __enter__(self) -> None:
         """Begin to agree with the others."""
         group, lost_after = self._engine.group, self._engine.lost_after
-        name = group.name_of_next_run()
+        self._name = name = group.name_of_next_run()
         self._tallies = Tallies(group, name, lost_after, self._raise_failure)
         self._agreement = Agreement(
             group.connect,
@@ -159,7 +163,19 @@ class Participation(NoPart):
 
     def prepare(self, learn: Any) -> None:
         """Have the engine make the model ready, and give this rank its share of the data."""
-        self._common.set_up(self._run, learn)
+        self._common.set_up(self._run, learn, self.new_exchange())
+
+    def new_exchange(self) -> Exchange:
+        """Return a way to tell the other ranks something, for one run by this part's token."""
+        self._exchanges += 1
+        group = self._engine.group
+        return Exchange(
+            group.connect,
+            f"{self._name}/{self._exchanges}",
+            rank=group.rank,
+            world_size=group.world_size,
+            watch=lambda: Patience(self._agreement, self._token),
+        )
 
     # For the scopes
 
@@ -301,7 +317,7 @@ class Guest(NoPart):
 
     def prepare(self, learn: Any) -> None:
         """Have the engine make the model ready, and give this rank its share of the data."""
-        self._common.set_up(self._run, learn)
+        self._common.set_up(self._run, learn, self._host.new_exchange())
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Let go of model and data; what has happened is told by the scopes around."""
