@@ -17,6 +17,7 @@ from .checkpoints.files import shards_path
 from .checkpoints.form import check_form, check_position
 from .checkpoints.loader_place import Place, rest_of_loader
 from .checkpoints.optimizer_state import check_optimizer
+from .checkpoints.rank_states import StateForRank
 from .checkpoints.reading import candidates_in, load_for_rank, none_whole_in
 from .checkpoints.restore_point import RestorePoint
 from .checkpoints.shards import divided, mesh_of, with_shards
@@ -27,7 +28,6 @@ from .checkpoints.snapshot import (
     restore_rest,
     set_random_states,
 )
-from .checkpoints.rank_states import StateForRank
 from .data.workers import batches_of
 from .distributed.gathering import gather_text
 from .distributed.reductions import OneProcess, joined_world
@@ -292,7 +292,7 @@ def find_start(run: RunState, resume: str | os.PathLike[str] | None) -> FromTheS
 def _find(path: Path, run: RunState, *, may_be_none: bool) -> tuple[dict[str, Any], Path] | None:
     """Return the newest content that all ranks can read, and its file; collective.
 
-    Rank 0 alone says which checkpoints there are: what another rank sees of the folder may be older.
+    Rank 0 alone says which checkpoints there are: what others see of the folder may be older.
     """
     world = joined_world()
     states = {callback.name: callback.state_for_rank for callback in run.cbs}

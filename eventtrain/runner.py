@@ -345,7 +345,7 @@ class Runner(Loop):
     def _prepare(self, part: NoPart, root: str) -> None:
         """Have model and optimizer be those that are trained."""
         part.prepare(self.learn)
-        if root == "fit":
+        if root == "fit" and self.token.pending is None:
             self.learn.make_optimizer()
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
 """Runs on real processes that save, end in the middle, and go on; for test_distributed_checkpoints.
 
-``checkpoint_program.py FOLDER NAME...`` forks the ranks of each scenario, one after the other, so that
-torch is imported once, and writes what has come of each into FOLDER as JSON.
+``checkpoint_program.py FOLDER NAME...`` forks the ranks of each scenario, one after the other, so
+that torch is imported once, and writes what has come of each into FOLDER as JSON.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ from typing import Any
 import numpy
 import torch
 from torch import nn
-from torch.distributed import destroy_process_group
 from torch.nn.functional import mse_loss
 
 from eventtrain import AvgStatsCallback, DataBunch, Distributed, Learner, Runner, TensorLoader
-from eventtrain.callbacks import Checkpoint, GradientAccumulation
-from eventtrain.checkpoints import folder as folder_of_checkpoints
+from eventtrain.callbacks import Checkpoint
 from eventtrain.distributed.groups import found_group
 
 LIMIT = 60.0
