@@ -22,9 +22,8 @@ class ChannelsLast(Callback):
     Values and shapes stay; only the order in memory changes. The model's
     4-dimensional parameters and buffers are converted in ``begin_fit`` and put
     back in ``after_fit`` (not those that FSDP2 has divided, which it gathers contiguous);
-    inputs ``[n, channels, height, width]`` in ``begin_batch`` at ``TRANSFORM``,
-    inside of tuples, lists and dicts too.
-    Targets stay as they are.
+    inputs ``[n, channels, height, width]`` in ``begin_batch`` at ``TRANSFORM``, inside of tuples,
+    lists and dicts too. Targets stay as they are.
 
     Other kernels add up in another order, so results agree to rounding.
     """
