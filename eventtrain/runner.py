@@ -164,9 +164,6 @@ class Runner(Loop):
             raise TypeError("fit takes the number of epochs first: fit(epochs, learn)")
         epochs = whole_number("epochs", epochs, 0)
         _check_learner(learn, "fit")
-        if resume is not None:
-            for callback in self.cbs:
-                callback.joined_engine()  # all processes go on from what the first one finds
         start = find_start(self, resume)
         return self._run(learn, token, "fit", lambda: self.all_epochs(epochs), start)
 
@@ -345,7 +342,7 @@ class Runner(Loop):
     def _prepare(self, part: NoPart, root: str) -> None:
         """Have model and optimizer be those that are trained."""
         part.prepare(self.learn)
-        if root == "fit" and self.token.pending is None:
+        if root == "fit":
             self.learn.make_optimizer()
 
     def __repr__(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -11,7 +10,6 @@ from torch.utils.data import DataLoader
 from ..cancellation import CancellationToken
 from ..interrupts import watch_workers
 from .loaders import TensorLoader
-from .worker_signals import outlasting
 
 
 class WorkerBatches:
@@ -19,8 +17,7 @@ class WorkerBatches:
 
     A terminal, a batch system and a container send Ctrl-C or SIGTERM to all processes of a
     group, loader workers included. What the loader raises of that is the same cancellation,
-    and not a failure. On several processes the others may need another batch of this one before
-    all leave together, so there the workers outlast the signal.
+    and not a failure.
 
     Args:
         loader: Any loader.
@@ -43,9 +40,7 @@ class WorkerBatches:
         """
         try:
             if self._batches is None:
-                several = self._token.agree is not None
-                with outlasting(self._loader) if several else nullcontext():
-                    self._batches = iter(self._loader)
+                self._batches = iter(self._loader)
                 watch_workers(self._token, WorkerBatches.__next__.__code__)
             return next(self._batches)
         except StopIteration:

@@ -53,7 +53,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from ..cancellation import CancellationToken, Request
@@ -83,8 +83,6 @@ class Agreement:
         token: Its requests are agreed on from now on. One that it holds already is as well.
         rank, world_size: Of this process, and of how many.
         lost_after: Seconds within which every rank must answer, however busy its loop is.
-        cut: Ends the connections to the ends that it is given, so that a loop which waits in a
-            collective for a rank that has failed is freed; ``None`` (default): it waits.
 
     Raises:
         ValueError: There is no such rank, or ``lost_after`` is not positive.
@@ -99,7 +97,6 @@ class Agreement:
         rank: int,
         world_size: int,
         lost_after: float = 60.0,
-        cut: Callable[[set[str]], object] | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be 0 to {world_size - 1}, below world_size, got {rank}")
@@ -111,9 +108,7 @@ class Agreement:
         self._has_come_to: set[str] = set()
         self._standing = standing = Standing()
         self._boundary = Boundary(token, standing)
-        self._poster = Poster(
-            Log(connect(), name), standing, rank=rank, world_size=world_size, lost_after=lost_after
-        )
+        self._poster = Poster(Log(connect(), name), standing, world_size)
         watcher = Watcher(
             Log(connect(), name),
             standing,
@@ -121,7 +116,6 @@ class Agreement:
             world_size=world_size,
             lost_after=lost_after,
             nudge=self._poster.look,
-            cut=cut,
         )
         # Daemons: if the store hangs, close() gives them up, and the process can end all the same.
         self._threads = [
@@ -161,38 +155,6 @@ class Agreement:
         self._standing.asking.append(Ask(aim, entry))
         self._standing.is_held = True  # after that: the loop may take it back at any moment
         self._poster.look()
-
-    @property
-    def is_asked(self) -> bool:
-        """Whether a scope is to end, as far as this rank knows."""
-        standing = self._standing
-        return bool(standing.asking) or bool(standing.aims)
-
-    def take_what_was_asked(self) -> None:
-        """Have the token hold the request that keeps the run from beginning; before any scope.
-
-        All ranks call it, or none, once one of them was asked.
-
-        Raises:
-            RemoteError: Another rank has failed.
-        """
-        standing = self._standing
-        record = None
-        while record is None:
-            with standing.news:
-                standing.news.wait_for(lambda: standing.failure or standing.agreed)
-            standing.raise_failure()
-            record = standing.agreed.pop(0).record
-        self._token.accept(Request(record, None))
-
-    def begin(self, ends: Sequence[str] = ()) -> None:
-        """All ranks are there: from now on one that does not answer is lost.
-
-        Args:
-            ends: Names of this process's ends of connections to others, for their ``cut``.
-        """
-        self._poster.tell_ends(ends)
-        self._standing.has_begun = True
 
     def enter(self, scope: OpenScope) -> None:
         """Be a boundary: ``scope`` is about to open inside of the token's innermost one.
@@ -235,24 +197,7 @@ class Agreement:
         place = f" ({where})" if where else ""
         message = f"rank {self._rank} failed: {describe(error)}{place}"
         self._has_come_to.add("over")  # it never will: the others hear of this instead
-        self._standing.notice()
         self._poster.fail({"kind": "failed", "ranks": [self._rank], "message": message})
-
-    def ask_for_sign_of_life(self) -> Callable[[], bool]:
-        """Ask all ranks who is there; does not wait. One that does not answer is lost.
-
-        Returns:
-            Whether all have answered by now.
-        """
-        standing = self._standing
-        length = standing.heard.length
-        self._poster.doubt(length)
-
-        def is_answered() -> bool:
-            heard = standing.heard
-            return heard.length > length and not heard.is_undecided
-
-        return is_answered
 
     def remote_failure(self, seconds: float) -> RemoteError | None:
         """Return why another rank has failed, as soon as that is known, within ``seconds``.
@@ -260,22 +205,10 @@ class Agreement:
         For a collective that broke: the reason arrives about as soon as the broken connection.
         """
         standing = self._standing
-        standing.notice()
         with standing.news:
             standing.news.wait_for(lambda: standing.is_over, seconds)
         failure = standing.failure
         return None if failure is None or failure.ranks == (self._rank,) else failure
-
-    def ask_who_is_there(self, patience: float) -> Callable[[], bool]:
-        """Ask all ranks for a sign of life within ``patience`` seconds; does not wait.
-
-        Returns:
-            Whether all have answered, when it is called.
-        """
-        standing = self._standing
-        length = standing.heard.length
-        self._poster.doubt(length, patience)
-        return lambda: standing.heard.length > length and not standing.is_waiting
 
     def close(self) -> None:
         """Leave the others, whatever has happened: threads, connections and keys go.
@@ -283,7 +216,6 @@ class Agreement:
         If all has gone well it waits for all ranks to close. Raises nothing; ``failure`` tells.
         """
         standing = self._standing
-        standing.notice()
         if "ended" not in standing.reached and not standing.is_over:
             self.fail(RuntimeError("it has left the run before the end"))
         try:
@@ -291,10 +223,10 @@ class Agreement:
         except RemoteError:
             pass
         finally:
-            self._token.agree = None
-            atexit.unregister(self._close_at_exit)
             for thread in self._threads:
                 thread.join(self._lost_after)
+            self._token.agree = None
+            atexit.unregister(self._close_at_exit)
 
     def _close_at_exit(self, process: int) -> None:
         if os.getpid() == process:  # a fork has none of the threads

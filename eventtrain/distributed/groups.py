@@ -59,14 +59,6 @@ class Group:
         client: Store = store.clone()
         return client
 
-    def store_ports(self) -> frozenset[int]:
-        """Return where the group's store is served, if that is a TCP port."""
-        store: Any = dist.distributed_c10d._get_default_store()
-        while hasattr(store, "underlying_store"):
-            store = store.underlying_store
-        port = getattr(store, "port", None)
-        return frozenset(() if port is None else (port,))
-
     def name_of_next_run(self) -> str:
         """Return a name that the next run has on all ranks, and no attempt before this one had.
 

@@ -6,31 +6,33 @@ that several have.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from threading import Thread
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 import torch
 
+from ..bus.dispatch import raising_handler
 from ..bus.handlers import place_of
 from ..cancellation import CancellationToken, Scope, Unwind
 from ..data.bunch import DataBunch
 from ..data.sharding import shard_data
 from ..errors import RemoteError
-from ..interrupts import hear_at_once
 from .agreed_scopes import AgreedScope
 from .agreement import AGREED, Agreement
-from .connections import cut, own_ends
-from .exchange import Exchange
-from .failures import Failures
 from .gradient_sync import GradientSync
 from .groups import Group
-from .patience import Patience
 from .reductions import ONE_PROCESS, OneProcess, World
 from .tallies import Tallies
+from .transport import is_of_transport
 
 BOUNDARIES = frozenset((*AGREED, "batch"))
+SOON = 5.0
+"""Seconds in which a rank that fails has said why, once its connections are gone."""
 
 
 class Engine(Protocol):
@@ -59,14 +61,11 @@ class Common:
         self._engine = engine
         self._undo: list[Callable[[], object]] = []
 
-    def set_up(self, run: Any, learn: Any, exchange: Exchange) -> None:
+    def set_up(self, run: Any, learn: Any) -> None:
         """Make the model one of all ranks, and give each its share of the data."""
-        self._undo.append(exchange.close)
         self._undo.append(partial(self._engine.release, learn))
         self._engine.prepare(learn)
-        run.world = world = World(
-            gradient_sync=GradientSync(learn.model_wrapped), exchange=exchange
-        )
+        run.world = world = World(gradient_sync=GradientSync(learn.model_wrapped))
         self._undo.append(partial(setattr, run, "world", ONE_PROCESS))
         if learn.data is not None:
             self._undo.append(share_data(learn.data, world))
@@ -132,21 +131,18 @@ class Participation(NoPart):
         run: Whose loop it is; for messages, and for the steps that it has taken.
         token: That of the run.
         engine: What trains the model.
-
-    Attributes:
-        explain: See ``Failures.explain``.
     """
 
     def __init__(self, run: Any, token: CancellationToken, engine: Engine) -> None:
         self._run, self._token, self._engine = run, token, engine
         self._common = Common(engine)
         self._outermost: Scope | None = None
-        self._exchanges = 0
+        self._explained: BaseException | None = None
 
     def __enter__(self) -> None:
         """Begin to agree with the others."""
         group, lost_after = self._engine.group, self._engine.lost_after
-        self._name = name = group.name_of_next_run()
+        name = group.name_of_next_run()
         self._tallies = Tallies(group, name, lost_after, self._raise_failure)
         self._agreement = Agreement(
             group.connect,
@@ -155,40 +151,15 @@ class Participation(NoPart):
             rank=group.rank,
             world_size=group.world_size,
             lost_after=lost_after,
-            cut=partial(cut, ports=group.store_ports()),
         )
-        self.explain = Failures(self._run, self._agreement).explain
-        hear_at_once(self._token)
 
     def make_scope(self, token: CancellationToken, name: str, owner: object) -> Scope:
         """Return a scope that asks this part."""
         return AgreedScope(self, token, name, owner)
 
     def prepare(self, learn: Any) -> None:
-        """Have the engine make the model ready, and give this rank its share of the data.
-
-        Where a token was cancelled before the run began, on whatever rank, none of them begins.
-
-        Raises:
-            RemoteError: Another rank has failed.
-        """
-        asked = World().gather([self._agreement.is_asked])
-        if any(row[0] for row in asked):
-            return self._agreement.take_what_was_asked()
-        self._agreement.begin(own_ends())
-        self._common.set_up(self._run, learn, self.new_exchange())
-
-    def new_exchange(self) -> Exchange:
-        """Return a way to tell the other ranks something, for one run by this part's token."""
-        self._exchanges += 1
-        group = self._engine.group
-        return Exchange(
-            group.connect,
-            f"{self._name}/{self._exchanges}",
-            rank=group.rank,
-            world_size=group.world_size,
-            watch=lambda: Patience(self._agreement, self._token),
-        )
+        """Have the engine make the model ready, and give this rank its share of the data."""
+        self._common.set_up(self._run, learn)
 
     # For the scopes
 
@@ -266,6 +237,50 @@ class Participation(NoPart):
         if failure is not None:
             raise RemoteError(str(failure), failure.ranks)
 
+    # Failing
+
+    def explain(self, error: BaseException) -> BaseException:
+        """Return why this rank fails: ``error``, of which all are told, or another rank's."""
+        if self._explained is error or isinstance(error, (RemoteError, Unwind)):
+            return error
+        if is_of_transport(error):
+            remote = self._find_remote_failure() or RemoteError(
+                f"the connection to another rank has broken, and none has said why, as when a "
+                f"process is killed: {error}"
+            )
+            remote.__cause__ = error
+            self._explained = remote
+            return remote
+        self._explained = error
+        self._agreement.fail(error, self._where(error))
+        return error
+
+    def _find_remote_failure(self) -> RemoteError | None:
+        """Wait until it is known which rank has failed or is silent, or until a signal comes."""
+        token, soon = self._run.token, time.monotonic() + SOON
+        remote = self._hear_of_failure(lambda: time.monotonic() < soon)
+        if remote is None and not token.is_interrupted:
+            asking = Thread(target=self._ask_who_is_there, name="eventtrain-asking", daemon=True)
+            asking.start()
+            remote = self._hear_of_failure(asking.is_alive)
+        return remote
+
+    def _hear_of_failure(self, may_come: Callable[[], bool]) -> RemoteError | None:
+        remote = self._agreement.remote_failure(0.1)
+        while remote is None and may_come() and not self._run.token.is_interrupted:
+            remote = self._agreement.remote_failure(0.1)
+        return remote
+
+    def _ask_who_is_there(self) -> None:
+        with suppress(RemoteError):  # found by who has started this
+            self._agreement.end()
+
+    def _where(self, error: BaseException) -> str:
+        handler, place = raising_handler(error), place_of(self._run)
+        if handler is None:
+            return place.removeprefix(", ")
+        return f"handler {handler.name!r} of {handler.event!r}{place}"
+
 
 class Guest(NoPart):
     """The part of a run inside of another one by the same token, whose boundaries are its own.
@@ -286,7 +301,7 @@ class Guest(NoPart):
 
     def prepare(self, learn: Any) -> None:
         """Have the engine make the model ready, and give this rank its share of the data."""
-        self._common.set_up(self._run, learn, self._host.new_exchange())
+        self._common.set_up(self._run, learn)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Let go of model and data; what has happened is told by the scopes around."""
