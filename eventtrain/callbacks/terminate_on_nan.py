@@ -45,7 +45,7 @@ class TerminateOnNaN(Callback):
         return "terminate_on_nan"
 
     def _start_over(self) -> None:
-        self._is_bad: Tensor | None = None
+        self._bad: Tensor | None = None  # in how many batches since the last look
         self._first = 0
         self._last = 0
         self._seen = 0
@@ -59,10 +59,8 @@ class TerminateOnNaN(Callback):
         """Note whether the loss is finite, and look at the notes when it is time."""
         if not isinstance(run.loss, torch.Tensor):
             return  # backward will say what is wrong with it
-        is_bad = torch.isfinite(run.loss.detach()).all().logical_not()
-        if self._is_bad is not None:
-            is_bad = torch.logical_or(self._is_bad.to(is_bad.device), is_bad)
-        self._is_bad = is_bad
+        bad = torch.isfinite(run.loss.detach()).all().logical_not().int()
+        self._bad = bad if self._bad is None else bad + self._bad.to(bad.device)
         self._last = run.batch_index or 0
         if self._seen == 0:
             self._first = self._last
@@ -77,24 +75,25 @@ class TerminateOnNaN(Callback):
             self._look(run)
 
     def _look(self, run: Runner) -> None:
-        is_bad, first, last = self._is_bad, self._first, self._last
+        bad, first, last = self._bad, self._first, self._last
         self._start_over()
-        if is_bad is None:
+        if bad is None:
             return
-        ranks = run.world.gather([float(is_bad)])
-        bad = [rank for rank, (is_bad_there,) in enumerate(ranks) if is_bad_there]
-        if not bad:
+        counts = [count for (count,) in run.world.gather([float(bad)])]
+        if not any(counts):
             return
         where = f"batch {last}" if first == last else f"one of the batches {first} to {last}"
         reason = f"the loss was not finite in {where} of epoch {run.epoch}"
         if run.world.size > 1:
-            reason += f" on rank{'s' if len(bad) > 1 else ''} {', '.join(map(str, bad))}"
+            # Weights that have become NaN by one's gradients make the later losses of all so.
+            first_ones = [rank for rank, count in enumerate(counts) if count == max(counts)]
+            reason += f" on rank{'s' if len(first_ones) > 1 else ''} {str(first_ones)[1:-1]}"
         run.token.cancel("fit", reason, everywhere=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was noted since the last look."""
         return {
-            "is_bad": self._is_bad is not None and bool(self._is_bad),
+            "is_bad": self._bad is not None and bool(self._bad),
             "first": self._first,
             "last": self._last,
             "seen": self._seen,
@@ -103,4 +102,4 @@ class TerminateOnNaN(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state_dict`` returned."""
         self._first, self._last, self._seen = state["first"], state["last"], state["seen"]
-        self._is_bad = torch.tensor(state["is_bad"]) if self._seen else None
+        self._bad = torch.tensor(int(state["is_bad"])) if self._seen else None

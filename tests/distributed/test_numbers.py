@@ -72,10 +72,8 @@ def test_rows_and_weights_are_equal_on_all_ranks(
 
 def test_a_bad_loss_on_one_rank_ends_the_fit_of_all(told: dict[str, list[dict[str, Any]]]) -> None:
     ends = [(rank["steps"], rank["reason"]) for rank in told["meets nan"]]
-    assert (
-        ends
-        == [(3, "the loss was not finite in one of the batches 2 to 3 of epoch 0 on rank 1")] * 2
-    )
+    reason = "the loss was not finite in one of the batches 2 to 3 of epoch 0 on rank 1"
+    assert ends == [(3, reason)] * 2
 
 
 def test_an_overflow_in_one_shard_is_one_for_all(told: dict[str, list[dict[str, Any]]]) -> None:
