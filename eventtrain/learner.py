@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -112,16 +112,7 @@ class Learner:
 
             return own
 
-        def with_parts(pred: Any, yb: Any) -> Any:
-            return whole_loss(loss_func(pred, yb), run)
-
-        def first(pred: Any, yb: Any) -> Any:
-            loss, known = loss_func(pred, yb), self.__dict__
-            if known.get("compute_loss") is first:
-                known["compute_loss"] = with_parts if isinstance(loss, Mapping) else loss_func
-            return whole_loss(loss, run)
-
-        return first
+        return _FirstLoss(self, loss_func)
 
     def lend(self, run: Any) -> Callable[[], None]:
         """Be used by a run; return what gives it back to the one that had it before."""
@@ -196,6 +187,25 @@ class Learner:
 
     def __repr__(self) -> str:
         return f"<Learner: {type(self.model).__name__} with {type(self.opt).__name__}>"
+
+
+class _FirstLoss:
+    """Computes one loss, and then gives its place to what computes the others."""
+
+    def __init__(self, learn: Learner, loss_func: Callable[..., Any]) -> None:
+        self._learn, self._loss_func = learn, loss_func
+
+    def __call__(self, pred: Any, yb: Any) -> Any:
+        loss_func, known, run = self._loss_func, self._learn.__dict__, self._learn._run
+        loss = loss_func(pred, yb)
+        if known.get("compute_loss") is self:
+            has_parts = isinstance(loss, Mapping)
+            known["compute_loss"] = partial(_with_parts, loss_func, run) if has_parts else loss_func
+        return whole_loss(loss, run)
+
+
+def _with_parts(loss_func: Callable[..., Any], run: Any, pred: Any, yb: Any) -> Any:
+    return whole_loss(loss_func(pred, yb), run)
 
 
 def _can_step(opt: Any) -> bool:
