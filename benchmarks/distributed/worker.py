@@ -45,7 +45,7 @@ def _measure(ways: dict[str, Way], seed: int, *, quick: bool) -> dict[str, Any]:
     tiny = TINY.batches(seed, rank)
     counts = {name: per_batch(way, TINY, tiny, seed) for name, way in ways.items()}
     found: dict[str, Any] = {"counts": counts, "seconds": {}}
-    for case in (replace(TINY, lengths=LENGTHS),) if quick else (TINY, REAL):
+    for case in (replace(TINY, count=LENGTHS[1]),) if quick else (TINY, REAL):
         batches = case.batches(seed, rank)
         rounds = [
             time_round(ways, case, batches, seed, passes=1 if quick else 3, turn=number)
