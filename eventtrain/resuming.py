@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from .checkpoints.compatibility import check_fits
-from .checkpoints.files import shards_path
+from .checkpoints.files import list_checkpoints, shards_path
 from .checkpoints.form import check_form, check_position
 from .checkpoints.loader_place import Place, rest_of_loader
 from .checkpoints.optimizer_state import check_optimizer
-from .checkpoints.reading import candidates_in, load_for_rank, none_whole_in
+from .checkpoints.rank_states import StateForRank
+from .checkpoints.reading import is_folder, load_for_rank, none_whole_in
 from .checkpoints.restore_point import RestorePoint
 from .checkpoints.shards import divided, mesh_of, with_shards
 from .checkpoints.snapshot import (
@@ -27,7 +28,6 @@ from .checkpoints.snapshot import (
     restore_rest,
     set_random_states,
 )
-from .checkpoints.rank_states import StateForRank
 from .data.workers import batches_of
 from .distributed.gathering import gather_text
 from .distributed.reductions import OneProcess, joined_world
@@ -280,7 +280,7 @@ def find_start(run: RunState, resume: str | os.PathLike[str] | None) -> FromTheS
                 "pass the path of a checkpoint or of a folder of them"
             )
         path = folders[0]
-    found = _find(path, run, may_be_none=resume == "auto")
+    found = _find(path, run, is_auto=resume == "auto")
     if found is None:
         return FromTheStart()
     content, file = found
@@ -289,29 +289,30 @@ def find_start(run: RunState, resume: str | os.PathLike[str] | None) -> FromTheS
     return Resumption(content, origin, shards_path(file))
 
 
-def _find(path: Path, run: RunState, *, may_be_none: bool) -> tuple[dict[str, Any], Path] | None:
+def _find(path: Path, run: RunState, *, is_auto: bool) -> tuple[dict[str, Any], Path] | None:
     """Return the newest content that all ranks can read, and its file; collective.
 
-    Rank 0 alone says which checkpoints there are: what another rank sees of the folder may be older.
+    Rank 0 alone says which checkpoints there are: another rank may see an older state of the
+    folder.
     """
     world = joined_world()
     states = {callback.name: callback.state_for_rank for callback in run.cbs}
-    files = _said_by_zero(path, world)
-    for name in files:
+    names = _said_by_zero(path, world, is_auto=is_auto)
+    for name in names:
         file = path if name is None else path / name
         content, error = _loaded(file, world, states)
         errors = gather_text(error, world)
-        failed = [f"rank {rank}: {each}" for rank, each in enumerate(errors) if each]
-        if not failed and content is not None:
+        if not any(errors) and content is not None:
             return content, file
+        failed = [f"rank {rank}: {each}" for rank, each in enumerate(errors) if each]
         text = errors[0] if world.size == 1 else "; ".join(failed)
         if name is None:
             raise CheckpointError(text)
         if world.rank == 0:
             warnings.warn(f"{text}; the one before it is tried", RuntimeWarning, stacklevel=4)
-    if not files and may_be_none:
+    if not names and is_auto:
         return None
-    raise none_whole_in(path, len(files))
+    raise none_whole_in(path, len(names))
 
 
 def _loaded(
@@ -323,15 +324,18 @@ def _loaded(
         return None, str(error)
 
 
-def _said_by_zero(path: Path, world: OneProcess) -> list[str | None]:
-    """Return the names of what rank 0 finds in a folder, the newest first; ``None`` for a file."""
+def _said_by_zero(path: Path, world: OneProcess, *, is_auto: bool) -> list[str | None]:
+    """Return the names of what rank 0 finds in a folder, newest first; ``None`` for a file."""
     said: dict[str, Any] = {}
     if world.rank == 0:
         try:
-            said["files"] = [None if each == path else each.name for each in candidates_in(path)]
+            if is_auto or is_folder(path):
+                said["names"] = [each.path.name for each in reversed(list_checkpoints(path))]
+            else:
+                said["names"] = [None]
         except CheckpointError as error:
             said["error"] = str(error)
     said = json.loads(gather_text(json.dumps(said), world)[0])
     if "error" in said:
         raise CheckpointError(said["error"])
-    return said["files"]  # type: ignore[no-any-return]
+    return said["names"]  # type: ignore[no-any-return]

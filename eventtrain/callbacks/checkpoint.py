@@ -75,8 +75,8 @@ class Checkpoint(MonitoringCallback):
 
     Raises:
         TypeError, ValueError: An argument is of the wrong type or out of range.
-        CheckpointError: In ``begin_fit``: the folder cannot be written to, or several processes have
-            not the same one. Later: a checkpoint cannot be written. All processes raise it.
+        CheckpointError: In ``begin_fit``: the folder cannot be written to, or several processes
+            have not the same one. Later: a checkpoint cannot be written. All processes raise it.
         ValueError: After an epoch: its row of the history has no key ``monitor``.
         TypeError: After an epoch: what its row holds there is no number.
     """

@@ -5,8 +5,8 @@ with its SHA-256 sum. The record gets its name first and loses it last: what has
 is whole, whenever the process was killed, and one without a record, or with another
 sum, is damaged. The record has a sum of its own.
 
-A checkpoint of several processes has more: ``NAME.rank0001.pt`` is what rank 1 has of its own, and in
-``NAME.shards`` are tensors that lie divided. They are whole before the record is written, which has
+A checkpoint of several processes has more: ``NAME.rank0001.pt`` is what rank 1 has of its own, and
+in ``NAME.shards`` are tensors that lie divided. They are whole before the record is written, which has
 their sums, and go after ``NAME.pt``.
 """
 

@@ -81,7 +81,7 @@ def for_another_world(
     content["callbacks"] = {}
     for name in first["callbacks"]:
         found = [each["callbacks"][name] for each in contents]
-        state_for_rank = states.get(name, _own_or_first)
+        state_for_rank: StateForRank = states.get(name, _own_or_first)
         content["callbacks"][name] = state_for_rank(found, rank, size, phase)
     for key in ("random", "phase_start"):
         state = own[key]

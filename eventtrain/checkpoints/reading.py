@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -182,13 +182,6 @@ def load_for_rank(
         raise CheckpointError(
             f"checkpoint {path} is whole, but rank {rank} of {size} cannot go on from it: {error}"
         ) from error
-
-
-def candidates_in(path: Path) -> Iterable[Path]:
-    """Return the checkpoints that a path stands for, the newest first."""
-    if not is_folder(path):
-        return [path]
-    return [record.path for record in reversed(list_checkpoints(path))]
 
 
 def _damaged(path: Path, why: str) -> CheckpointError:

@@ -1,7 +1,7 @@
 """The index of a sharded checkpoint, read without running any code that it might hold.
 
-``torch.distributed.checkpoint`` pickles its index (``.metadata``), and unpickling can call anything.
-Here only the names are found that such an index is made of, and what comes of that is taken apart
+``torch.distributed.checkpoint`` pickles its index (``.metadata``), and unpickling can call
+anything. Here only the names are found that such an index is made of, and what comes of that is taken apart
 and put together anew, tensors alone.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -128,8 +129,10 @@ def with_shards(
             if was is None or (was.size, was.properties.dtype) != (tensor.shape, tensor.dtype):
                 raise CheckpointError(f"{key} is not what the checkpoint tells of it")
         if found:
-            # Each rank by itself: what it needs is all in the index.
-            load(dict(found), storage_reader=reader, no_dist=True)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+                # Each rank by itself: what it needs is all in the index.
+                load(dict(found), storage_reader=reader, no_dist=True)
     except (Exception, CheckpointException) as error:
         if isinstance(error, CheckpointError):
             raise
