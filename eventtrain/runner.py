@@ -319,6 +319,8 @@ class Runner(Loop):
     def _timed(self, loop: Callable[[], None], root: str, part: NoPart) -> FitResult:
         """Run ``loop``, whose outermost scope is called ``root``, and keep the result of it."""
         scope: Scope = getattr(self.scope, root)
+        if self.token.innermost is None:
+            self.token.root = scope
         known, start = self.token.accepted, time.perf_counter()
         failure: BaseException | None = None
         try:

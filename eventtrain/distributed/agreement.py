@@ -78,6 +78,7 @@ class Agreement:
 
     Args:
         connect: Makes a client of the store; called twice here, as each thread needs its own.
+        put_back: Called with each client at the end, unless the store has failed.
         name: Of the run: the same on all ranks, and no other's on that store, nor that of an
             earlier attempt at the same run, which may have left its log there.
         token: Its requests are agreed on from now on. One that it holds already is as well.
@@ -100,6 +101,7 @@ class Agreement:
         world_size: int,
         lost_after: float = 60.0,
         cut: Callable[[set[str]], object] | None = None,
+        put_back: Callable[[Store], object] = lambda client: None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be 0 to {world_size - 1}, below world_size, got {rank}")
@@ -112,10 +114,14 @@ class Agreement:
         self._standing = standing = Standing()
         self._boundary = Boundary(token, standing)
         self._poster = Poster(
-            Log(connect(), name), standing, rank=rank, world_size=world_size, lost_after=lost_after
+            Log(connect(), name, put_back),
+            standing,
+            rank=rank,
+            world_size=world_size,
+            lost_after=lost_after,
         )
         watcher = Watcher(
-            Log(connect(), name),
+            Log(connect(), name, put_back),
             standing,
             rank=rank,
             world_size=world_size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -46,11 +46,19 @@ class Log:
     Args:
         store: A client that no other thread uses: a wait keeps everyone else from it.
         name: Of the run; the same on all ranks, and no other run's that uses this store.
+        put_back: Called with the client by ``close``.
     """
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(
+        self, store: Store, name: str, put_back: Callable[[Store], object] = lambda client: None
+    ) -> None:
         self._store = store
         self._name = name
+        self._put_back = put_back
+
+    def close(self) -> None:
+        """Put back the store's client."""
+        self._put_back(self._store)
 
     def append(self, index: int, entry: Entry) -> None:
         """Write ``entry`` at ``index``, unless an entry stands there: then that one stays.

@@ -150,6 +150,7 @@ class Participation(NoPart):
             world_size=group.world_size,
             lost_after=lost_after,
             cut=partial(cut, ports=group.store_ports()),
+            put_back=group.put_back,
         )
         self.explain = Failures(self._run, self._agreement).explain
         hear_at_once(self._token)

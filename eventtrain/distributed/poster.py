@@ -96,6 +96,7 @@ class Poster:
                 standing.news.wait_for(lambda: standing.is_noticed)
             if self._log.count("closed") == self._world_size:
                 self._log.remove(standing.heard.length, COUNTERS, range(self._world_size))
+            self._log.close()
         except Exception as error:
             standing.lose(f"the store between the ranks has failed: {describe(error)}")
         finally:

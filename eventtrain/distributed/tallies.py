@@ -128,7 +128,9 @@ class Tallies:
 
     def close(self) -> None:
         """Let go of the store."""
-        self._store = None
+        store, self._store = self._store, None
+        if store is not None:
+            self._group.put_back(store)
 
     def _tally_key(self, rank: int) -> str:
         return f"{self._name}/tally/{self._phases}/{rank}"

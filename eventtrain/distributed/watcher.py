@@ -63,6 +63,7 @@ class Watcher:
             self._free_the_loop()
             for index in self._answered:
                 self._log.take_back_answer(index, self._rank)
+            self._log.close()
         except Exception as error:
             standing.lose(f"the store between the ranks has failed: {describe(error)}")
         finally:

@@ -70,6 +70,11 @@ class Ranks:
         told = [json.loads(file.read_text()) if file.exists() else {} for file in files]
         return [{**each, "said": self.said} for each in told]
 
+    def seeds(self, deed: str) -> str:
+        """Say which fit each rank was in last."""
+        files = sorted((self.folder / deed).glob("*.seed"))
+        return f"seeds: {', '.join(file.read_text() for file in files)}"
+
     def end(self) -> None:
         """End them all, and keep what they have said."""
         os.killpg(self.process.pid, signal.SIGKILL)
