@@ -200,6 +200,12 @@ class Agreement:
         self._poster.tell_ends(ends)
         self._standing.has_begun = True
 
+    def has_gone_on(self, scope: OpenScope) -> bool:
+        """Whether a rank has begun more in an open scope than this one, as far as was asked."""
+        path, last = self._boundary.path_of(scope), self._standing.last
+        is_inside = path is not None and len(last) > len(path) and last[: len(path)] == path
+        return is_inside and last > self._standing.position
+
     def enter(self, scope: OpenScope) -> None:
         """Be a boundary: ``scope`` is about to open inside of the token's innermost one.
 

@@ -17,7 +17,7 @@ from ..bus.handlers import place_of
 from ..cancellation import CancellationToken, Scope, Unwind
 from ..data.bunch import DataBunch
 from ..data.sharding import shard_data
-from ..errors import RemoteError
+from ..errors import DesyncError, RemoteError
 from ..interrupts import hear_at_once
 from .agreed_scopes import AgreedScope
 from .agreement import AGREED, Agreement
@@ -196,7 +196,7 @@ class Participation(NoPart):
             return self.explain(error)
         try:
             if scope.name == "train":
-                self._tallies.compare(self._run.steps)
+                self._tallies.compare(self._run.steps, lambda: self._require_all_here(scope))
             if error is None and scope.name in AGREED:
                 self._agreement.leave(scope)
                 if scope is self._outermost:
@@ -218,6 +218,18 @@ class Participation(NoPart):
             self._tallies.count(scope.name, place)
             if scope.name == "batch":
                 self._tallies.meet(place)
+
+    def _require_all_here(self, scope: Scope) -> None:
+        self._raise_failure()
+        if self._agreement.has_gone_on(scope):
+            rank, run = self._engine.group.rank, self._run
+            raise DesyncError(
+                f"the training of rank {rank} in epoch {run.epoch} has ended after "
+                f"{run.n_iter - run.epoch_began_at} batches, and another rank has begun a further "
+                "one, in which it waits for this rank: the loaders of all ranks must give the "
+                "same number of batches",
+                [rank],
+            )
 
     # Around the loop
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -61,6 +62,47 @@ def exits(folder: Path) -> Any:
         return {"error": repr(error)}
 
 
+def ends_early(folder: Path) -> Any:
+    """The loader of rank 2, whose length nobody knows, has a batch less."""
+    import train_program as program
+
+    class Stream:
+        def __iter__(self) -> Any:
+            return iter(batches[: 3 if program.RANK == 2 else 4])
+
+    batches = program.loader()
+    program.loader = Stream  # type: ignore[assignment]
+    return at_third_batch(folder, lambda: None, 2)
+
+
+def insists(folder: Path) -> Any:
+    """Three Ctrl-C come to rank 2 while it waits at the end of training for rank 0."""
+    import train_program as program
+
+    from eventtrain import Distributed
+
+    def slow(run: Any) -> None:
+        if program.RANK == 0 and run.batch_index == 3 and run.in_train:
+            tell(folder, "waits", "")
+            time.sleep(3)
+
+    def interrupt() -> None:
+        while not (folder / "waits").exists():
+            time.sleep(0.01)
+        for _ in range(3):
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    if program.RANK == 2:
+        threading.Thread(target=interrupt).start()
+    try:
+        told = program.train(Distributed(lost_after=20), on={"after_batch": slow})
+    except KeyboardInterrupt:
+        return {"error": "KeyboardInterrupt"}
+    told.pop("weights")
+    return told
+
+
 def is_signalled(folder: Path) -> Any:
     """Trains with loader workers, and collectives that last, until a signal comes."""
     import torch
@@ -110,6 +152,8 @@ def deeds() -> Mapping[str, Callable[[Path], object]]:
         "is stopped": is_stopped,
         "is killed": is_killed,
         "exits": exits,
+        "ends early": ends_early,
+        "insists": insists,
         **dict.fromkeys(signalled, is_signalled),
     }
 

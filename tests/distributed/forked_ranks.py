@@ -135,8 +135,8 @@ def _state_of(pid: int) -> str:
 def _be_rank(folder: Path, rank: int, deed: Callable[[], Callable[[Path], object]]) -> None:
     code = 0
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         tell(folder, f"{rank}.json", json.dumps(deed()(folder)))
     except BaseException:
         traceback.print_exc()

@@ -16,7 +16,7 @@ CLOSED = ["fit_failed", "after_epoch", "after_fit"]
 
 @pytest.fixture(scope="module")
 def failing(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
-    deeds = ("lives on", "is killed", "is stopped", "exits")
+    deeds = ("lives on", "is killed", "is stopped", "exits", "ends early", "insists")
     ranks = Ranks("failing_program.py", tmp_path_factory.mktemp("failing"), 3, *deeds)
     ranks.wait(58)
     return ranks
@@ -28,7 +28,7 @@ def reasons(ranks: Ranks, deed: str, who: int) -> list[str]:
     for each in others:
         assert each.get("closed") == CLOSED, each["said"]
         assert each["outcome"] == "failed"
-        assert each["after"] < SOON
+        assert each.get("after", 0) < SOON
     return [each["reason"] for each in others]
 
 
@@ -48,6 +48,19 @@ def test_others_hear_of_a_rank_that_leaves_its_process(failing: Ranks) -> None:
 def test_a_rank_that_is_killed_or_stopped_is_named(failing: Ranks, deed: str) -> None:
     for reason in reasons(failing, deed, 2):
         assert "rank 2 has not answered for" in reason
+
+
+def test_a_loader_that_ends_early_on_one_rank_is_an_error_on_all(failing: Ranks) -> None:
+    said = "DesyncError: the training of rank 2 in epoch 0 has ended after 3 batches, and another"
+    assert failing.told("ends early")[2]["reason"].startswith(said)
+    for reason in reasons(failing, "ends early", 2):
+        assert reason.startswith(f"RemoteError: rank 2 failed: {said}")
+
+
+def test_a_third_ctrl_c_ends_a_rank_that_waits_for_others_who_hear_of_it(failing: Ranks) -> None:
+    assert failing.told("insists")[2]["error"] == "KeyboardInterrupt"
+    for reason in reasons(failing, "insists", 2):
+        assert reason.startswith("RemoteError: rank 2 failed: KeyboardInterrupt")
 
 
 SIGNALLED = ("one rank", "one rank in a collective", "all ranks", "the whole group")

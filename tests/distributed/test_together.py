@@ -86,6 +86,18 @@ def test_ordinary_batches_call_no_store_and_no_collective_and_read_nothing(
         assert set(called) == {"around", "read around"}, called
 
 
+def test_averages_are_those_of_all_samples_and_are_printed_and_written_once(
+    told: list[dict[str, Any]],
+) -> None:
+    zero, one = (each["numbers"] for each in told)
+    loss, error = zero["direct"]
+    names = ("train_loss", "train_error", "valid_loss", "valid_error")
+    assert zero["row"] == one["row"]
+    assert zero["row"] == pytest.approx(dict(zip(names, (loss, error) * 2, strict=True)), rel=1e-6)
+    assert (len(zero["lines"]), len(zero["csv"])) == (3, 3)  # a line of names, and one an epoch
+    assert (one["lines"], one["csv"]) == ([], [])
+
+
 def test_a_closing_event_that_fails_in_a_cancelled_batch_is_what_its_rank_raises(
     told: list[dict[str, Any]],
 ) -> None:

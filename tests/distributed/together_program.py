@@ -207,6 +207,39 @@ def counts(folder: Path) -> dict[str, Any]:
     return {"called": called}
 
 
+def numbers(folder: Path) -> dict[str, Any]:
+    """An epoch on 71 samples, with what is printed and written, and the same by hand."""
+    import contextlib
+    import io
+
+    import torch
+    from torch import distributed as dist, nn
+
+    from eventtrain import AvgStatsCallback, DataBunch, Distributed, Learner, Runner, TensorLoader
+    from eventtrain.callbacks import CSVLogger
+
+    torch.manual_seed(0)
+    x, y = torch.randn(71, 3), torch.randn(71, 1)
+
+    def error(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return (pred - target).abs().mean()
+
+    file, said = folder / f"{dist.get_rank()}.csv", io.StringIO()
+    run = Runner([Distributed(), AvgStatsCallback(error), CSVLogger(file)])
+    model = nn.Linear(3, 1)
+    data = DataBunch(TensorLoader(x, y, bs=16), TensorLoader(x, y, bs=16))
+    opt = torch.optim.SGD(model.parameters(), lr=0.0)  # all batches see the same weights
+    with contextlib.redirect_stdout(said):
+        run.fit(2, Learner(model, opt, nn.functional.mse_loss, data))
+    with torch.no_grad():
+        pred = model(x)
+        direct = [nn.functional.mse_loss(pred, y).item(), error(pred, y).item()]
+    row = {name: value for name, value in run.history[0].items() if name != "epoch"}
+    rows = file.read_text().splitlines() if file.exists() else []
+    lines = [line for line in said.getvalue().splitlines() if line]
+    return {"row": row, "direct": direct, "lines": lines, "csv": rows}
+
+
 def closing(folder: Path) -> dict[str, Any]:
     """A closing event fails on rank 1 alone, in a batch that both have cancelled."""
     import random_fits as fits
@@ -220,6 +253,7 @@ def closing(folder: Path) -> dict[str, Any]:
     def boom(run: Any) -> None:
         if dist.get_rank() == 1:
             raise ValueError("no luck")
+        time.sleep(0.5)  # rank 1 must not wait for this one, and hear of itself
 
     run.on("after_batch", boom)
     error = ""
@@ -235,6 +269,7 @@ DEEDS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "held": held,
     "in a thread": in_a_thread,
     "counts": counts,
+    "numbers": numbers,
     "random fits": random_fits,
     "closing": closing,
 }
