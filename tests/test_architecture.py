@@ -41,10 +41,11 @@ HOUSE = """
     distributed.agreed_scopes  distributed.participation
     submodules  distributed.engines  discriminative  learner  state  diagnosis  param_groups
     handler_options  callback  train_eval  plugins
-    checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.files
-    checkpoints.random_state  checkpoints.loader_state  checkpoints.loader_form
-    checkpoints.loader_place  checkpoints.names  checkpoints.optimizer_state
-    checkpoints.compatibility
+    checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.shard_metadata
+    checkpoints.shards  checkpoints.files  checkpoints.rank_states  checkpoints.reading
+    checkpoints.pace  checkpoints.ranks  checkpoints.folder  checkpoints.random_state
+    checkpoints.loader_state  checkpoints.loader_form  checkpoints.loader_place  checkpoints.names
+    checkpoints.optimizer_state  checkpoints.compatibility
     checkpoints.snapshot  checkpoints.kept_tensors  checkpoints.save_point
     checkpoints.restore_point  checkpoints
     checkpoint_files

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..arguments import real_number
 from ..callback import Callback, handler
-from ..distributed.engines import Replicas, Shards, broadcast_from_zero, is_wrapped
+from ..distributed.engines import (
+    Replicas,
+    Shards,
+    broadcast_from_zero,
+    is_wrapped,
+    put_shards_back,
+)
 from ..distributed.global_mean import GlobalMean
 from ..distributed.groups import joined_group
 from ..errors import DesyncError
@@ -138,6 +144,15 @@ class Distributed(Callback):
         """Have all ranks use the buffers of rank 0, running statistics say."""
         if not self._engine.group.is_alone:
             broadcast_from_zero(run.model.buffers())
+
+    @handler(
+        event=["begin_fit", "begin_train", "after_train"]
+        + ["begin_validate", "after_validate", "begin_predict", "after_predict"],
+        priority=BEFORE_EVERYONE + 1,
+    )
+    def put_shards_back(self, run: Runner) -> None:
+        """Have others find the parameters that are trained, where FSDP2 has gathered them."""
+        put_shards_back(run.model)
 
     def _is_replicated(self, run: Runner) -> bool:
         """Whether there are other ranks with copies of a model that this callback keeps alike."""

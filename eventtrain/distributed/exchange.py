@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 
 from .log import Store
@@ -89,12 +89,19 @@ class Exchange(NoExchange):
         return other
 
     def close(self) -> None:
-        """Let go of the store, where all ranks have come to the end; those for threads too."""
+        """Let go of the store, those for threads too; the last rank to do so clears it."""
         for other in self._others:
             other.close()
+        store, self._store = self._store, None
+        if store is None:
+            return
         with suppress(Exception):  # of the store's own kind: it may be gone
-            self._forget(self._count)
-        self._store = None
+            closed = f"{self._name}/closed"
+            if store.add(closed, 1) == self._world_size:
+                said = self._prefix(self._count)
+                ranks = [f"{said}/{rank}" for rank in range(self._world_size)]
+                for key in (*ranks, f"{said}/count", f"{said}/all", closed):
+                    store.delete_key(key)
 
     def _wait_for(self, key: str) -> None:
         assert self._store is not None
@@ -105,13 +112,13 @@ class Exchange(NoExchange):
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _forget(self, count: int) -> None:
+        """Remove what was said before, which all have read."""
         if not count or self._store is None:
             return
-        keys: Sequence[str] = [self._key(count)]
+        self._store.delete_key(self._key(count))
         if self._rank == 0:
-            keys = [*keys, *(f"{self._prefix(count)}/{each}" for each in ("count", "all"))]
-        for key in keys:
-            self._store.delete_key(key)
+            for each in ("count", "all"):
+                self._store.delete_key(f"{self._prefix(count)}/{each}")
 
     def _prefix(self, count: int) -> str:
         return f"{self._name}/said/{count}"

@@ -209,6 +209,12 @@ class World(OneProcess):
             )
 
 
+def joined_world() -> OneProcess:
+    """Return the processes of torch's default group, outside of a run; this one, without such."""
+    is_there = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return World() if is_there else ONE_PROCESS
+
+
 _PRINT = (
     "number of batches (-1 where it is not certain)",
     "batch size",
