@@ -45,9 +45,9 @@ boundary; N never falls. All ranks put all requests on record, in that order.
 
 **The end.** A run is over when all ranks have come to its end (``end``) and have closed
 (``close``); until then a failure on one raises ``RemoteError`` on the others. A rank that is asked
-and does not answer for ``lost_after`` seconds is named. Who waits for the end asks now and then, and
-so does the poster of a loop that stands still. A loop that hears of a failure nowhere, as it waits
-in a collective, is freed by the watcher.
+and does not answer for ``lost_after`` seconds is named. Who waits for the end asks now and then,
+and so does the poster of a loop that stands still. A loop that hears of a failure nowhere, as it
+waits in a collective, is freed by the watcher.
 """
 
 from __future__ import annotations
