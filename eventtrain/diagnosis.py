@@ -77,7 +77,8 @@ def _about_inputs(error: Exception, run: RunState) -> str:
     xb = run.xb
     if run.learn is not None and run.learn.forward is not None:
         return f"forward(model, batch) was called, where batch is {described(run.batch)}"
-    if run.loss_func is None and isinstance(xb, Mapping):
+    is_by_keys = isinstance(xb, Mapping) and isinstance(run.model, torch.nn.Module)
+    if run.loss_func is None and is_by_keys:
         keys = ", ".join(map(repr, xb))
         return (
             f"the model was called as model(**batch), where batch has the keys {keys}: its "

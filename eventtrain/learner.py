@@ -38,9 +38,9 @@ class Learner:
             ``pred["loss"]``; or that is, in training, a mapping of losses, which are added.
         data: The loaders.
         forward: ``forward(model, batch)`` calls the model and returns what it predicts. ``None``
-            (default) calls ``model(xb)``; or ``model(**batch)`` where there is no ``loss_func``
-            and the batch is a mapping. Call the ``model`` that it gets: on several processes it
-            is what shares the gradients.
+            (default) calls ``model(xb)``; or ``model(**batch)`` where there is no ``loss_func``,
+            the model is a module and the batch a mapping. Call the ``model`` that it gets: on
+            several processes it is what shares the gradients.
         weight: ``weight(batch)`` says what the loss of a batch is a mean of (tokens, boxes,
             graphs), as a number or a tensor without dimensions, which stays on its device.
             Averages, ``GradientAccumulation`` and ``Throughput`` read it as ``run.weight``.
@@ -93,7 +93,8 @@ class Learner:
         called, run = self.model_wrapped, self._run
         if self.forward is None and self.loss_func is not None:
             return called
-        return ModelCall(called, self.forward, run)
+        by_keys = isinstance(self.model, nn.Module)  # a function takes the batch as it is
+        return ModelCall(called, self.forward, run, by_keys=by_keys)
 
     @cached_property
     def compute_loss(self) -> Callable[[Any, Any], Any]:

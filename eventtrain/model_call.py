@@ -18,20 +18,23 @@ class ModelCall:
 
     Args:
         model: What is called, DDP around the model say.
-        forward: The user's; ``None`` passes a mapping by its keys, and all else as it is.
+        forward: The user's; ``None`` passes the input itself.
         run: Whose batch it is.
+        by_keys: Whether a mapping is passed by its keys.
     """
 
-    def __init__(self, model: Any, forward: Forward | None, run: Any) -> None:
+    def __init__(self, model: Any, forward: Forward | None, run: Any, *, by_keys: bool) -> None:
         self._model = model
         self._forward = forward
         self._run = run
+        self._by_keys = by_keys
 
     def __call__(self, xb: Any) -> Any:
         """Return what the model predicts for the batch of the run, whose input is ``xb``."""
         if self._forward is not None:
             return self._forward(self._model, batch_as_it_is(self._run))
-        return self._model(**xb) if isinstance(xb, Mapping) else self._model(xb)
+        by_keys = self._by_keys and isinstance(xb, Mapping)
+        return self._model(**xb) if by_keys else self._model(xb)
 
 
 def batch_as_it_is(run: Any) -> Any:
