@@ -305,3 +305,14 @@ def test_parts_go_on_being_averaged_after_a_resume(tmp_path: Any) -> None:
         file.unlink()
     fit(stop=True)
     assert fit(stop=False, resume="auto") == whole
+
+
+def test_a_state_of_other_metrics_is_refused_and_what_was_measured_stays() -> None:
+    run = Runner(AvgStatsCallback(report=None))
+    run.fit(1, learner(nn.Linear(5, 3), cross_entropy, pairs()))
+    (own,) = [each for each in run.cbs if isinstance(each, AvgStatsCallback)]
+    before = own.train_stats.avg_stats
+    other = AvgStatsCallback(lambda pred, yb: 0.0, None).train_stats.state_dict()
+    with pytest.raises(ValueError, match="of 1 metrics, and there are 0: none"):
+        own.train_stats.load_state_dict(other)
+    assert own.train_stats.avg_stats == before != []

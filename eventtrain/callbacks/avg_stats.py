@@ -223,14 +223,14 @@ class AvgStats:
             ValueError: It is of other metrics.
         """
         keeping = [metric for metric in self.metrics if _keeps_state(metric)]
-        self.reset()
         parts = state.get("parts", [])  # earlier formats lack them
         metrics = len(state["sums"]) - len(parts) - 1
         if metrics != len(self.metrics) or len(state["metrics"]) != len(keeping):
             raise ValueError(
                 f"the state is of {metrics} metrics, and there are "
-                f"{len(self.metrics)}: {', '.join(self.names[1:]) or 'none'}"
+                f"{len(self.metrics)}: {', '.join(self.names[1 : 1 + len(self.metrics)]) or 'none'}"
             )
+        self.reset()
         self.count, self._sums = state["count"], list(state["sums"])
         # Earlier formats lack these.
         self._updates, self._computed = state.get("updates", 1), state.get("computed")
