@@ -77,16 +77,15 @@ class Tallies:
         """
         prefix, rank = f"{self._name}/left/{self._phases}", self._group.rank
         number, place = self._counts["batch"], place.removeprefix(", ")
-        ranks = range(self._group.world_size)
-        keys = [f"{prefix}/{number}/{each}" for each in ranks]
+        keys = [f"{prefix}/{number}/{each}" for each in range(self._group.world_size)]
         self._store.set(keys[rank], place)
         self._store.delete_key(f"{prefix}/{number - 2}/{rank}")  # all have read that
         for _ in self._until_there(keys):
             is_late_by_now = time.monotonic() > self._end
-            ended = {each for each in ranks if self._store.check([self._tally_key(each)])}
-            # Looked at last: who has come to the end in between had cancelled the batch before.
             late = [each for each, key in enumerate(keys) if not self._store.check([key])]
-            beyond = ended.intersection(late)
+            ended = [each for each in late if self._store.check([self._tally_key(each)])]
+            # Asked again: who has come to the end in between had cancelled the batch before.
+            beyond = [each for each in ended if not self._store.check([keys[each]])]
             if beyond or (late and is_late_by_now):
                 why = "" if beyond else f" for {self._lost_after:g} s"
                 raise DesyncError(
