@@ -95,8 +95,7 @@ def total_loss(losses: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         if not _is_number(part):
             raise TypeError(
                 f"part {name!r} of the loss is of {form_of(part)}: a mapping that loss_func "
-                "returns has a scalar tensor at each name, and what else is wanted of the batch is "
-                "logged, run.log(name, value)"
+                "returns has a scalar tensor at each name; leave out what is none, or take its mean"
             )
     if "loss" in losses:
         return losses["loss"], parts
