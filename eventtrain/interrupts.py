@@ -11,6 +11,7 @@ from types import CodeType, FrameType
 from typing import Any, Literal
 
 from .cancellation import CancellationToken, is_closing, runs_in
+from .wakeup import WakeUp
 
 OnInterrupt = Literal["raise", "return"]
 
@@ -44,6 +45,8 @@ class Interrupts:
         self._on_child: Callable[[int, FrameType | None], Any] | None = None
         self._received: int | None = None
         self._has_insisted = False
+        self._wake_up: WakeUp | None = None
+        self._heard: int | None = None  # by that, and yet to be received
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
@@ -57,7 +60,10 @@ class Interrupts:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        wake_up = self._wake_up
         self.restore()
+        if wake_up is not None:
+            wake_up.join(1.0)
         received, self._received = self._received, None
         if received is None or self._on_interrupt == "return":
             return
@@ -87,6 +93,22 @@ class Interrupts:
 
         signal.signal(signal.SIGCHLD, child_has_died)
 
+    def hear_at_once(self) -> None:
+        """Have a signal ask for the end at once, also while the main thread cannot receive it.
+
+        That is for a run whose other processes have to hear of it: in a collective, which waits
+        for them, no handler of a signal runs.
+        """
+        if self in _entered and self._wake_up is None:
+            self._wake_up = WakeUp(self._hear)
+
+    def _hear(self, number: int) -> None:
+        """Ask in the name of a signal that is yet to be received; in a thread of its own."""
+        is_first = self._received is None and self._heard is None
+        if is_first and number in self._previous and _entered[-1:] == [self]:
+            self._heard = number
+            self.token.interrupt(signal.Signals(number).name)
+
     def run_has_ended(self) -> None:
         """Have a signal that comes from now on handed over: it cannot cancel anything."""
         if self._received is None:
@@ -101,11 +123,16 @@ class Interrupts:
         if self._on_child is not None:
             signal.signal(signal.SIGCHLD, self._on_child)
             self._on_child = None
+        wake_up, self._wake_up = self._wake_up, None
+        if wake_up is not None:
+            wake_up.stop()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        heard, self._heard = self._heard, None
         if self._received is None:
             self._received = number
-            self.token.interrupt(signal.Signals(number).name)
+            if heard != number:
+                self.token.interrupt(signal.Signals(number).name)
         elif self.token.release():
             pass  # the request waited for the end of the batch, and does so no longer
         elif not self._has_insisted and (is_closing(frame) or not self.token.open_scopes):
@@ -129,6 +156,13 @@ def watch_workers(token: CancellationToken, waiting: CodeType) -> None:
     for interrupts in _entered:
         if interrupts.token is token:
             interrupts.watch_workers(waiting)
+
+
+def hear_at_once(token: CancellationToken) -> None:
+    """Do so for the run that ``token`` steers, if it takes signals; see ``Interrupts``."""
+    for interrupts in _entered:
+        if interrupts.token is token:
+            interrupts.hear_at_once()
 
 
 def _hand_over(

@@ -321,6 +321,8 @@ class Runner(Loop):
     def _timed(self, loop: Callable[[], None], root: str, part: NoPart) -> FitResult:
         """Run ``loop``, whose outermost scope is called ``root``, and keep the result of it."""
         scope: Scope = getattr(self.scope, root)
+        if self.token.innermost is None:
+            self.token.root = scope
         known, start = self.token.accepted, time.perf_counter()
         failure: BaseException | None = None
         try:
@@ -342,7 +344,7 @@ class Runner(Loop):
     def _prepare(self, part: NoPart, root: str) -> None:
         """Have model and optimizer be those that are trained."""
         part.prepare(self.learn)
-        if root == "fit":
+        if root == "fit" and self.token.pending is None:
             self.learn.make_optimizer()
 
     def __repr__(self) -> str:

@@ -26,7 +26,8 @@ ROOT = PACKAGE.parent
 HOUSE = """
     lazy_exports  arguments  atomic_file  errors  copies  events  foreign_names  priorities
     text_table  launch
-    cancellation.records  cancellation.token  cancellation.scope  cancellation  interrupts
+    cancellation.records  cancellation.token  cancellation.scope  cancellation  wakeup
+    interrupts
     distributed.paths  distributed.log  distributed.standing  distributed.boundary
     distributed.watcher  distributed.poster  distributed.agreement  distributed
     bus.locking  bus.receivers  bus.ordering  bus.filters  bus.handlers  bus.phases
@@ -34,10 +35,11 @@ HOUSE = """
     bus.binding  bus.restoring  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus
     bus  profiling
     data.batch  data.weights  data.joining  data.global_order  data.loaders  data.lengths
-    data.workers  data.bunch  data.sharding  data.mnist  data.datasets  data
+    data.worker_signals  data.workers  data.bunch  data.sharding  data.mnist  data.datasets  data
     distributed.groups  distributed.gradient_sync  distributed.reductions  distributed.global_mean
     distributed.gathering  distributed.transport  distributed.tallies
-    distributed.agreed_scopes  distributed.participation
+    distributed.connections  distributed.failures  distributed.agreed_scopes
+    distributed.participation
     submodules  distributed.engines  discriminative  model_call  learner  state  diagnosis
     param_groups
     handler_options  callback  train_eval  plugins
@@ -121,7 +123,7 @@ FOREIGN = {
     *("_foreach_copy_", "_foreach_mul_", "_profiler_enabled", "_execution_engine"),  # torch's
     "_get_default_store",  # torch's
     *("_computed", "_update_count"),  # torchmetrics'
-    *("_getframe", "_make"),  # Python's
+    *("_getframe", "_make", "_exit"),  # Python's
     *PRIVATE_NAMES["blinker.Signal"],
 }
 

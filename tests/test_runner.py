@@ -912,3 +912,24 @@ def test_sampling_order_is_the_only_randomness_of_a_fit(learner: Learner) -> Non
     for _ in learner.data.train_dl:
         pass
     assert torch.equal(torch.get_rng_state(), after_fit)
+
+
+def test_a_fit_that_has_closed_cannot_be_cancelled_while_its_result_is_made(
+    learner: Learner,
+) -> None:
+    refused: list[str] = []
+
+    class Late(Runner):
+        def summary(self, *args: Any) -> Any:
+            with pytest.raises(ScopeNotOpenError, match="no scope is open"):
+                self.token.cancel("fit", "too late")
+            refused.append("refused")
+            return super().summary(*args)
+
+    run, token = Late(), CancellationToken()
+    for _ in range(2):
+        result = run.fit(1, learner, token=token)
+        assert (result.outcome, result.reason, result.cancellations) == ("completed", None, ())
+    assert refused == ["refused"] * 2
+    token.cancel("fit", "too early")  # for the next one
+    assert Runner().fit(1, learner, token=token).reason == "too early"

@@ -16,6 +16,10 @@ class OpenScope(Protocol):
     name: str
 
     @property
+    def outcome(self) -> Outcome | None:
+        """How it ended last; ``None`` before and while it is open."""
+
+    @property
     def parent(self) -> OpenScope | None:
         """The scope around it."""
 

@@ -40,6 +40,7 @@ class CancellationToken:
         exception: The exception that is escaping, or ``None``.
         insist: What raises once the innermost closing is over (a second Ctrl-C that came while a
             scope was closing), or ``None``.
+        root: The outermost scope of the run that the token is given to, or ``None``.
         closing_error: In a closing event, what one of its handlers has raised last: the
             others run all the same. ``None`` outside of it, and without such.
     """
@@ -66,6 +67,7 @@ class CancellationToken:
         "origin",
         "outcome",
         "pending",
+        "root",
     )
 
     # What holds between any two calls, whatever the schedule (tests/test_properties.py,
@@ -93,6 +95,7 @@ class CancellationToken:
         self._held: list[Request] = []
         self._granted: Request | None = None
         self.innermost: OpenScope | None = None
+        self.root: OpenScope | None = None
         self._finished = False
         # Re-entrant: a signal handler may cancel while cancel() is running.
         self._lock = threading.RLock()
@@ -291,6 +294,7 @@ class CancellationToken:
         """Drop what belongs to the run that has ended; ``history`` stays."""
         self.pending = self.absorbed = self._granted = None
         self.exception = self.closing_error = self.outcome = self.origin = self.insist = None
+        self.root = None
         self._held.clear()
         self.is_interrupted = False
 
@@ -363,8 +367,9 @@ class CancellationToken:
             if scope.name == name:
                 return scope
             scope = scope.parent
-        # An outcome is set while closing events run: then the fit is over, not yet to begin.
-        if name == "fit" and self.innermost is None and not self._finished and self.outcome is None:
+        # Outcomes are set while closing events run, and from then on: the fit is over, not to come.
+        is_over = self.outcome is not None or (self.root is not None and self.root.outcome)
+        if name == "fit" and self.innermost is None and not self._finished and not is_over:
             return None
         raise ScopeNotOpenError(name, self.open_scopes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader
 from ..cancellation import CancellationToken
 from ..interrupts import watch_workers
 from .loaders import TensorLoader
+from .worker_signals import outlasting
 
 
 class WorkerBatches:
@@ -17,7 +19,8 @@ class WorkerBatches:
 
     A terminal, a batch system and a container send Ctrl-C or SIGTERM to all processes of a
     group, loader workers included. What the loader raises of that is the same cancellation,
-    and not a failure.
+    and not a failure. On several processes the others may need another batch of this one before
+    all leave together, so there the workers outlast the signal.
 
     Args:
         loader: Any loader.
@@ -40,7 +43,9 @@ class WorkerBatches:
         """
         try:
             if self._batches is None:
-                self._batches = iter(self._loader)
+                several = self._token.agree is not None
+                with outlasting(self._loader) if several else nullcontext():
+                    self._batches = iter(self._loader)
                 watch_workers(self._token, WorkerBatches.__next__.__code__)
             return next(self._batches)
         except StopIteration:

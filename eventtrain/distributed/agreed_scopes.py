@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Protocol
 
-from ..cancellation import CancellationToken, Scope
+from ..cancellation import CancellationToken, Scope, Unwind
 from ..cancellation.scope import CLOSING_CODE
 
 
@@ -57,18 +57,22 @@ class AgreedScope(Scope):
     ) -> bool:
         # While it is open: a cancellation that is delivered here may aim at it.
         found = self.part.come_to_end(self, error)
+        kind, traceback = (None, None) if found is None else (type(found), found.__traceback__)
         try:
-            if found is None or found is error:
-                return super().__exit__(kind, error, traceback)
-            if super().__exit__(type(found), found, found.__traceback__):
-                return True
-        except BaseException as raised:  # by a closing event
-            found = self.part.explain(raised)
-            if found is raised:
-                raise
-        finally:
+            ends_here = super().__exit__(kind, found, traceback)
+            if ends_here or found is None or isinstance(found, Unwind):
+                self.part.was_left(self)
+        except Unwind:
             self.part.was_left(self)
-        raise found
+            raise
+        except BaseException as raised:  # by a closing event, or of who has compared
+            explained = self.part.explain(raised)
+            if explained is raised:
+                raise
+            raise explained from explained.__cause__
+        if not ends_here and found is not None and found is not error:
+            raise found
+        return ends_here
 
 
 CLOSING_CODE.update({AgreedScope.__enter__.__code__, AgreedScope.__exit__.__code__})

@@ -45,7 +45,9 @@ boundary; N never falls. All ranks put all requests on record, in that order.
 
 **The end.** A run is over when all ranks have come to its end (``end``) and have closed
 (``close``); until then a failure on one raises ``RemoteError`` on the others. A rank that is asked
-and does not answer for ``lost_after`` seconds is named. Who waits for the end asks now and then.
+and does not answer for ``lost_after`` seconds is named. Who waits for the end asks now and then,
+and so does the poster of a loop that stands still. A loop that hears of a failure nowhere, as it
+waits in a collective, is freed by the watcher.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
 from ..cancellation import CancellationToken, Request
@@ -78,11 +80,14 @@ class Agreement:
 
     Args:
         connect: Makes a client of the store; called twice here, as each thread needs its own.
+        put_back: Called with each client at the end, unless the store has failed.
         name: Of the run: the same on all ranks, and no other's on that store, nor that of an
             earlier attempt at the same run, which may have left its log there.
         token: Its requests are agreed on from now on. One that it holds already is as well.
         rank, world_size: Of this process, and of how many.
         lost_after: Seconds within which every rank must answer, however busy its loop is.
+        cut: Ends the connections to the ends that it is given, so that a loop which waits in a
+            collective for a rank that has failed is freed; ``None`` (default): it waits.
 
     Raises:
         ValueError: There is no such rank, or ``lost_after`` is not positive.
@@ -97,6 +102,8 @@ class Agreement:
         rank: int,
         world_size: int,
         lost_after: float = 60.0,
+        cut: Callable[[set[str]], object] | None = None,
+        put_back: Callable[[Store], object] = lambda client: None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be 0 to {world_size - 1}, below world_size, got {rank}")
@@ -108,14 +115,21 @@ class Agreement:
         self._has_come_to: set[str] = set()
         self._standing = standing = Standing()
         self._boundary = Boundary(token, standing)
-        self._poster = Poster(Log(connect(), name), standing, world_size)
+        self._poster = Poster(
+            Log(connect(), name, put_back),
+            standing,
+            rank=rank,
+            world_size=world_size,
+            lost_after=lost_after,
+        )
         watcher = Watcher(
-            Log(connect(), name),
+            Log(connect(), name, put_back),
             standing,
             rank=rank,
             world_size=world_size,
             lost_after=lost_after,
             nudge=self._poster.look,
+            cut=cut,
         )
         # Daemons: if the store hangs, close() gives them up, and the process can end all the same.
         self._threads = [
@@ -155,6 +169,44 @@ class Agreement:
         self._standing.asking.append(Ask(aim, entry))
         self._standing.is_held = True  # after that: the loop may take it back at any moment
         self._poster.look()
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a scope is to end, as far as this rank knows."""
+        standing = self._standing
+        return bool(standing.asking) or bool(standing.aims)
+
+    def take_what_was_asked(self) -> None:
+        """Have the token hold the request that keeps the run from beginning; before any scope.
+
+        All ranks call it, or none, once one of them was asked.
+
+        Raises:
+            RemoteError: Another rank has failed.
+        """
+        standing = self._standing
+        record = None
+        while record is None:
+            with standing.news:
+                standing.news.wait_for(lambda: standing.failure or standing.agreed)
+            standing.raise_failure()
+            record = standing.agreed.pop(0).record
+        self._token.accept(Request(record, None))
+
+    def begin(self, ends: Sequence[str] = ()) -> None:
+        """All ranks are there: from now on one that does not answer is lost.
+
+        Args:
+            ends: Names of this process's ends of connections to others, for their ``cut``.
+        """
+        self._poster.tell_ends(ends)
+        self._standing.has_begun = True
+
+    def has_gone_on(self, scope: OpenScope) -> bool:
+        """Whether a rank has begun more in an open scope than this one, as far as was asked."""
+        path, last = self._boundary.path_of(scope), self._standing.last
+        is_inside = path is not None and len(last) > len(path) and last[: len(path)] == path
+        return is_inside and last > self._standing.position
 
     def enter(self, scope: OpenScope) -> None:
         """Be a boundary: ``scope`` is about to open inside of the token's innermost one.
@@ -197,6 +249,7 @@ class Agreement:
         place = f" ({where})" if where else ""
         message = f"rank {self._rank} failed: {describe(error)}{place}"
         self._has_come_to.add("over")  # it never will: the others hear of this instead
+        self._standing.notice()
         self._poster.fail({"kind": "failed", "ranks": [self._rank], "message": message})
 
     def remote_failure(self, seconds: float) -> RemoteError | None:
@@ -205,10 +258,22 @@ class Agreement:
         For a collective that broke: the reason arrives about as soon as the broken connection.
         """
         standing = self._standing
+        standing.notice()
         with standing.news:
             standing.news.wait_for(lambda: standing.is_over, seconds)
         failure = standing.failure
         return None if failure is None or failure.ranks == (self._rank,) else failure
+
+    def ask_who_is_there(self, patience: float) -> Callable[[], bool]:
+        """Ask all ranks for a sign of life within ``patience`` seconds; does not wait.
+
+        Returns:
+            Whether all have answered, when it is called.
+        """
+        standing = self._standing
+        length = standing.heard.length
+        self._poster.doubt(length, patience)
+        return lambda: standing.heard.length > length and not standing.is_waiting
 
     def close(self) -> None:
         """Leave the others, whatever has happened: threads, connections and keys go.
@@ -216,6 +281,7 @@ class Agreement:
         If all has gone well it waits for all ranks to close. Raises nothing; ``failure`` tells.
         """
         standing = self._standing
+        standing.notice()
         if "ended" not in standing.reached and not standing.is_over:
             self.fail(RuntimeError("it has left the run before the end"))
         try:
@@ -223,10 +289,10 @@ class Agreement:
         except RemoteError:
             pass
         finally:
-            for thread in self._threads:
-                thread.join(self._lost_after)
             self._token.agree = None
             atexit.unregister(self._close_at_exit)
+            for thread in self._threads:
+                thread.join(self._lost_after)
 
     def _close_at_exit(self, process: int) -> None:
         if os.getpid() == process:  # a fork has none of the threads

@@ -21,6 +21,36 @@ _runs = count()
 """The runs that this process has taken part in: as many on every rank, so it can name them."""
 
 
+class Clients:
+    """Clients of the default group's store, kept from run to run.
+
+    Connecting may take long: torch asks the name server how the store's address is called.
+    """
+
+    def __init__(self) -> None:
+        self._store: Any = None
+        self._idle: list[Store] = []
+        self._lent: dict[int, object] = {}  # by the id of the client: for which store
+        self._mark = object()
+
+    def take(self) -> Store:
+        """Return one that nobody uses."""
+        store: Any = dist.distributed_c10d._get_default_store()
+        if store is not self._store:  # another group
+            self._store, self._idle, self._mark = store, [], object()
+        client = self._idle.pop() if self._idle else store.clone()
+        self._lent[id(client)] = self._mark
+        return client
+
+    def put_back(self, client: Store) -> None:
+        """Keep one, if it is of the store that there is now."""
+        if self._lent.pop(id(client), None) is self._mark:
+            self._idle.append(client)
+
+
+_clients = Clients()
+
+
 @dataclass(frozen=True)
 class Group:
     """Which of how many processes this one is.
@@ -55,9 +85,19 @@ class Group:
 
         Under ``torchrun`` that store is its agent's, which outlives the processes.
         """
+        return _clients.take()
+
+    def put_back(self, client: Store) -> None:
+        """Take a client that is not in use any more, for the next who connects."""
+        _clients.put_back(client)
+
+    def store_ports(self) -> frozenset[int]:
+        """Return where the group's store is served, if that is a TCP port."""
         store: Any = dist.distributed_c10d._get_default_store()
-        client: Store = store.clone()
-        return client
+        while hasattr(store, "underlying_store"):
+            store = store.underlying_store
+        port = getattr(store, "port", None)
+        return frozenset(() if port is None else (port,))
 
     def name_of_next_run(self) -> str:
         """Return a name that the next run has on all ranks, and no attempt before this one had.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -15,11 +16,12 @@ Entry = dict[str, Any]
 """What stands in the log. Its ``kind`` is one of:
 
 - ``asked``: a request, with its ``aim`` (a path) and its ``record``; or, without these, a call that
-  asks everybody for a sign of life.
+  asks everybody for a sign of life, within ``patience`` seconds, if that is less than usual.
 - ``agreed``: the answer to the request before it, with the ``last`` position that is begun.
 - ``ended``: all ranks have come to the end of the run. Requests come no more.
 - ``over``: all ranks have closed. Nothing comes any more.
-- ``failed``: ``ranks`` have failed, as ``message`` says. Nothing comes any more.
+- ``failed``: ``ranks`` have failed, as ``message`` says; ``are_silent`` where they do not answer.
+  Nothing comes any more.
 """
 
 
@@ -44,11 +46,19 @@ class Log:
     Args:
         store: A client that no other thread uses: a wait keeps everyone else from it.
         name: Of the run; the same on all ranks, and no other run's that uses this store.
+        put_back: Called with the client by ``close``.
     """
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(
+        self, store: Store, name: str, put_back: Callable[[Store], object] = lambda client: None
+    ) -> None:
         self._store = store
         self._name = name
+        self._put_back = put_back
+
+    def close(self) -> None:
+        """Put back the store's client."""
+        self._put_back(self._store)
 
     def append(self, index: int, entry: Entry) -> None:
         """Write ``entry`` at ``index``, unless an entry stands there: then that one stays.
@@ -94,17 +104,31 @@ class Log:
         """Remove an answer that nobody will read any more."""
         self._store.delete_key(self._answer_key(index, rank))
 
+    def tell_ends(self, rank: int, ends: Sequence[str]) -> None:
+        """Publish the names of a rank's ends of connections."""
+        self._store.set(self._ends_key(rank), json.dumps(ends))
+
+    def ends(self, ranks: Iterable[int]) -> set[str]:
+        """Return the names that these ranks have published, as far as they have."""
+        keys = [key for key in map(self._ends_key, ranks) if self._store.check([key])]
+        texts = self._store.multi_get(keys) if keys else []
+        return {name for text in texts for name in json.loads(text)}
+
     def count(self, name: str) -> int:
         """Be counted among those who have come to ``name``; return how many have."""
         return self._store.add(f"{self._name}/{name}", 1)
 
-    def remove(self, length: int, counters: tuple[str, ...]) -> None:
-        """Remove the entries and the counters: everybody has read what there was."""
-        for key in (*map(self._entry_key, range(length)), *(f"{self._name}/{c}" for c in counters)):
+    def remove(self, length: int, counters: tuple[str, ...], ranks: Iterable[int]) -> None:
+        """Remove entries, counters and ends: everybody has read what there was."""
+        counted = (f"{self._name}/{name}" for name in counters)
+        for key in (*map(self._entry_key, range(length)), *counted, *map(self._ends_key, ranks)):
             self._store.delete_key(key)
 
     def _entry_key(self, index: int) -> str:
         return f"{self._name}/log/{index}"
+
+    def _ends_key(self, rank: int) -> str:
+        return f"{self._name}/ends/{rank}"
 
     def _answer_key(self, index: int, rank: int) -> str:
         return f"{self._name}/at/{index}/{rank}"

@@ -6,33 +6,29 @@ that several have.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
-from threading import Thread
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 import torch
 
-from ..bus.dispatch import raising_handler
 from ..bus.handlers import place_of
 from ..cancellation import CancellationToken, Scope, Unwind
 from ..data.bunch import DataBunch
 from ..data.sharding import shard_data
-from ..errors import RemoteError
+from ..errors import DesyncError, RemoteError
+from ..interrupts import hear_at_once
 from .agreed_scopes import AgreedScope
 from .agreement import AGREED, Agreement
+from .connections import cut, own_ends
+from .failures import Failures
 from .gradient_sync import GradientSync
 from .groups import Group
 from .reductions import ONE_PROCESS, OneProcess, World
 from .tallies import Tallies
-from .transport import is_of_transport
 
 BOUNDARIES = frozenset((*AGREED, "batch"))
-SOON = 5.0
-"""Seconds in which a rank that fails has said why, once its connections are gone."""
 
 
 class Engine(Protocol):
@@ -131,13 +127,15 @@ class Participation(NoPart):
         run: Whose loop it is; for messages, and for the steps that it has taken.
         token: That of the run.
         engine: What trains the model.
+
+    Attributes:
+        explain: See ``Failures.explain``.
     """
 
     def __init__(self, run: Any, token: CancellationToken, engine: Engine) -> None:
         self._run, self._token, self._engine = run, token, engine
         self._common = Common(engine)
         self._outermost: Scope | None = None
-        self._explained: BaseException | None = None
 
     def __enter__(self) -> None:
         """Begin to agree with the others."""
@@ -151,14 +149,28 @@ class Participation(NoPart):
             rank=group.rank,
             world_size=group.world_size,
             lost_after=lost_after,
+            cut=partial(cut, ports=group.store_ports()),
+            put_back=group.put_back,
         )
+        self.explain = Failures(self._run, self._agreement).explain
+        hear_at_once(self._token)
 
     def make_scope(self, token: CancellationToken, name: str, owner: object) -> Scope:
         """Return a scope that asks this part."""
         return AgreedScope(self, token, name, owner)
 
     def prepare(self, learn: Any) -> None:
-        """Have the engine make the model ready, and give this rank its share of the data."""
+        """Have the engine make the model ready, and give this rank its share of the data.
+
+        Where a token was cancelled before the run began, on whatever rank, none of them begins.
+
+        Raises:
+            RemoteError: Another rank has failed.
+        """
+        asked = World().gather([self._agreement.is_asked])
+        if any(row[0] for row in asked):
+            return self._agreement.take_what_was_asked()
+        self._agreement.begin(own_ends())
         self._common.set_up(self._run, learn)
 
     # For the scopes
@@ -184,7 +196,7 @@ class Participation(NoPart):
             return self.explain(error)
         try:
             if scope.name == "train":
-                self._tallies.compare(self._run.steps)
+                self._tallies.compare(self._run.steps, lambda: self._require_all_here(scope))
             if error is None and scope.name in AGREED:
                 self._agreement.leave(scope)
                 if scope is self._outermost:
@@ -206,6 +218,18 @@ class Participation(NoPart):
             self._tallies.count(scope.name, place)
             if scope.name == "batch":
                 self._tallies.meet(place)
+
+    def _require_all_here(self, scope: Scope) -> None:
+        self._raise_failure()
+        if self._agreement.has_gone_on(scope):
+            rank, run = self._engine.group.rank, self._run
+            raise DesyncError(
+                f"the training of rank {rank} in epoch {run.epoch} has ended after "
+                f"{run.n_iter - run.epoch_began_at} batches, and another rank has begun a further "
+                "one, in which it waits for this rank: the loaders of all ranks must give the "
+                "same number of batches",
+                [rank],
+            )
 
     # Around the loop
 
@@ -236,50 +260,6 @@ class Participation(NoPart):
         failure = self._agreement.failure
         if failure is not None:
             raise RemoteError(str(failure), failure.ranks)
-
-    # Failing
-
-    def explain(self, error: BaseException) -> BaseException:
-        """Return why this rank fails: ``error``, of which all are told, or another rank's."""
-        if self._explained is error or isinstance(error, (RemoteError, Unwind)):
-            return error
-        if is_of_transport(error):
-            remote = self._find_remote_failure() or RemoteError(
-                f"the connection to another rank has broken, and none has said why, as when a "
-                f"process is killed: {error}"
-            )
-            remote.__cause__ = error
-            self._explained = remote
-            return remote
-        self._explained = error
-        self._agreement.fail(error, self._where(error))
-        return error
-
-    def _find_remote_failure(self) -> RemoteError | None:
-        """Wait until it is known which rank has failed or is silent, or until a signal comes."""
-        token, soon = self._run.token, time.monotonic() + SOON
-        remote = self._hear_of_failure(lambda: time.monotonic() < soon)
-        if remote is None and not token.is_interrupted:
-            asking = Thread(target=self._ask_who_is_there, name="eventtrain-asking", daemon=True)
-            asking.start()
-            remote = self._hear_of_failure(asking.is_alive)
-        return remote
-
-    def _hear_of_failure(self, may_come: Callable[[], bool]) -> RemoteError | None:
-        remote = self._agreement.remote_failure(0.1)
-        while remote is None and may_come() and not self._run.token.is_interrupted:
-            remote = self._agreement.remote_failure(0.1)
-        return remote
-
-    def _ask_who_is_there(self) -> None:
-        with suppress(RemoteError):  # found by who has started this
-            self._agreement.end()
-
-    def _where(self, error: BaseException) -> str:
-        handler, place = raising_handler(error), place_of(self._run)
-        if handler is None:
-            return place.removeprefix(", ")
-        return f"handler {handler.name!r} of {handler.event!r}{place}"
 
 
 class Guest(NoPart):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from queue import SimpleQueue
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
 
 from ..errors import describe
 from .log import Entry, Log
@@ -11,6 +11,9 @@ from .standing import Standing
 
 COUNTERS = ("answers", "ended", "over", "closed")
 SIGN_OF_LIFE: Entry = {"kind": "asked", "aim": [], "record": None}
+
+LOOKS = 4
+"""How often it looks whether the loop stands still, in the time that it may do so."""
 
 
 class Poster:
@@ -21,17 +24,24 @@ class Poster:
     Args:
         log: Its own way to the log.
         standing: What it shares with loop and watcher.
-        world_size: How many ranks there are.
+        rank, world_size: Of this process, and of how many.
+        lost_after: Seconds for which the loop may stand where it is before the others are asked
+            whether they are there: it may be in a collective that waits for one of them.
     """
 
-    def __init__(self, log: Log, standing: Standing, world_size: int) -> None:
+    def __init__(
+        self, log: Log, standing: Standing, *, rank: int, world_size: int, lost_after: float
+    ) -> None:
         self._log = log
         self._standing = standing
+        self._rank = rank
         self._world_size = world_size
+        self._lost_after = lost_after
         self._word: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._failure: Entry | None = None
         self._milestone: str | None = None
         self._doubt: int | None = None
+        self._sign_of_life = SIGN_OF_LIFE
 
     def look(self) -> None:
         """Have it look at the standing: there is something new."""
@@ -54,29 +64,58 @@ class Poster:
 
         self._word.put(note)
 
-    def doubt(self, length: int) -> None:
-        """Have all asked for a sign of life, unless more of the log than this has come already."""
+    def doubt(self, length: int, patience: float | None = None) -> None:
+        """Have all asked for a sign of life, unless more of the log than this has come already.
+
+        Args:
+            length: Of the log, when whoever doubts began to wait.
+            patience: Seconds in which all must answer, if less than usual.
+        """
 
         def note() -> None:
             self._doubt = length
+            more = {} if patience is None else {"patience": patience}
+            self._sign_of_life = {**SIGN_OF_LIFE, **more}
 
         self._word.put(note)
+
+    def tell_ends(self, ends: Sequence[str]) -> None:
+        """Have the others told of this rank's ends of the connections between ranks."""
+        self._word.put(lambda: self._log.tell_ends(self._rank, ends))
 
     def run(self) -> None:
         """Write until nothing comes any more; the last rank to come here clears the store."""
         standing = self._standing
         try:
             while not standing.is_over:
-                self._word.get()()
+                self._take_word()
                 self._write()
             standing.asking.clear()
             standing.tell()
+            with standing.news:  # until then others' ends are needed
+                standing.news.wait_for(lambda: standing.is_noticed)
             if self._log.count("closed") == self._world_size:
-                self._log.remove(standing.heard.length, COUNTERS)
+                self._log.remove(standing.heard.length, COUNTERS, range(self._world_size))
+            self._log.close()
         except Exception as error:
             standing.lose(f"the store between the ranks has failed: {describe(error)}")
         finally:
             del self._log  # and with it the connection
+
+    def _take_word(self) -> object:
+        """Wait for a word; doubt where there is none, and the loop stands still."""
+        standing = self._standing
+        position, length, looks = standing.position, standing.heard.length, 0
+        while True:
+            try:
+                return self._word.get(timeout=self._lost_after / LOOKS)()
+            except Empty:
+                looks += 1
+            if standing.position != position or not standing.has_begun:
+                position, looks = standing.position, 0
+            elif looks == LOOKS:
+                self._doubt = length
+                return None
 
     def _write(self) -> None:
         """Write the one entry that is due, if any; what then stands there comes back as news."""
@@ -97,4 +136,4 @@ class Poster:
         elif self._milestone is not None and self._milestone not in standing.reached:
             self._log.append(length, {"kind": self._milestone})
         elif self._doubt == length:
-            self._log.append(length, SIGN_OF_LIFE)
+            self._log.append(length, self._sign_of_life)

@@ -83,7 +83,9 @@ class Standing:
         agreed: What the loop has still to act upon, oldest first; it alone takes from it.
         reached: What all ranks have come to: ``ended``, ``over``.
         failure: What ended it all, or ``None``.
+        is_noticed: Whether the loop knows how it ended, or will before it waits for anybody.
         is_lost: Whether that was a store that is gone: this rank hears nothing any more.
+        has_begun: Whether all ranks are there, so that one which does not answer is lost.
         news: Notified after every change of the above by the watcher and the poster.
         fence: To be passed between writing and looking.
     """
@@ -97,7 +99,9 @@ class Standing:
     agreed: list[Agreed] = field(default_factory=list)
     reached: set[str] = field(default_factory=set)
     failure: RemoteError | None = None
+    is_noticed: bool = False
     is_lost: bool = False
+    has_begun: bool = False
     news: threading.Condition = field(default_factory=threading.Condition)
     fence: AbstractContextManager[object] = field(
         default_factory=lambda: fence(bool(sysconfig.get_config_var("Py_GIL_DISABLED")))
@@ -135,9 +139,15 @@ class Standing:
         self.is_held = True
 
     def raise_failure(self) -> None:
-        """Raise what ended it all, if anything has."""
+        """Raise what ended it all, if anything has; in the loop's thread."""
         if self.failure is not None:
+            self.notice()
             raise RemoteError(str(self.failure), self.failure.ranks)
+
+    def notice(self) -> None:
+        """Be told that the loop knows of the failure."""
+        self.is_noticed = True
+        self.tell()
 
     def lose(self, why: str) -> None:
         """Do without the store, which ends the run unless it is over."""

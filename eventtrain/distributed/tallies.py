@@ -102,11 +102,12 @@ class Tallies:
                 others,
             )
 
-    def compare(self, steps: int) -> None:
+    def compare(self, steps: int, check: Callable[[], object] | None = None) -> None:
         """See that all ranks have cancelled the same since the last time; waits for them.
 
         Args:
             steps: Optimizer steps taken in this run.
+            check: Called while it waits, in the place of the usual one.
 
         Raises:
             DesyncError: They have not.
@@ -116,7 +117,7 @@ class Tallies:
         rank = self._group.rank
         keys = [self._tally_key(each) for each in range(self._group.world_size)]
         self._store.set(keys[rank], json.dumps(own))
-        for _ in self._until_there(keys):
+        for _ in self._until_there(keys, check):
             pass
         tallies = [json.loads(text) for text in self._store.multi_get(keys)]
         if self._phases:  # all have read those of the phase before
@@ -127,16 +128,20 @@ class Tallies:
 
     def close(self) -> None:
         """Let go of the store."""
-        self._store = None
+        store, self._store = self._store, None
+        if store is not None:
+            self._group.put_back(store)
 
     def _tally_key(self, rank: int) -> str:
         return f"{self._name}/tally/{self._phases}/{rank}"
 
-    def _until_there(self, keys: list[str]) -> Iterator[None]:
+    def _until_there(
+        self, keys: list[str], check: Callable[[], object] | None = None
+    ) -> Iterator[None]:
         """Wait until all keys are there, and look what else is there now and then."""
         pause, self._end = FIRST_PAUSE, time.monotonic() + self._lost_after
         while not self._store.check(keys):
-            self._check()
+            (check or self._check)()
             yield
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)

@@ -11,6 +11,9 @@ from .log import Entry, Log
 from .paths import Path
 from .standing import Agreed, Heard, Standing
 
+GRACE = 2.0
+"""Seconds that a loop has to come to a boundary, once it is known that another rank has failed."""
+
 
 class Watcher:
     """Hears every entry in its order, and lets the rank's standing follow.
@@ -21,6 +24,8 @@ class Watcher:
         rank, world_size: Of this process, and of how many.
         lost_after: Seconds in which every rank must answer.
         nudge: Called after each entry, to have the poster look.
+        cut: Called with the other ranks' ends of connections where another rank has failed, and
+            the loop does not come to a boundary: it may wait for that rank in a collective.
     """
 
     def __init__(
@@ -32,13 +37,17 @@ class Watcher:
         world_size: int,
         lost_after: float,
         nudge: Callable[[], object],
+        cut: Callable[[set[str]], object] | None = None,
     ) -> None:
         self._log = log
         self._standing = standing
         self._rank = rank
         self._ranks = range(world_size)
-        self._lost_after = timedelta(seconds=lost_after)
+        self._lost_after = lost_after
+        self._patience = lost_after
         self._nudge = nudge
+        self._cut = cut
+        self._grace = GRACE
         self._asked: Entry = {}
         self._requests = 0
         self._answered: list[int] = []  # where in the log they stood, the last ones
@@ -51,8 +60,10 @@ class Watcher:
                 self._hear(self._next())
                 standing.tell()
                 self._nudge()
+            self._free_the_loop()
             for index in self._answered:
                 self._log.take_back_answer(index, self._rank)
+            self._log.close()
         except Exception as error:
             standing.lose(f"the store between the ranks has failed: {describe(error)}")
         finally:
@@ -61,7 +72,8 @@ class Watcher:
     def _next(self) -> Entry:
         """Return the next entry; see to it that there will be one where everybody waits for it."""
         length, is_undecided, _ = self._standing.heard
-        entry = self._log.read(length, self._lost_after) if is_undecided else None
+        patience = timedelta(seconds=self._patience)
+        entry = self._log.read(length, patience) if is_undecided else None
         if entry is None and is_undecided:
             self._settle(length)
         while entry is None:
@@ -73,6 +85,7 @@ class Watcher:
         length = standing.heard.length + 1
         if kind == "asked":
             self._asked = entry
+            self._patience = min(self._lost_after, entry.get("patience", self._lost_after))
             self._answer(length - 1)
             if entry["record"] is not None:
                 standing.aims.add(tuple(entry["aim"]))  # now the poster may drop what it covers
@@ -83,6 +96,8 @@ class Watcher:
             standing.agreed.append(Agreed(tuple(self._asked["aim"]), asked, standing.last))
         elif kind == "failed":
             standing.fail(RemoteError(entry["message"], entry["ranks"]))
+            if entry.get("are_silent"):
+                self._grace = 0.0  # the loop has stood there for long enough
         else:
             standing.reached.add(kind)
         standing.heard = Heard(length, is_over=kind in ("failed", "over"))
@@ -118,14 +133,25 @@ class Watcher:
             return self._decide(length - 1)
         one = len(silent) == 1
         names = f"rank {silent[0]} has" if one else f"ranks {', '.join(map(str, silent))} have"
-        seconds = self._lost_after.total_seconds()
-        message = f"{names} not answered for {seconds:g} s, when {self._question()}"
-        entry = {"kind": "failed", "ranks": silent, "message": message}
+        message = f"{names} not answered for {self._patience:g} s, when {self._question()}"
+        entry = {"kind": "failed", "ranks": silent, "message": message, "are_silent": True}
         self._log.append(length, entry)
+
+    def _free_the_loop(self) -> None:
+        """See that a loop which may wait for a rank that has failed hears of it all the same."""
+        standing, failure = self._standing, self._standing.failure
+        if self._cut is None or failure is None or failure.ranks == (self._rank,):
+            return
+        with standing.news:
+            has_noticed = standing.news.wait_for(lambda: standing.is_noticed, self._grace)
+        if not has_noticed:
+            self._cut(self._log.ends(rank for rank in self._ranks if rank != self._rank))
 
     def _question(self) -> str:
         record = self._asked["record"]
         if record is None:
-            return "a rank that had come to its end asked who is there"
+            if "patience" in self._asked:
+                return "a rank asked who is there, since a connection of its had broken"
+            return "a rank that had waited for as long asked who is there"
         why = f": {record['reason']}" if record["reason"] else ""
         return f"rank {record['rank']} asked to cancel {record['scope']!r}{why}"

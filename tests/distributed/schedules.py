@@ -175,7 +175,7 @@ class Queue:
     def put(self, item: object) -> None:
         self.items.append(item)
 
-    def get(self) -> Any:
+    def get(self, timeout: float) -> Any:
         self.schedule.block(lambda: bool(self.items))
         return self.items.pop(0)
 
