@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         CancellationToken as CancellationToken,
         Scope as Scope,
     )
-    from .checkpoints.files import load_checkpoint as load_checkpoint
+    from .checkpoints.reading import load_checkpoint as load_checkpoint
     from .data import (
         DataBunch as DataBunch,
         Dataset as Dataset,

@@ -6,7 +6,7 @@ import copy
 import inspect
 import re
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
@@ -222,6 +222,25 @@ class Callback:
         """
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state, but was given {list(state)}")
+
+    def state_for_rank(
+        self, states: Sequence[dict[str, Any]], rank: int, size: int, phase: str | None
+    ) -> dict[str, Any]:
+        """Return the state with which a rank goes on where the number of processes is another one.
+
+        By default each keeps its own, and one that was not there gets that of rank 0. A callback
+        that adds something up on each rank, to be added up over all later, must say more.
+
+        Args:
+            states: What ``state_dict`` returned on each rank of the run that was saved.
+            rank: This one.
+            size: How many there are now.
+            phase: The phase in which the run goes on; ``None`` between epochs.
+
+        Raises:
+            ValueError: It cannot go on there.
+        """
+        return states[rank] if rank < len(states) else states[0]
 
     def why_not_load(self, state: Mapping[str, Any], run: RunState) -> str | None:
         """Say why a fit cannot go on from a state, before anything is changed by it.

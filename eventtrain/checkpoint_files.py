@@ -2,12 +2,12 @@
 
 from .checkpoints.files import (
     list_checkpoints,
-    load_checkpoint,
     next_path,
     remove_checkpoint,
     remove_unfinished,
     write_checkpoint,
 )
+from .checkpoints.reading import load_checkpoint
 from .checkpoints.records import FORMAT, Record
 
 __all__ = [

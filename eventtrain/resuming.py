@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +13,14 @@ from typing import Any
 import torch
 
 from .checkpoints.compatibility import check_fits
-from .checkpoints.files import list_checkpoints, load_checkpoint
+from .checkpoints.files import list_checkpoints, shards_path
 from .checkpoints.form import check_form, check_position
 from .checkpoints.loader_place import Place, rest_of_loader
 from .checkpoints.optimizer_state import check_optimizer
+from .checkpoints.rank_states import StateForRank
+from .checkpoints.reading import is_folder, load_for_rank, none_whole_in
 from .checkpoints.restore_point import RestorePoint
+from .checkpoints.shards import divided, mesh_of, with_shards
 from .checkpoints.snapshot import (
     loader_forms,
     random_states,
@@ -24,6 +29,8 @@ from .checkpoints.snapshot import (
     set_random_states,
 )
 from .data.workers import batches_of
+from .distributed.gathering import gather_text
+from .distributed.reductions import OneProcess, joined_world
 from .errors import CheckpointError
 from .state import RunState
 
@@ -82,13 +89,15 @@ class Resumption(FromTheStart):
     Args:
         content: What ``take_snapshot`` returned.
         origin: Where it comes from, for messages.
+        shards: Where the tensors are that lie divided, if any do.
 
     Attributes:
         epoch, phase, batch: Where the run goes on; ``phase`` is ``None`` between epochs.
     """
 
-    def __init__(self, content: dict[str, Any], origin: str) -> None:
+    def __init__(self, content: dict[str, Any], origin: str, shards: Path | None = None) -> None:
         super().__init__()
+        self._shards = shards
         self.epoch: int = content["position"]["epoch"]
         self.phase: str | None = content["position"]["phase"]
         self.batch: int = content["position"]["batch"]
@@ -104,12 +113,21 @@ class Resumption(FromTheStart):
             CheckpointError: It is another run's, or lies behind the last epoch.
         """
         super().check(run)
+        self._fetch_shards(run)
         check_form(self._content, set(run.counters()), self._origin)
         check_fits(self._content, run, self._origin)
         if self.batch and self._content.get("world_size", 1) != run.world.size:
             assert self._phase_start is not None
             # From there on this number of processes loads, and may have to do so once more.
             self._phase_start = {**self._phase_start, "begun_at": self.batch - 1}
+
+    def _fetch_shards(self, run: RunState) -> None:
+        """Have all tensors be there, divided as the model's are."""
+        mesh = mesh_of(run.model)
+        if self._shards is not None and self._content.get("shards"):
+            self._content = with_shards(self._content, self._shards, mesh)
+        if mesh is not None:
+            self._content = divided(self._content, run.model)
 
     def enter_fit(self, run: RunState) -> None:
         """Put everything back once ``begin_fit`` has fired.
@@ -262,8 +280,62 @@ def find_start(run: RunState, resume: str | os.PathLike[str] | None) -> FromTheS
                 "pass the path of a checkpoint or of a folder of them"
             )
         path = folders[0]
-        if not list_checkpoints(path):
-            return FromTheStart()
-    content, origin = load_checkpoint(path), f"checkpoint {path}"
+    found = _find(path, run, is_auto=resume == "auto")
+    if found is None:
+        return FromTheStart()
+    content, file = found
+    origin = f"checkpoint {path}"
     check_position(content, origin)
-    return Resumption(content, origin)
+    return Resumption(content, origin, shards_path(file))
+
+
+def _find(path: Path, run: RunState, *, is_auto: bool) -> tuple[dict[str, Any], Path] | None:
+    """Return the newest content that all ranks can read, and its file; collective.
+
+    Rank 0 alone says which checkpoints there are: another rank may see an older state of the
+    folder.
+    """
+    world = joined_world()
+    states = {callback.name: callback.state_for_rank for callback in run.cbs}
+    names = _said_by_zero(path, world, is_auto=is_auto)
+    for name in names:
+        file = path if name is None else path / name
+        content, error = _loaded(file, world, states)
+        errors = gather_text(error, world)
+        if not any(errors) and content is not None:
+            return content, file
+        failed = [f"rank {rank}: {each}" for rank, each in enumerate(errors) if each]
+        text = errors[0] if world.size == 1 else "; ".join(failed)
+        if name is None:
+            raise CheckpointError(text)
+        if world.rank == 0:
+            warnings.warn(f"{text}; the one before it is tried", RuntimeWarning, stacklevel=4)
+    if not names and is_auto:
+        return None
+    raise none_whole_in(path, len(names))
+
+
+def _loaded(
+    file: Path, world: OneProcess, states: Mapping[str, StateForRank]
+) -> tuple[dict[str, Any] | None, str]:
+    try:
+        return load_for_rank(file, world.rank, world.size, states), ""
+    except CheckpointError as error:
+        return None, str(error)
+
+
+def _said_by_zero(path: Path, world: OneProcess, *, is_auto: bool) -> list[str | None]:
+    """Return the names of what rank 0 finds in a folder, newest first; ``None`` for a file."""
+    said: dict[str, Any] = {}
+    if world.rank == 0:
+        try:
+            if is_auto or is_folder(path):
+                said["names"] = [each.path.name for each in reversed(list_checkpoints(path))]
+            else:
+                said["names"] = [None]
+        except CheckpointError as error:
+            said["error"] = str(error)
+    said = json.loads(gather_text(json.dumps(said), world)[0])
+    if "error" in said:
+        raise CheckpointError(said["error"])
+    return said["names"]  # type: ignore[no-any-return]

@@ -164,6 +164,9 @@ class Runner(Loop):
             raise TypeError("fit takes the number of epochs first: fit(epochs, learn)")
         epochs = whole_number("epochs", epochs, 0)
         _check_learner(learn, "fit")
+        if resume is not None:
+            for callback in self.cbs:
+                callback.joined_engine()  # all processes go on from what the first one finds
         start = find_start(self, resume)
         return self._run(learn, token, "fit", lambda: self.all_epochs(epochs), start)
 

@@ -29,7 +29,8 @@ HOUSE = """
     cancellation.records  cancellation.token  cancellation.scope  cancellation  wakeup
     interrupts
     distributed.paths  distributed.log  distributed.standing  distributed.boundary
-    distributed.watcher  distributed.poster  distributed.agreement  distributed
+    distributed.watcher  distributed.poster  distributed.agreement  distributed.exchange
+    distributed.patience  distributed
     bus.locking  bus.receivers  bus.ordering  bus.filters  bus.handlers  bus.phases
     bus.subscription  bus.dispatch  bus.sending  bus.running  bus.connections  bus.copying
     bus.binding  bus.restoring  bus.signals  bus.explain  bus.spans  bus.profiling  bus.event_bus
@@ -43,10 +44,11 @@ HOUSE = """
     submodules  distributed.engines  discriminative  model_call  learner  state  diagnosis
     param_groups
     handler_options  callback  train_eval  plugins
-    checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.files
-    checkpoints.random_state  checkpoints.loader_state  checkpoints.loader_form
-    checkpoints.loader_place  checkpoints.names  checkpoints.optimizer_state
-    checkpoints.compatibility
+    checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.shard_metadata
+    checkpoints.shards  checkpoints.files  checkpoints.rank_states  checkpoints.reading
+    checkpoints.pace  checkpoints.ranks  checkpoints.folder  checkpoints.random_state
+    checkpoints.loader_state  checkpoints.loader_form  checkpoints.loader_place  checkpoints.names
+    checkpoints.optimizer_state  checkpoints.compatibility
     checkpoints.snapshot  checkpoints.kept_tensors  checkpoints.save_point
     checkpoints.restore_point  checkpoints
     checkpoint_files

@@ -331,6 +331,32 @@ class AvgStatsCallback(Callback):
         self.train_stats.load_state_dict(state["train"])
         self.valid_stats.load_state_dict(state["valid"])
 
+    def state_for_rank(
+        self, states: Sequence[dict[str, Any]], rank: int, size: int, phase: str | None
+    ) -> dict[str, Any]:
+        """Give the first rank what all have added up of a phase, and the others nothing.
+
+        Raises:
+            ValueError: A metric that keeps state has begun with the phase: only its class could
+                say what two states make.
+        """
+        found = dict(states[0])
+        key = {"train": "train", "validate": "valid"}.get(phase or "")
+        if key is None:
+            return found
+        parts = [state[key] for state in states]
+        if any(part["metrics"] and part.get("updates", 1) for part in parts):
+            raise ValueError(
+                "AvgStatsCallback has a metric that keeps state, and is in the middle of a phase: "
+                f"go on with {len(states)} processes, or from a checkpoint between epochs"
+            )
+        totals = [sum(numbers) for numbers in zip(*(p["sums"] for p in parts), strict=True)]
+        count = sum(part["count"] for part in parts)
+        whole = {**parts[0], "sums": totals, "count": count}
+        nothing = {**whole, "sums": [0.0] * len(totals), "count": 0, "updates": 0}
+        found[key] = whole if rank == 0 else nothing
+        return found
+
     def _row(self, stats: AvgStats) -> dict[str, float]:
         prefix = "train" if stats.in_train else "valid"
         pairs = list(zip(stats.names, stats.avg_stats, strict=False))

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
-import threading
-import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
-
-import torch
 
 from ..arguments import absolute_path, flag, real_number, whole_number
-from ..atomic_file import prepare_folder
 from ..callback import handler
 from ..cancellation import CancellationToken, Request
-from ..checkpoints.files import (
-    list_checkpoints,
-    next_path,
-    remove_checkpoint,
-    remove_unfinished,
-    write_checkpoint,
-)
+from ..checkpoints.files import list_checkpoints
+from ..checkpoints.folder import CheckpointWriter, buffers_of
 from ..checkpoints.kept_tensors import KeptTensors
+from ..checkpoints.pace import Pace
+from ..checkpoints.ranks import Ranks
 from ..checkpoints.records import Record
 from ..checkpoints.save_point import SavePoint
+from ..checkpoints.shards import mesh_of
 from ..checkpoints.snapshot import take_snapshot, with_validated_weights
-from ..errors import CheckpointError
 from ..param_groups import gradients
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, CHECKPOINTS
 from .shared.monitored import Mode, Monitored, MonitoringCallback, checked_mode
@@ -82,8 +75,8 @@ class Checkpoint(MonitoringCallback):
 
     Raises:
         TypeError, ValueError: An argument is of the wrong type or out of range.
-        CheckpointError: In ``begin_fit``: the folder cannot be written to, or there are several
-            processes. Later: a checkpoint cannot be written.
+        CheckpointError: In ``begin_fit``: the folder cannot be written to, or several processes
+            have not the same one. Later: a checkpoint cannot be written. All processes raise it.
         ValueError: After an epoch: its row of the history has no key ``monitor``.
         TypeError: After an epoch: what its row holds there is no number.
     """
@@ -125,16 +118,14 @@ class Checkpoint(MonitoringCallback):
         self.keep_last, self.keep_best = keep_last, keep_best
         self.monitored = None if monitor is None else Monitored(monitor, mode, user="Checkpoint")
         self.asynchronous = flag("asynchronous", asynchronous)
-        self._writer: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._writer: CheckpointWriter | None = None
         self._fit = ""
         self._phase_start: Mapping[str, Any] | None = None
         self._steps = 0
-        self._time = 0.0
+        self._pace = Pace(math.inf if every_seconds is None else every_seconds)
         self._is_phase_over = False
         self._save_point: SavePoint | None = None
         self._tensors: KeptTensors | None = None
-        self._told: set[Path] = set()
 
     @property
     def last(self) -> Path | None:
@@ -155,27 +146,22 @@ class Checkpoint(MonitoringCallback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Count the checkpoints that were there as this fit's own."""
         self._fit, self.is_cut_short = state["fit"], state["is_partial"]
+        if self._writer is not None:
+            self._writer.fit = self._fit
         if self.run is not None:
             self._steps = self.run.steps  # those of the checkpoint: it was the last one
 
     def begin_fit(self, run: Runner) -> None:
         """Make the folder, and clear away what a killed run left half written."""
-        if run.world_size > 1:
-            raise CheckpointError(
-                f"Checkpoint saves runs of one process, and this is one of {run.world_size}: save "
-                "the weights in a handler of after_epoch with ranks='zero', "
-                "torch.save(run.model.state_dict(), path)"
-            )
-        try:
-            prepare_folder(self.checkpoint_folder)
-            remove_unfinished(self.checkpoint_folder)
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot write checkpoints to {self.checkpoint_folder}: {error}"
-            ) from error
-        self._fit = uuid4().hex
-        self._steps, self._time = run.steps, time.monotonic()
-        self._failure = None
+        self._writer = CheckpointWriter(
+            self.checkpoint_folder, self._kept, asynchronous=self.asynchronous
+        )
+        world = run.world
+        ranks = Ranks(world.exchange, world.rank, world.size)
+        self._writer.begin(ranks, is_divided=mesh_of(run.model) is not None)
+        self._fit = self._writer.fit
+        self._steps = run.steps
+        self._pace.restart()
         self._save_point, self._tensors = None, KeptTensors(run)
         if run.token.grant_by is None:  # otherwise others see to it that batches are ended
             run.token.grant_by = self._grant
@@ -221,7 +207,9 @@ class Checkpoint(MonitoringCallback):
         place = run.epoch, run.phase, run.batch_index + 1
         if run.in_train and self._has_no_gradients(run):
             self._note(run, *place)
-        if run.token.pending is not None or (run.in_train and self._is_due(run)):
+        if run.token.pending is not None:
+            self._save_place(run) if _gradients_are_kept_apart(run) else self._save(run, *place)
+        elif run.in_train and self._is_due(run):
             self._save(run, *place)
 
     @handler(["after_train", "after_validate"], priority=BEFORE_EVERYONE)
@@ -269,7 +257,9 @@ class Checkpoint(MonitoringCallback):
         if run.outcome == "cancelled":
             self._save_place(run)
         self._phase_start = self._save_point = self._tensors = None
-        self._join()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.end()
 
     # When
 
@@ -303,13 +293,17 @@ class Checkpoint(MonitoringCallback):
         place = self._save_point
         if place is not None and place.steps != run.steps:
             return True  # a step zeroes them
+        if _gradients_are_kept_apart(run):
+            return False
         return next(gradients(run), None) is None
 
     def _is_due(self, run: Runner) -> bool:
-        if self.every_steps is not None and run.steps - self._steps >= self.every_steps:
-            return True
-        now = time.monotonic()
-        return self.every_seconds is not None and now - self._time >= self.every_seconds
+        if _gradients_are_kept_apart(run):
+            return False  # nobody can read them; the batch that steps comes soon
+        is_time = self.every_seconds is not None and self._pace.is_due(_agreement_on_time(run))
+        return is_time or (
+            self.every_steps is not None and run.steps - self._steps >= self.every_steps
+        )
 
     # What
 
@@ -323,92 +317,61 @@ class Checkpoint(MonitoringCallback):
         if place is None or not place.batches or place.is_saved or place.steps != run.steps:
             return
         phase_start = self._phase_start if place.phase == "train" else None
-        content = place.snapshot(run, phase_start, run.starting_point.loader_forms)
-        self._write_snapshot(run, content, place.epoch, place.phase, place.batch)
+        forms = run.starting_point.loader_forms
+        self._write(
+            run,
+            lambda: place.snapshot(run, phase_start, forms),
+            (place.epoch, place.phase, place.batch),
+        )
 
     def _save(self, run: Runner, epoch: int, phase: str | None, batch: int) -> None:
         start = self._phase_start if phase is not None else None
-        content = take_snapshot(
-            run,
-            epoch=epoch,
-            phase=phase,
-            batch=batch,
-            phase_start=start,
-            loader_forms=run.starting_point.loader_forms,
-        )
-        self._write_snapshot(run, content, epoch, phase, batch)
 
-    def _write_snapshot(
-        self, run: Runner, content: dict[str, Any], epoch: int, phase: str | None, batch: int
+        def take() -> dict[str, Any]:
+            return take_snapshot(
+                run,
+                epoch=epoch,
+                phase=phase,
+                batch=batch,
+                phase_start=start,
+                loader_forms=run.starting_point.loader_forms,
+            )
+
+        self._write(run, take, (epoch, phase, batch))
+
+    def _write(
+        self,
+        run: Runner,
+        take: Callable[[], dict[str, Any]],
+        place: tuple[int, str | None, int],
     ) -> None:
-        self._join()
-        path, serial = self._next_path()
-        metrics = numbers_of(run.history[-1])
-        if self.monitored is not None and phase is None:
-            metrics.pop(self.monitored.key, None)
-            value = self.reading(run)
-            metrics |= {} if value is None else {self.monitored.key: value}
-        weights = self.validated_weights_of(run) if phase is None else None
-        if weights is not None:
-            content = with_validated_weights(content, run, weights)
-        record = Record(path, serial, self._fit, epoch, phase, batch, run.steps, metrics)
-        if self.asynchronous:
-            content = _on_the_host(content)
-            self._writer = threading.Thread(target=self._write_later, args=(record, content))
-            self._writer.start()
-        else:
-            self._write(record, content)
-        self._steps, self._time = run.steps, time.monotonic()
+        writer, (epoch, phase, batch) = self._writer, place
+        assert writer is not None
+
+        def take_with_record() -> tuple[Record, dict[str, Any]]:
+            content = take()
+            metrics = numbers_of(run.history[-1])
+            if self.monitored is not None and phase is None:
+                metrics.pop(self.monitored.key, None)
+                value = self.reading(run)
+                metrics |= {} if value is None else {self.monitored.key: value}
+            weights = self.validated_weights_of(run) if phase is None else None
+            if weights is not None:
+                content = with_validated_weights(content, run, weights)
+            about = Record(Path(), 0, writer.fit, epoch, phase, batch, run.steps, metrics)
+            return about, content
+
+        writer.write(take_with_record, buffers_of(run.model))
+        self._steps = run.steps
+        self._pace.restart()
         if self._save_point is not None:
             self._save_point.is_saved = True
-
-    def _next_path(self) -> tuple[Path, int]:
-        try:
-            self.checkpoint_folder.mkdir(parents=True, exist_ok=True)  # somebody may remove it
-            return next_path(self.checkpoint_folder)
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot write checkpoints to {self.checkpoint_folder}: {error}"
-            ) from error
-
-    def _write_later(self, record: Record, content: dict[str, Any]) -> None:
-        try:
-            self._write(record, content)
-        except BaseException as error:
-            self._failure = error
-
-    def _write(self, record: Record, content: dict[str, Any]) -> None:
-        write_checkpoint(record, content)
-        records = self._records()
-        self._tell_of_unknown()
-        kept = {r.serial for r in (*records[-self.keep_last :], *self._best(records))}
-        for each in records:
-            if each.serial not in kept:
-                remove_checkpoint(each)
-
-    def _join(self) -> None:
-        """Wait for the thread, and raise what it raised."""
-        if self._writer is not None:
-            self._writer.join()
-            self._writer = None
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
 
     def _records(self) -> list[Record]:
         return [r for r in list_checkpoints(self.checkpoint_folder) if r.fit == self._fit]
 
-    def _tell_of_unknown(self) -> None:
-        """Warn, once each, of checkpoints that may be among the best, and nobody can know."""
-        for record in list_checkpoints(self.checkpoint_folder):
-            if not record.sha256 and record.path not in self._told:
-                self._told.add(record.path)
-                warnings.warn(
-                    f"checkpoint {record.path} and its record are damaged: it is left where it is, "
-                    "and counts neither as one of the newest nor as one of the best",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+    def _kept(self, records: list[Record]) -> list[Record]:
+        return [*records[-self.keep_last :], *self._best(records)]
 
     def _best(self, records: list[Record]) -> list[Record]:
         if self.monitored is None:
@@ -434,15 +397,15 @@ def _is_whole(run: Runner) -> bool:
     return run.outcome in ("completed", "cancelled")
 
 
-def _on_the_host(value: Any) -> Any:
-    """Copy all tensors into host memory, so that the run may go on changing its own."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        copy: Any = type(value)((key, _on_the_host(each)) for key, each in value.items())
-        if hasattr(value, "_metadata"):  # what a model knows of versions
-            copy._metadata = value._metadata
-        return copy
-    if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
-        return type(value)(_on_the_host(each) for each in value)
-    return value
+def _gradients_are_kept_apart(run: Runner) -> bool:
+    """Whether gradients wait for a step where they cannot be read, as in FSDP2 between groups."""
+    sync = run.world.gradient_sync
+    return sync.keeps_apart() and not sync.is_on
+
+
+def _agreement_on_time(run: Runner) -> Callable[[float], float] | None:
+    """Return what makes the seconds of rank 0 those of all; ``None`` where a process is alone."""
+    if run.world.size == 1:
+        return None
+    exchange = run.world.exchange
+    return lambda seconds: float(json.loads(exchange(json.dumps(seconds))[0]))

@@ -4,6 +4,10 @@ A checkpoint is two files. ``NAME.pt`` is what ``torch.save`` writes, ``NAME.jso
 with its SHA-256 sum. The record gets its name first and loses it last: what has a ``.pt``
 is whole, whenever the process was killed, and one without a record, or with another
 sum, is damaged. The record has a sum of its own.
+
+A checkpoint of several processes has more: ``NAME.rank0001.pt`` is what rank 1 has of its own, and
+in ``NAME.shards`` are tensors that lie divided. They are whole before the record is written, which
+has their sums, and go after ``NAME.pt``.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import warnings
+import shutil
 import zipfile
 from dataclasses import replace
 from functools import lru_cache
@@ -23,9 +27,10 @@ import torch
 
 from ..atomic_file import PART, remove_parts, replace_file
 from ..errors import CheckpointError
-from .records import FORMAT, Record, read_record, record_content, record_from, record_text
+from .records import Record, read_record, record_content, record_from, record_text
 
 _NAME = re.compile(r"checkpoint-(\d{6,})\.(pt|json)")
+_MORE_NAMES = re.compile(r"checkpoint-(\d{6,})\.(rank\d{4,}\.pt|shards)")
 
 
 def write_checkpoint(record: Record, content: dict[str, Any]) -> None:
@@ -71,111 +76,55 @@ def list_checkpoints(folder: Path) -> list[Record]:
 
 def next_path(folder: Path) -> tuple[Path, int]:
     """Return path and serial number of a new checkpoint in ``folder``."""
-    matches = [_NAME.fullmatch(path.name) for path in folder.iterdir()]
+    names = [path.name for path in folder.iterdir()]
+    matches = [_NAME.fullmatch(name) or _MORE_NAMES.fullmatch(name) for name in names]
     serial = 1 + max((int(each[1]) for each in matches if each), default=0)
     return folder / f"checkpoint-{serial:06}.pt", serial
 
 
+def rank_path(path: Path, rank: int) -> Path:
+    """Return the file of what a rank has of its own, beside the checkpoint ``path``."""
+    return path.with_suffix(f".rank{rank:04}.pt")
+
+
+def shards_path(path: Path) -> Path:
+    """Return the folder of the tensors that lie divided, beside the checkpoint ``path``."""
+    return path.with_suffix(".shards")
+
+
 def remove_checkpoint(record: Record) -> None:
-    """Remove a checkpoint, and then its record."""
+    """Remove a checkpoint, its other files, and then its record."""
     record.path.unlink(missing_ok=True)
+    for path in record.path.parent.glob(f"{record.path.stem}.*"):
+        if _MORE_NAMES.fullmatch(path.name):
+            _remove(path)
     record.path.with_suffix(".json").unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what processes that were killed left in ``folder`` of checkpoints.
 
-    Those are files half written, and records whose checkpoint is not there yet or no more.
+    Those are files half written, and all that belongs to a checkpoint which is not there yet or no
+    more.
     """
     remove_parts(folder)
-    for path in folder.glob("*.json"):
-        checkpoint = path.with_suffix(".pt")
+    for path in sorted(folder.glob("checkpoint-*")):
+        more = _MORE_NAMES.fullmatch(path.name)
+        is_record = path.suffix == ".json" and _NAME.fullmatch(path.name) and path.is_file()
+        if not (more or is_record):
+            continue
+        checkpoint = folder / f"{path.name.partition('.')[0]}.pt"
         # A link whose target is away just now (another disk) is there.
         is_there = os.path.lexists(checkpoint) or any(folder.glob(f".{checkpoint.name}.*{PART}"))
-        if _NAME.fullmatch(path.name) and path.is_file() and not is_there:
-            path.unlink(missing_ok=True)
+        if not is_there:
+            _remove(path)
 
 
-def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint, without running any code that it might hold.
-
-    Args:
-        path: A ``.pt`` file that ``Checkpoint`` wrote, or the folder of several: then the
-            newest that is not damaged, with a warning for each that is.
-        map_location: As for ``torch.load``. Default: the CPU.
-
-    Returns:
-        ``"model"``, ``"opt"``, ``"history"``, ``"callbacks"`` and what else a run needs to
-        go on. ``model.load_state_dict(load_checkpoint(path)["model"])`` is all that
-        using the weights takes: at the end of an epoch they are those that it was validated
-        with. Where these were averages (``EMA``), ``"training_model"`` has the weights that
-        are trained, from which a run goes on.
-
-    Raises:
-        CheckpointError: There is none, or it is damaged.
-    """
-    path = Path(path)
-    try:
-        is_folder = path.is_dir()
-    except (OSError, ValueError) as error:  # a name that is too long, or a loop of links
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
-    if not is_folder:
-        return _load(path, map_location)
-    records = list_checkpoints(path)
-    for record in reversed(records):
-        try:
-            return _load(record.path, map_location)
-        except CheckpointError as error:
-            warnings.warn(f"{error}; the one before it is tried", RuntimeWarning, stacklevel=2)
-    if records:
-        raise CheckpointError(f"all {len(records)} checkpoints in {path} are damaged")
-    raise CheckpointError(f"there is no checkpoint in {path}")
-
-
-def _load(path: Path, map_location: Any) -> dict[str, Any]:
-    if not path.is_file():
-        kind = "is no file" if os.path.lexists(path) else "is not there"
-        raise CheckpointError(f"there is no checkpoint {path}: it {kind}")
-    try:
-        expected = read_record(path).sha256
-    except FileNotFoundError:
-        raise _damaged(path, "its record beside it is missing") from None
-    except ValueError as error:
-        raise _damaged(path, f"its record beside it is not to be believed: {error}") from error
-    if _sum_of(path) != expected:
-        raise _damaged(path, "its SHA-256 sum is another")
-    try:
-        loaded = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # the unpickler's own errors are of many types
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
-    content: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
-    found = content.get("format")
-    if type(found) is not int or not 1 <= found <= FORMAT:
-        raise CheckpointError(
-            f"{path} is no checkpoint of format {FORMAT}, or of one before it, which this version "
-            "reads"
-        )
-    if found == 1:
-        content = _from_format_1(content)
-    content["format"] = FORMAT  # format 2 lacks what has been added since, and differs in no more
-    return content
-
-
-def _from_format_1(content: dict[str, Any]) -> dict[str, Any]:
-    """Give counters, which were written under names of the code's own, those of the format."""
-    names = {"_epochs_done": "epochs_done", "_first_iter": "epoch_began_at"}
-    names["_train_iters"] = "train_iters"
-    counters = content.get("counters", {})
-    if isinstance(counters, dict):
-        counters = {names.get(key, key): n for key, n in counters.items()}
-    return {**content, "counters": counters}
-
-
-def _damaged(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"checkpoint {path} is damaged: {why}. Resume from the folder, which takes the newest "
-        "that is whole, or from another file"
-    )
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _record_of(path: Path, serial: int) -> Record:
@@ -200,10 +149,15 @@ def _record_inside(path: Path, serial: int, modified: int, size: int) -> Record:
             raise ValueError("its checksums are others")
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     found = record_from(content["record"], path, serial)
-    return replace(found, sha256=_sum_of(path))
+    return replace(found, sha256=sum_of(path))
 
 
-def _sum_of(path: Path) -> str:
+def sum_of(path: Path) -> str:
+    """Return the SHA-256 sum of a file, in hexadecimal digits.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -176,6 +176,8 @@ _ADDED_LATER = {
     "loaders",
     "last_batch",
     "epochs",
+    "world_size",
+    "syncs_buffers",
 }
 _KINDS: dict[str, Callable[[Any], bool]] = {
     "counters": _is_dict,
@@ -193,4 +195,6 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "phase_start": _are_random,
     "loaders": _are_forms,
     "last_batch": lambda value: value is None or _are_named(value),
+    "world_size": lambda value: is_count(value) and value > 0,
+    "syncs_buffers": lambda value: isinstance(value, bool),
 }

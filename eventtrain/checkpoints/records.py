@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,10 +14,11 @@ from typing import Any
 
 import torch
 
-FORMAT = 3
+FORMAT = 4
 _SUM = "record_sha256"
 _WHAT_TEXT_TELLS = {"format", "saved_at", "torch", "python"}
-_LONGEST = 2**24  # bytes; a record has some hundred
+_FILE = re.compile(r"checkpoint-\d{6,}\.(rank\d{4,}\.pt|shards/(__\d+_\d+\.distcp|\.metadata))")
+_LONGEST = 2**24  # bytes; a record has some hundred for each process
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Record:
         steps: Optimizer steps taken.
         metrics: The numbers in the last row of ``run.history``.
         sha256: Of the ``.pt`` file, in hexadecimal digits; empty where nothing is known.
+        files: The same sums of the other files of a checkpoint of several processes, by name,
+            relative to the folder.
     """
 
     path: Path
@@ -43,6 +47,7 @@ class Record:
     steps: int
     metrics: dict[str, float] = field(default_factory=dict)
     sha256: str = ""
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def record_text(record: Record, sha256: str) -> str:
@@ -105,6 +110,7 @@ def record_from(about: Any, path: Path, serial: int) -> Record:
     """
     if not isinstance(about, Mapping):
         raise ValueError("it is no mapping")
+    about = {"files": {}, **about}  # earlier formats lack it
     for name, is_right in _FORMS.items():
         if name not in about:
             raise ValueError(f"it lacks {name!r}")
@@ -137,6 +143,14 @@ def _are_numbers(value: Any) -> bool:
     )
 
 
+def _are_files(value: Any) -> bool:
+    """Whether these are sums of files that a checkpoint may have in its folder."""
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and _FILE.fullmatch(name) and isinstance(each, str)
+        for name, each in value.items()
+    )
+
+
 _FORMS: dict[str, Callable[[Any], bool]] = {
     "fit": lambda value: isinstance(value, str),
     "epoch": is_count,
@@ -145,4 +159,5 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     "steps": is_count,
     "metrics": _are_numbers,
     "sha256": lambda value: isinstance(value, str),
+    "files": _are_files,
 }

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..distributed.engines import put_shards_back
 from ..state import RunState
 from ..submodules import copies_of, fill, is_expanded, set_tensors, tensors_of
 from .compatibility import state_of
@@ -76,10 +77,12 @@ def take_snapshot(
         CheckpointError: A callback's state, or a row of the history, holds what
             could not be read again.
     """
+    put_shards_back(run.model)
     gradients = {name: p.grad for name, p in _parameters(run) if p.grad is not None}
     return {
         "format": FORMAT,
         "position": {"epoch": epoch, "phase": phase, "batch": batch},
+        "world_size": run.world.size,
         "epochs": run.epochs,
         "counters": counters_at(run, phase),
         "history": plain_data(list(run.history), "history"),
@@ -99,6 +102,7 @@ def take_snapshot(
         "phase_start": phase_start,
         "loaders": loader_forms,
         "last_batch": None if phase is None else batch_print(run.batch),
+        "syncs_buffers": getattr(_wrapped(run), "require_forward_param_sync", True),
     }
 
 
@@ -145,10 +149,16 @@ def restore_rest(run: RunState, content: Mapping[str, Any]) -> None:
         # Formats 1 and 2 number all parameters.
         gradient = gradients.get(name if "parameters" in content else index)
         parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
+    if hasattr(_wrapped(run), "require_forward_param_sync"):
+        _wrapped(run).require_forward_param_sync = content.get("syncs_buffers", True)
     own = {callback.name: callback for callback in run.cbs}
     for name, state in content["callbacks"].items():
         own[name].load_state_dict(copy.deepcopy(state))
     set_random_states(run, content["random"])
+
+
+def _wrapped(run: RunState) -> Any:
+    return None if run.learn is None else run.learn.model_wrapped
 
 
 def _parameters(run: RunState) -> Iterator[tuple[str, Tensor]]:

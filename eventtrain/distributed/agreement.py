@@ -252,6 +252,22 @@ class Agreement:
         self._standing.notice()
         self._poster.fail({"kind": "failed", "ranks": [self._rank], "message": message})
 
+    def ask_for_sign_of_life(self) -> Callable[[], bool]:
+        """Ask all ranks who is there; does not wait. One that does not answer is lost.
+
+        Returns:
+            Whether all have answered by now.
+        """
+        standing = self._standing
+        length = standing.heard.length
+        self._poster.doubt(length)
+
+        def is_answered() -> bool:
+            heard = standing.heard
+            return heard.length > length and not heard.is_undecided
+
+        return is_answered
+
     def remote_failure(self, seconds: float) -> RemoteError | None:
         """Return why another rank has failed, as soon as that is known, within ``seconds``.
 

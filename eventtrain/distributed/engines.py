@@ -64,6 +64,7 @@ class Replicated:
         self.calls = 0
         self._mesh = mesh
         self._syncs = True
+        self._syncs_buffers = True
         self._around: Any = None
         self._trained: list[int] = []
 
@@ -93,6 +94,20 @@ class Replicated:
         if isinstance(self._around, DistributedDataParallel):
             self._around.require_backward_grad_sync = is_on
 
+    @property
+    def require_forward_param_sync(self) -> bool:
+        """Whether the next forward pass has the buffers of rank 0; DDP's name for it."""
+        around = self._around
+        if isinstance(around, DistributedDataParallel):
+            self._syncs_buffers = bool(around.require_forward_param_sync)
+        return self._syncs_buffers
+
+    @require_forward_param_sync.setter
+    def require_forward_param_sync(self, is_on: bool) -> None:
+        self._syncs_buffers = is_on
+        if isinstance(self._around, DistributedDataParallel):
+            self._around.require_forward_param_sync = is_on
+
     def follow_the_model(self) -> None:
         """Have other parameters averaged, if others are trained since DDP was made."""
         if self._around is not None and self._trained != self._trained_now():
@@ -106,8 +121,12 @@ class Replicated:
         if not self._trained:
             self._around = self.model  # there is nothing to average
             return
-        self._around = DistributedDataParallel(self.model, device_mesh=self._mesh)
+        # Where a group of batches is resumed in its middle, each rank has buffers of its own.
+        self._around = DistributedDataParallel(
+            self.model, device_mesh=self._mesh, init_sync=self._syncs_buffers
+        )
         self._around.require_backward_grad_sync = self._syncs
+        self._around.require_forward_param_sync = self._syncs_buffers
 
 
 class Replicas:

@@ -214,6 +214,14 @@ def _text(part: Tensor) -> bytes:
     return bytes(part.tolist())
 
 
+def gather_text(text: str, world: OneProcess) -> list[str]:
+    """Return the text of each process, by rank; collective."""
+    if not isinstance(world, World):
+        return [text]
+    own = torch.tensor(list(text.encode()), dtype=torch.uint8)
+    return [_text(part).decode() for part in _gather_bytes(own, world)]
+
+
 def _gather_bytes(own: Tensor, world: World) -> list[Tensor]:
     """Return the bytes of each process, on the CPU; their numbers may differ."""
     sizes = [int(row[0]) for row in world.gather([own.numel()])]

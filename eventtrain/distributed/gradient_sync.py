@@ -11,7 +11,13 @@ from .groups import require_all_ranks
 
 
 class NoSync:
-    """Where there is nobody to share gradients with."""
+    """Where there is nobody to share gradients with.
+
+    Attributes:
+        is_on: Whether the last batch shared its gradients, as far as ``set`` was called.
+    """
+
+    is_on = True
 
     def set(self, is_on: bool) -> None:
         """Have the next forward and backward passes share their gradients, or keep them."""
@@ -44,6 +50,7 @@ class GradientSync(NoSync):
 
     def set(self, is_on: bool) -> None:
         """See ``NoSync.set``; as ``DistributedDataParallel.no_sync``, across batches."""
+        self.is_on = is_on
         for module in self._replicated:
             module.require_backward_grad_sync = is_on
         for module in self._sharded:

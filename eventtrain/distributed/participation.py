@@ -22,9 +22,11 @@ from ..interrupts import hear_at_once
 from .agreed_scopes import AgreedScope
 from .agreement import AGREED, Agreement
 from .connections import cut, own_ends
+from .exchange import Exchange
 from .failures import Failures
 from .gradient_sync import GradientSync
 from .groups import Group
+from .patience import Patience
 from .reductions import ONE_PROCESS, OneProcess, World
 from .tallies import Tallies
 
@@ -57,11 +59,14 @@ class Common:
         self._engine = engine
         self._undo: list[Callable[[], object]] = []
 
-    def set_up(self, run: Any, learn: Any) -> None:
+    def set_up(self, run: Any, learn: Any, exchange: Exchange) -> None:
         """Make the model one of all ranks, and give each its share of the data."""
+        self._undo.append(exchange.close)
         self._undo.append(partial(self._engine.release, learn))
         self._engine.prepare(learn)
-        run.world = world = World(gradient_sync=GradientSync(learn.model_wrapped))
+        run.world = world = World(
+            gradient_sync=GradientSync(learn.model_wrapped), exchange=exchange
+        )
         self._undo.append(partial(setattr, run, "world", ONE_PROCESS))
         if learn.data is not None:
             self._undo.append(share_data(learn.data, world))
@@ -136,11 +141,12 @@ class Participation(NoPart):
         self._run, self._token, self._engine = run, token, engine
         self._common = Common(engine)
         self._outermost: Scope | None = None
+        self._exchanges = 0
 
     def __enter__(self) -> None:
         """Begin to agree with the others."""
         group, lost_after = self._engine.group, self._engine.lost_after
-        name = group.name_of_next_run()
+        self._name = name = group.name_of_next_run()
         self._tallies = Tallies(group, name, lost_after, self._raise_failure)
         self._agreement = Agreement(
             group.connect,
@@ -171,7 +177,19 @@ class Participation(NoPart):
         if any(row[0] for row in asked):
             return self._agreement.take_what_was_asked()
         self._agreement.begin(own_ends())
-        self._common.set_up(self._run, learn)
+        self._common.set_up(self._run, learn, self.new_exchange())
+
+    def new_exchange(self) -> Exchange:
+        """Return a way to tell the other ranks something, for one run by this part's token."""
+        self._exchanges += 1
+        group = self._engine.group
+        return Exchange(
+            group.connect,
+            f"{self._name}/{self._exchanges}",
+            rank=group.rank,
+            world_size=group.world_size,
+            watch=lambda: Patience(self._agreement, self._token),
+        )
 
     # For the scopes
 
@@ -281,7 +299,7 @@ class Guest(NoPart):
 
     def prepare(self, learn: Any) -> None:
         """Have the engine make the model ready, and give this rank its share of the data."""
-        self._common.set_up(self._run, learn)
+        self._common.set_up(self._run, learn, self._host.new_exchange())
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Let go of model and data; what has happened is told by the scopes around."""

@@ -18,6 +18,7 @@ from ..data.global_order import SharedBatches
 from ..data.sharding import order_print, shares_of
 from ..data.weights import weight_of
 from ..errors import DataError
+from .exchange import NO_EXCHANGE, NoExchange
 from .gradient_sync import NO_SYNC, GradientSync, NoSync
 from .groups import require_all_ranks
 
@@ -29,11 +30,14 @@ class OneProcess:
         rank: Which process this is, from 0.
         size: How many there are.
         gradient_sync: Turns the sharing of gradients on and off.
+        exchange: Text for text with all other processes, through a store: a wait ends where one of
+            them has failed.
     """
 
     rank = 0
     size = 1
     gradient_sync: NoSync = NO_SYNC
+    exchange: NoExchange = NO_EXCHANGE
 
     def sums(self, numbers: Sequence[Any]) -> list[Any]:
         """Return each number's sum over all processes.
@@ -108,10 +112,17 @@ class World(OneProcess):
     Args:
         group: The process group; ``None`` (default) is torch's default one, of all processes.
         gradient_sync: Of the model that is trained.
+        exchange: Of the run; without one, nothing is to be exchanged but numbers.
     """
 
-    def __init__(self, group: Any = None, gradient_sync: NoSync | None = None) -> None:
+    def __init__(
+        self,
+        group: Any = None,
+        gradient_sync: NoSync | None = None,
+        exchange: NoExchange = NO_EXCHANGE,
+    ) -> None:
         self.group = group
+        self.exchange = exchange
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
         self.gradient_sync = gradient_sync or GradientSync(None, group)
@@ -231,6 +242,12 @@ class World(OneProcess):
                 "must run the same number of batches of one order. Make them of the same data with "
                 "the same arguments in every process, without a condition on the rank"
             )
+
+
+def joined_world() -> OneProcess:
+    """Return the processes of torch's default group, outside of a run; this one, without such."""
+    is_there = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return World() if is_there else ONE_PROCESS
 
 
 _PRINT = (

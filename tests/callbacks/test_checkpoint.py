@@ -39,6 +39,7 @@ from eventtrain import (
 )
 from eventtrain.callbacks import Checkpoint, EarlyStopping, EventLog, ReduceLROnPlateau
 from eventtrain.checkpoints.files import list_checkpoints, write_checkpoint
+from eventtrain.checkpoints.pace import Pace
 from eventtrain.checkpoints.records import Record
 
 EPOCHS = 3
@@ -420,10 +421,14 @@ def test_a_resumed_fit_saves_after_the_steps_after_which_it_would_have(tmp_path:
     assert lost == whole
 
 
-def test_every_so_many_seconds_one_is_saved(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(tmp_path, every_epochs=None, every_seconds=3600, keep_last=99)
-    run = Runner(checkpoint)
-    run.on("after_batch", lambda run: setattr(checkpoint, "_time", -3600.0), during="train",
+def test_every_so_many_seconds_one_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    pace = partial(Pace, clock=lambda: now[0])
+    monkeypatch.setattr("eventtrain.callbacks.checkpoint.Pace", pace)
+    run = Runner(Checkpoint(tmp_path, every_epochs=None, every_seconds=3600, keep_last=99))
+    run.on("after_batch", lambda run: now.append(now.pop() + 3600), during="train",
            when=lambda run: run.n_iter == 2)  # fmt: skip
     run.fit(1, make_learner())
     assert [(r.batch, r.phase) for r in list_checkpoints(tmp_path)] == [(2, "train"), (0, None)]
@@ -642,7 +647,7 @@ def test_what_a_thread_writes_is_the_state_of_the_moment_it_was_asked(
         assert changed.wait(60)
         write_checkpoint(record, content)
 
-    monkeypatch.setattr("eventtrain.callbacks.checkpoint.write_checkpoint", write_late)
+    monkeypatch.setattr("eventtrain.checkpoints.folder.write_checkpoint", write_late)
     run = Runner(Checkpoint(tmp_path, asynchronous=True))
     expected: dict[str, Tensor] = {}
 
