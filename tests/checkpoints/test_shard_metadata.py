@@ -147,7 +147,9 @@ def forget_place(index: Metadata, folder: Path) -> None:
 
 
 def tell_of_another(index: Metadata, folder: Path) -> None:
-    index.storage_data[MetadataIndex("d", torch.Size([0]))] = next(iter(index.storage_data.values()))
+    index.storage_data[MetadataIndex("d", torch.Size([0]))] = next(
+        iter(index.storage_data.values())
+    )
 
 
 def number_a_name(index: Metadata, folder: Path) -> None:
