@@ -82,7 +82,8 @@ PHASES = tuple(spec.name for spec in SCOPE_SPECS if spec.is_phase)
 ALWAYS = ("learn", "model", "opt", "loss_func", "data", "token", "in_train")
 """Fields of the run that are valid at every event."""
 
-_EPOCH = ("epoch", "epochs", "n_epochs", "n_iter")
+_FIT = ("epochs", "total_steps")
+_EPOCH = (*_FIT, "epoch", "n_epochs", "n_iter")
 _PHASE = (*_EPOCH, "phase", "iters")
 _BATCH = (*_PHASE, "batch_index", "batch", "xb", "yb")
 _PRED = (*_BATCH, "pred")
@@ -97,7 +98,7 @@ def _cancelled(scope: str, fields: tuple[str, ...]) -> Event:
 
 
 EVENTS: tuple[Event, ...] = (
-    Event("begin_fit", "fit", "opening", ("epochs",), "the fit starts"),
+    Event("begin_fit", "fit", "opening", _FIT, "the fit starts"),
     Event("begin_epoch", "epoch", "opening", _EPOCH, "an epoch starts"),
     Event("begin_train", "train", "opening", _PHASE, "training batches follow"),
     Event("begin_validate", "validate", "opening", _PHASE, "validation batches follow"),
@@ -120,11 +121,11 @@ EVENTS: tuple[Event, ...] = (
     _cancelled("epoch", _EPOCH),
     Event("after_epoch", "epoch", "closing", _EPOCH, "the epoch has ended"),
     Event(
-        *("fit_failed", "fit", "closing", ("epochs", "exception"), "an exception is escaping"),
+        *("fit_failed", "fit", "closing", (*_FIT, "exception"), "an exception is escaping"),
         only_after="failed",
     ),
-    _cancelled("fit", ("epochs", "outcome")),
-    Event("after_fit", "fit", "closing", ("epochs", "outcome"), "the fit has ended"),
+    _cancelled("fit", (*_FIT, "outcome")),
+    Event("after_fit", "fit", "closing", (*_FIT, "outcome"), "the fit has ended"),
 )
 """The events of the training loop, in the order in which they can first fire."""
 

@@ -10,6 +10,7 @@ import torch
 from .data.batch import batch_parts, device_to_move_to, loader_length, move_to
 from .data.lengths import check_count
 from .data.sharding import set_epoch
+from .extent import Epochs
 from .resuming import FromTheStart
 from .state import RunState
 
@@ -20,7 +21,7 @@ class Loop(RunState):
     As pseudocode, events on the right::
 
         fit:                                            begin_fit
-            for each epoch:                             begin_epoch
+            for each epoch, or until enough steps:      begin_epoch
                 train:                                  begin_train
                     for each batch:                     begin_batch
                         pred = model(xb)                after_pred
@@ -42,20 +43,22 @@ class Loop(RunState):
 
     Attributes:
         starting_point: Where the run starts: at its beginning, or where it is resumed.
+        extent: How long the fit is: so many epochs, or so many steps.
     """
 
     starting_point: FromTheStart
+    extent: Epochs
     learn: Any  # a Learner, always, where this code runs
 
-    def all_epochs(self, epochs: int) -> None:
+    def all_epochs(self, extent: Epochs) -> None:
         """Run a whole fit."""
-        start = self.starting_point
-        self.epochs = epochs
+        start, passes = self.starting_point, extent.passes(self)
+        self.extent, self.epochs, self.total_steps = extent, extent.epochs, extent.steps
         start.check(self)
         with self.scope.fit:
             self.emit.begin_fit()
             start.enter_fit(self)
-            for self.epoch in range(start.epoch, epochs):
+            for self.epoch in passes:
                 self.one_epoch()
 
     def one_epoch(self) -> None:
@@ -98,6 +101,7 @@ class Loop(RunState):
         length = loader_length(dl)  # now: afterwards it may have changed
         scope, emit, device = self.scope.batch, self.emit, device_to_move_to(self.model)
         batches, done = self.starting_point.rest_of(dl, self)
+        batches = self.extent.up_to_end(batches, self)
         self.batch_index = done - 1 if done else None
         try:
             for self.batch_index, self.batch in enumerate(batches, done):
@@ -112,7 +116,8 @@ class Loop(RunState):
                     finally:
                         if self.in_train:
                             self.n_iter += 1
-            _check_end(dl, length, self)
+            if not self.extent.cuts(self):
+                _check_end(dl, length, self)
         finally:
             self.batch_index = None
 

@@ -33,7 +33,8 @@ class FitResult:
             that did; ``None`` when it completed.
         cancellations: The requests during the run, oldest first; as ``token.history``,
             at least the last 10,000 of them.
-        epochs: Epochs that ran to their end.
+        epochs: Epochs that ran to their end; the one too that ended with the last of the steps
+            that were asked for.
         steps: Optimizer steps taken.
         seconds: Wall time.
         history: One row an epoch, ``{"epoch": 0, ...}``, filled in by callbacks.
@@ -54,7 +55,9 @@ class RunState:
     Attributes:
         learn: The ``Learner`` during a run, else ``None``.
         token: The ``CancellationToken`` of the run; an idle one between runs.
-        epoch, epochs: Index of the epoch from 0, and their number; ``None`` before.
+        epoch, epochs: Index of the epoch from 0, and their number; ``None`` before, and their
+            number in a fit by steps too.
+        total_steps: Optimizer steps that a fit by steps takes in all, else ``None``.
         n_iter: Training batches that have ended in this fit.
         epochs_done: Epochs that have run to their end in this fit.
         epoch_began_at: ``n_iter`` when the epoch began.
@@ -106,6 +109,7 @@ class RunState:
         "scope",
         "steps",
         "token",
+        "total_steps",
         "train_iters",
         "world",
         "xb",
@@ -253,6 +257,7 @@ class RunState:
         """Be where a run begins."""
         self.epoch: int | None = None
         self.epochs: int | None = None
+        self.total_steps: int | None = None
         self.phase: str | None = None
         self.n_iter = 0
         self.steps = 0

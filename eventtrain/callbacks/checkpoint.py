@@ -246,7 +246,7 @@ class Checkpoint(MonitoringCallback):
             return
         self._note(run, run.epoch + 1, None, 0)
         due = self.every_epochs is not None and (run.epoch + 1) % self.every_epochs == 0
-        if due or run.epoch + 1 == run.epochs or run.token.pending is not None:
+        if due or run.extent.is_last_epoch(run) or run.token.pending is not None:
             self._save(run, run.epoch + 1, None, 0)
 
     def after_fit(self, run: Runner) -> None:

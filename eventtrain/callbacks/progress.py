@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Progress(Callback):
-    """Shows a bar over the epochs of a fit, and one over the batches of each phase.
+    """Shows a bar over the epochs or steps of a fit, and one over the batches of each phase.
 
     The bars are tqdm's, redrawn every ``every`` seconds at most; a batch in between
     costs one look at the clock. The bar of a phase is gone when the phase has ended,
@@ -81,11 +81,12 @@ class Progress(Callback):
         self._tqdm.write(text)
 
     def begin_fit(self, run: Runner) -> None:
-        """Show the bar over the epochs."""
+        """Show the bar over the epochs, or steps where the fit goes by them."""
+        length, unit = fit_length(run), "epoch" if run.total_steps is None else "step"
         self._epochs = self._tqdm(
-            total=fit_length(run).epochs,
-            desc="epochs",
-            unit="epoch",
+            total=length.epochs if run.total_steps is None else length.steps,
+            desc=f"{unit}s",
+            unit=unit,
             leave=self.leave,
             **self._options,
         )
@@ -96,8 +97,8 @@ class Progress(Callback):
         if bar is None or run.epoch is None:
             return
         if bar.n == 0:  # what a fit has resumed from took none of this bar's time
-            bar.initial = run.epoch
-        bar.n = run.epoch
+            bar.initial = _done(run)
+        bar.n = _done(run)
 
     @handler(["begin_train", "begin_validate", "begin_predict"])
     def open_batches(self, run: Runner) -> None:
@@ -121,6 +122,8 @@ class Progress(Callback):
         if now < self._due:
             return
         self._due = now + self.every
+        if run.in_train and run.total_steps is not None and self._epochs is not None:
+            self._epochs.update(run.steps - self._epochs.n)
         if self.loss_shown and run.loss is not None:
             bar.set_postfix_str(f"loss={float(run.loss.detach().mean()):.4g}", refresh=False)
         bar.update(run.batch_index + 1 - bar.n)
@@ -145,7 +148,7 @@ class Progress(Callback):
         if bar is None or bar.disable or run.epoch is None:
             return
         bar.set_postfix(self._chosen(run.history[-1]), refresh=False)
-        bar.n = run.epoch + (run.outcome == "completed")
+        bar.n = _done(run) + (run.total_steps is None and run.outcome == "completed")
         bar.refresh()
 
     def _chosen(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -161,6 +164,11 @@ class Progress(Callback):
         if self._epochs is not None:
             self._epochs.close()
             self._epochs = None
+
+
+def _done(run: Runner) -> int:
+    """Return how many epochs are done, or steps in a fit that goes by them."""
+    return run.epoch or 0 if run.total_steps is None else run.steps
 
 
 def _batches_of(run: Runner) -> int | None:
