@@ -59,6 +59,11 @@ class Event:
     meaning: str
     only_after: Literal["cancelled", "failed"] | None = None
 
+    @property
+    def closes_scope(self) -> bool:
+        """Whether it fires when its scope is left, however that happens."""
+        return self.kind == "closing" and self.name == f"after_{self.scope}"
+
 
 _NO_GRADIENTS = "no gradients, evaluation mode"
 
@@ -120,6 +125,7 @@ EVENTS: tuple[Event, ...] = (
     Event("after_predict", "predict", "closing", ("phase",), "prediction batches have ended"),
     _cancelled("epoch", _EPOCH),
     Event("after_epoch", "epoch", "closing", _EPOCH, "the epoch has ended"),
+    Event("after_row", "epoch", "closing", _EPOCH, "a row of the history is complete"),
     Event(
         *("fit_failed", "fit", "closing", (*_FIT, "exception"), "an exception is escaping"),
         only_after="failed",

@@ -25,11 +25,13 @@ from .distributed.groups import found_group
 from .distributed.participation import TAKES_NO_PART, NoPart, take_part
 from .errors import CallbackError, DataError
 from .extent import NOTHING, asked_for
+from .interlude import validate_between
 from .interrupts import Interrupts, OnInterrupt
 from .learner import Learner, Use
 from .loop import Loop
 from .reports.picture import picture
 from .resuming import FromTheStart, find_start
+from .rows import EpochRows, rows_every
 from .state import FitResult
 from .train_eval import TrainEvalCallback, modes_of, set_modes
 
@@ -87,7 +89,7 @@ class Runner(Loop):
                 f"bus must be an EventBus, got {bus!r}: leave it out for one of its own"
             )
         super().__init__()
-        self.starting_point, self.extent = FromTheStart(), NOTHING
+        self.starting_point, self.extent, self.rows = FromTheStart(), NOTHING, EpochRows()
         self.bus = EventBus() if bus is None else bus
         self._on_interrupt = on_interrupt
         made = [_made_by(make) for make in listify(cb_funcs)]
@@ -139,6 +141,8 @@ class Runner(Loop):
         learn: Learner,
         token: CancellationToken | None = None,
         resume: str | os.PathLike[str] | None = None,
+        *,
+        validate_every: int | None = None,
     ) -> FitResult: ...
 
     @overload
@@ -149,6 +153,7 @@ class Runner(Loop):
         learn: Learner,
         token: CancellationToken | None = None,
         resume: str | os.PathLike[str] | None = None,
+        validate_every: int | None = None,
     ) -> FitResult: ...
 
     def fit(
@@ -159,8 +164,9 @@ class Runner(Loop):
         resume: str | os.PathLike[str] | None = None,
         *,
         steps: int | None = None,
+        validate_every: int | None = None,
     ) -> FitResult:
-        """Train for some epochs or steps, validating after each epoch that has a loader for it.
+        """Train for some epochs or steps, validating where there is a loader for it.
 
         Args:
             epochs: How many; 0 fires ``begin_fit`` and ``after_fit`` alone.
@@ -174,25 +180,50 @@ class Runner(Loop):
             steps: In place of ``epochs``: how many optimizer steps to take, over as many passes
                 as it takes. The last pass ends with the last step, and a validation follows.
                 Steps that were cancelled do not count.
+            validate_every: Validate after every so many steps, between two batches, and at the
+                end of the fit, in place of after each epoch. Each of these validations, with the
+                training since the one before, is a row of ``run.history``. With a number that is
+                never reached, ``validate_now`` alone says when. Default ``None``.
 
         Returns:
             How it ended; also in ``run.result``, and there after an exception too.
 
         Raises:
             TypeError: There is not one of ``epochs`` and ``steps``, or no learner.
-            ValueError: ``epochs`` is negative, or ``"auto"`` finds no ``Checkpoint``.
+            ValueError: A number is too small, or ``"auto"`` finds no ``Checkpoint``.
             CheckpointError: The checkpoint is missing, damaged or of another run.
-            EmptyLoaderError: A loader gives no batch.
+            DataError: A loader gives no batch, or ``validate_every`` has no loader to validate on.
             RuntimeError: This runner is running already; or a fit by steps goes over the training
                 loader, again and again, and takes none.
         """
-        extent = asked_for(epochs, learn, steps)
+        extent, rows = asked_for(epochs, learn, steps), rows_every(validate_every)
         learn = _checked_learner(learn, "fit")
         if resume is not None:
             for callback in self.cbs:
                 callback.joined_engine()  # all processes go on from what the first one finds
         start = find_start(self, resume)
-        return self._run(learn, token, "fit", lambda: self.all_epochs(extent), start)
+        return self._run(learn, token, "fit", lambda: self.all_epochs(extent, rows), start)
+
+    def validate_now(self) -> dict[str, Any]:
+        """Validate within the fit that is under way, and go on as if nothing had been.
+
+        It goes through the same bus and callbacks as any validation of the fit: ``EMA`` lends its
+        averages, ``MixedPrecision`` and transforms do what they do. Afterwards the run stands
+        where it stood: batch, ``pred``, ``loss``, phase, and each module of the model in its mode.
+
+        It may be called in ``after_batch`` of a training batch, and outside of batches in an
+        epoch: in ``begin_epoch``, ``begin_train`` and ``after_train``. In a fit with
+        ``validate_every`` it completes a row of ``run.history``; without, the row is the epoch's,
+        and what was measured is in what is returned alone.
+
+        Returns:
+            ``{"epoch", "step", ...}`` with what callbacks measured.
+
+        Raises:
+            RuntimeError: It was called from somewhere else.
+            DataError: There is no validation loader.
+        """
+        return validate_between(self)
 
     def validate(self, learn: Learner, token: CancellationToken | None = None) -> FitResult:
         """Run the validation phase alone: no gradients, the model in evaluation mode.
@@ -327,6 +358,7 @@ class Runner(Loop):
                 put_back()
                 give_back()
                 self.starting_point, self.extent = FromTheStart(), NOTHING
+                self.rows = EpochRows()
                 self.drop_references()
 
     def _take_part(self, root: str) -> NoPart:

@@ -21,8 +21,8 @@ class Progress(Callback):
 
     The bars are tqdm's, redrawn every ``every`` seconds at most; a batch in between
     costs one look at the clock. The bar of a phase is gone when the phase has ended,
-    and that of the epochs is out of the way while ``after_epoch`` runs, so what others
-    print there (``AvgStatsCallback`` does) stands on lines of its own. What is printed
+    and that of the epochs is out of the way while ``after_epoch`` and ``after_row`` run, so what
+    others print there (``AvgStatsCallback`` does) stands on lines of its own. What is printed
     in the middle of a phase goes through ``write``.
 
     With ``loss=True`` the batch's loss is read each time the bar is drawn, and the host
@@ -74,6 +74,7 @@ class Progress(Callback):
         self._options: dict[str, Any] = {**options, "disable": disable, "file": file}
         self._epochs: Any = None
         self._batches: Any = None
+        self._outer: Any = None  # that of the training, while a validation comes in between
         self._due = 0.0
 
     def write(self, text: str) -> None:
@@ -103,6 +104,9 @@ class Progress(Callback):
     @handler(["begin_train", "begin_validate", "begin_predict"])
     def open_batches(self, run: Runner) -> None:
         """Show the bar over the batches of a phase."""
+        if self._batches is not None:
+            self._outer = self._batches
+            self._outer.clear()
         epoch = "" if run.epoch is None else f"epoch {run.epoch} "
         self._batches = self._tqdm(
             total=_batches_of(run),
@@ -133,21 +137,33 @@ class Progress(Callback):
         """Take the phase's bar away before anybody prints."""
         if self._batches is not None:
             self._batches.close()
-            self._batches = None
+            self._batches, self._outer = self._outer, None
 
-    @handler("after_epoch", priority=BEFORE_EVERYONE)
+    @handler(["after_epoch", "after_row"], priority=BEFORE_EVERYONE)
     def make_room(self, run: Runner) -> None:
-        """Take the bar over the epochs off the screen for what others print."""
-        if self._epochs is not None and not self._epochs.disable:
-            self._epochs.clear()
+        """Take the bars off the screen for what others print."""
+        for bar in (self._batches, self._epochs):
+            if bar is not None and not bar.disable:
+                bar.clear()
+
+    @handler(priority=AFTER_EVERYONE)
+    def after_row(self, run: Runner) -> None:
+        """Show the bars again, with the metrics of a validation."""
+        bar = self._epochs
+        if bar is None or bar.disable or run.validate_every is None:
+            return
+        bar.set_postfix(self._chosen(run.history[-1]), refresh=False)
+        bar.n = _done(run)
+        bar.refresh()
 
     @handler(priority=AFTER_EVERYONE)
     def after_epoch(self, run: Runner) -> None:
-        """Show the bar again, with the epoch's metrics."""
+        """Show the bar again, with the epoch's metrics where a row is of an epoch."""
         bar = self._epochs
         if bar is None or bar.disable or run.epoch is None:
             return
-        bar.set_postfix(self._chosen(run.history[-1]), refresh=False)
+        if run.validate_every is None:
+            bar.set_postfix(self._chosen(run.history[-1]), refresh=False)
         bar.n = _done(run) + (run.total_steps is None and run.outcome == "completed")
         bar.refresh()
 

@@ -65,6 +65,14 @@ def _check_extent(content: Mapping[str, Any], run: RunState, origin: str) -> Non
             f"{origin} was taken after {steps} steps, and a fit of {run.total_steps} ends before "
             f"that: ask for {steps} or more"
         )
+    every = content.get("validate_every")  # earlier formats lack it
+    if (every is None) != (run.validate_every is None):
+        was = "an epoch each" if every is None else f"those of validate_every={every}"
+        remedy = "without validate_every" if every is None else f"with validate_every={every}"
+        raise CheckpointError(
+            f"{origin} has rows in its history that are {was}, and those of this fit would be "
+            f"others: resume {remedy}"
+        )
 
 
 def state_of(part: Any) -> dict[str, Any]:
