@@ -61,9 +61,9 @@ class Checkpoint(MonitoringCallback):
             a damaged one leaves one to go back to.
         monitor: A key of ``run.history``'s rows; the checkpoints of the ``keep_best`` best
             epochs are kept besides. In a fit with ``validate_every`` each of its validations is
-            saved too, and the best of these are kept. Needs ``every_epochs``. Default ``None``. The ``"model"`` in
-            such a checkpoint has the weights that gave the number. Numbers of a validation that
-            was cancelled do not count: they are of a part of the data.
+            saved too, and the best of these are kept. Needs ``every_epochs``. Default ``None``. The
+            ``"model"`` in such a checkpoint has the weights that gave the number. Numbers of a
+            validation that was cancelled do not count: they are of a part of the data.
         mode: Whether the smallest (``"min"``, default) or the largest (``"max"``)
             is best.
         keep_best: How many of the best to keep. Default 1.
@@ -330,7 +330,8 @@ class Checkpoint(MonitoringCallback):
         return is_time or is_step or self._is_row_due(run)
 
     def _is_row_due(self, run: Runner) -> bool:
-        return self.monitored is not None and self._is_of_row(run, None)
+        is_by_steps = run.validate_every is not None
+        return self.monitored is not None and is_by_steps and self._is_of_row(run, None)
 
     def _is_of_row(self, run: Runner, phase: str | None) -> bool:
         """Whether the last row is of the weights that are there now, and not in a checkpoint."""
