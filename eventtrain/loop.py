@@ -73,7 +73,7 @@ class Loop(RunState):
         """Train, and validate where there is a loader for it."""
         scope = self.scope.epoch
         try:
-            with scope:
+            with self.rows.of_epoch(self), scope:
                 self.rows.begin_epoch(self)  # several processes may have agreed not to enter
                 self.emit.begin_epoch()
                 if not self.starting_point.enter_epoch(self):
@@ -83,7 +83,6 @@ class Loop(RunState):
                     self.rows.end_validation(self)
         finally:
             self.epochs_done += scope.outcome == "completed"
-            self.rows.end_epoch(self)
 
     def training_phase(self) -> None:
         """Run the training batches."""

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from .arguments import whole_number
-from .cancellation import Outcome
+from .cancellation import Outcome, Unwind
+from .cancellation.scope import hide_unwind
 from .errors import DataError
 
 
@@ -53,12 +54,20 @@ class EpochRows:
     def end_validation(self, run: Any) -> None:
         """Close the row that a validation completes."""
 
-    def end_epoch(self, run: Any) -> None:
-        """Close the row that an epoch completes, unless that failed."""
-        outcome: Outcome | None = run.scope.epoch.outcome
+    @contextmanager
+    def of_epoch(self, run: Any) -> Iterator[None]:
+        """Close the row that an epoch completes: around its scope, for all handlers of that."""
+        try:
+            yield
+        except Unwind:  # an exception may have come of a handler that was to fill the row in
+            self._end_epoch(run)
+            raise
+        self._end_epoch(run)
+
+    def _end_epoch(self, run: Any) -> None:
         has_begun, self._has_begun = self._has_begun, False
-        if has_begun and outcome is not None and outcome != "failed":
-            _tell(run, outcome)
+        if has_begun:  # several processes may have agreed not to enter
+            _tell(run, run.scope.epoch.outcome)
 
     def end_fit(self, run: Any) -> None:
         """Drop what has not become a row."""
@@ -117,7 +126,7 @@ class ValidationRows(EpochRows):
         row.update(epoch=run.epoch, step=run.steps, **numbers)
         _tell(run, run.scope.validate.outcome)
 
-    def end_epoch(self, run: Any) -> None:
+    def _end_epoch(self, run: Any) -> None:
         """Do nothing: the row goes on."""
 
     def end_fit(self, run: Any) -> None:
@@ -186,5 +195,8 @@ def _tell(run: Any, outcome: Outcome | None) -> None:
     outer, token.outcome = token.outcome, outcome
     try:
         run.emit.after_row()
+    except BaseException as error:
+        hide_unwind(error)
+        raise
     finally:
         token.outcome = outer
