@@ -42,8 +42,8 @@ HOUSE = """
     distributed.connections  distributed.failures  distributed.agreed_scopes
     distributed.participation
     distributed.arrival_order
-    submodules  distributed.engines  discriminative  model_call  learner  state  diagnosis
-    param_groups
+    submodules  distributed.engines  discriminative  model_call  learner  extent  rows  state
+    diagnosis  param_groups
     handler_options  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.shard_metadata
     checkpoints.shards  checkpoints.files  checkpoints.rank_states  checkpoints.reading
@@ -53,7 +53,7 @@ HOUSE = """
     checkpoints.snapshot  checkpoints.kept_tensors  checkpoints.save_point
     checkpoints.restore_point  checkpoints
     checkpoint_files
-    resuming  loop
+    resuming  interlude  loop
     reports.picture  reports.replay  reports.plugin_reports  reports
     runner
     callbacks.shared  callbacks  eventtrain
