@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 from .callback import Callback
@@ -10,6 +11,10 @@ from .state import RunState
 
 Modes = list[tuple[Any, bool]]
 """Modules, each with its ``training``."""
+
+# Beside the models: a fit leaves a model in evaluation mode as a whole, and the next one may be
+# another runner's (tests/test_modes.py: test_it_stays_so_in_a_fit_of_another_runner).
+_KEPT_IN_EVAL: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
 
 
 def modes_of(model: Any) -> Modes:
@@ -34,20 +39,19 @@ class TrainEvalCallback(Callback):
 
     Parts that are to stay in evaluation mode (normalization that keeps its statistics) are put
     there before the fit, while the model is in training mode: ``model.train()``, then
-    ``model.backbone.eval()``. They stay so, in later fits of the model too, until
-    ``model.train()`` is called. A model that is in evaluation mode as a whole is trained
+    ``model.backbone.eval()``. They stay so, in later fits of the model by any runner too, until
+    ``model.train()`` is called. Any other model that is in evaluation mode as a whole is trained
     as a whole.
     """
 
     priority = float("inf")  # everyone else is to find the mode right
 
     def __init__(self) -> None:
-        self._model: weakref.ref[Any] | None = None
-        self._kept_in_eval: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._kept_in_eval: Iterable[Any] = ()
 
     def begin_fit(self, run: RunState) -> None:
         """Enter training mode."""
-        self._note_what_stays(run.model)
+        self._kept_in_eval = _what_stays(run.model)
         self._enter(run, None, training=True)
 
     def begin_epoch(self, run: RunState) -> None:
@@ -66,16 +70,6 @@ class TrainEvalCallback(Callback):
         """Enter evaluation mode."""
         self._enter(run, "predict", training=False)
 
-    def _note_what_stays(self, model: Any) -> None:
-        is_known = self._model is not None and self._model() is model
-        modes = modes_of(model)
-        if is_known and not getattr(model, "training", False):
-            return  # as the last fit left it
-        self._kept_in_eval = weakref.WeakSet()
-        self._model = weakref.ref(model) if modes else None
-        if modes and model.training:
-            self._kept_in_eval.update(module for module, training in modes if not training)
-
     def _enter(self, run: RunState, phase: str | None, *, training: bool) -> None:
         run.phase = phase
         run.in_train = training
@@ -85,3 +79,14 @@ class TrainEvalCallback(Callback):
         if training:
             for module in self._kept_in_eval:
                 module.training = False
+
+
+def _what_stays(model: Any) -> Iterable[Any]:
+    """Return the parts of ``model`` that are to stay in evaluation mode while it is trained."""
+    modes = modes_of(model)
+    if not modes:
+        return ()
+    if model.training:
+        _KEPT_IN_EVAL[model] = weakref.WeakSet(part for part, training in modes if not training)
+    # Else it is as its last fit left it, or as somebody who means all of it.
+    return _KEPT_IN_EVAL.get(model, ())
