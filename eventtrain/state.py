@@ -211,10 +211,10 @@ class RunState:
         """Return the whole of several losses, and have ``losses`` be their parts.
 
         Args:
-            losses: Scalar tensors by name, the whole at ``"loss"``; without it, all are added up.
+            losses: Scalar tensors by name, the whole at ``"loss"``.
 
         Raises:
-            TypeError: There is none, or one is no single number.
+            TypeError: There is no whole, or a part is no single number.
         """
         whole, parts = total_loss(losses)
         self._parts = (self.batch_index, self.phase, self.epoch), parts

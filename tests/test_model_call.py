@@ -194,6 +194,8 @@ def test_accumulation_weights_losses_that_the_model_computes() -> None:
     [
         (lambda x: x, "returned shape"),
         (lambda x: {"logits": x}, "'logits': shape"),
+        (lambda x: {"near": x.mean(), "rows": 4}, "'rows': type int"),
+        (lambda x: {"near": x.mean(), "rows": torch.tensor(4)}, "'rows': shape"),
         (lambda x: {}, r"returned \{\}"),
         (lambda x: None, "returned None"),
     ],
@@ -210,7 +212,11 @@ def test_a_model_without_a_loss_is_told_what_it_must_return(returned: Any, said:
 @pytest.mark.parametrize(
     ("losses", "said"),
     [
-        ({}, "the mapping of losses is empty"),
+        ({}, "what is trained on at 'loss', and this one has nothing"),
+        (
+            {"total": torch.zeros(()), "main": torch.zeros(())},
+            "this one has 'total', 'main': return",
+        ),
         ({"loss": torch.zeros(()), "pred": torch.zeros(3)}, "part 'pred' of the loss"),
         ({"loss": torch.zeros(()), "text": "a"}, "part 'text' of the loss"),
     ],
