@@ -17,6 +17,8 @@ from uuid import uuid4
 
 # Tensors are small here: threads would wait for each other. Processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# torch asks the name server for names of the loopback's addresses, and it may be deaf.
+os.environ.setdefault("RES_OPTIONS", "timeout:1")
 
 import pytest
 import torch

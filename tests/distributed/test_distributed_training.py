@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("distributed_training")
+
 PROGRAM = Path(__file__).with_name("train_program.py")
 SIZE, LIMIT = 2, 60.0
 

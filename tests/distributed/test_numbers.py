@@ -19,10 +19,13 @@ TRAINED = [
     *("accumulates", "accumulates with a weight", "computes metrics"),
     *("trains sharded", "accumulates sharded", "is cut short"),
 ]
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
-    reason="needs gloo",
-)
+pytestmark = [
+    pytest.mark.xdist_group("numbers"),
+    pytest.mark.skipif(
+        not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
+        reason="needs gloo",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
