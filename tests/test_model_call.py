@@ -226,6 +226,17 @@ def test_a_mapping_that_is_none_of_losses_is_refused(losses: Any, said: str) -> 
         Runner().fit(1, learner(nn.Linear(5, 3), lambda pred, yb: losses, pairs()))
 
 
+def test_a_loss_that_becomes_a_mapping_is_told_that_it_must_be_one_from_the_start() -> None:
+    def loss_func(pred: Tensor, yb: Tensor) -> Any:
+        loss = cross_entropy(pred, yb)
+        return loss if pred.requires_grad else {"loss": loss, "size": pred.mean()}
+
+    run = Runner(AvgStatsCallback(report=None))
+    with pytest.raises(TypeError) as caught:
+        run.fit(1, learner(nn.Linear(5, 3), loss_func, pairs(), pairs()))
+    assert any("return a mapping for every batch" in note for note in caught.value.__notes__)
+
+
 def test_a_part_that_is_called_as_a_metric_is_refused() -> None:
     def size(pred: Tensor, yb: Tensor) -> Tensor:
         return pred.mean()
