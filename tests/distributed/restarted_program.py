@@ -1,6 +1,6 @@
-"""A training that torchrun starts again when a rank is lost: ``restarted_program.py FOLDER [KILL]``.
+"""A training that torchrun starts again when a rank is lost: ``program.py FOLDER [KILL]``.
 
-With KILL, rank 1 is killed in the first attempt, and rank 0 in the second one.
+With KILL, rank 0 is killed in the first attempt.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import distributed as dist
 from eventtrain import AvgStatsCallback, Distributed, Runner
 from eventtrain.callbacks import Checkpoint
 
-LOST_AT = {0: (1, 4), 1: (0, 9)}
-"""By the attempt, the rank that is killed, and after which batch."""
+LOST_AT = 9
+"""After which batch."""
 
 
 def main(folder: Path, is_to_be_lost: bool) -> None:
@@ -35,7 +35,7 @@ def main(folder: Path, is_to_be_lost: bool) -> None:
     )
 
     def lose(run: Any) -> None:
-        if is_to_be_lost and LOST_AT.get(attempt) == (rank, run.n_iter):
+        if is_to_be_lost and (attempt, rank, run.n_iter) == (0, 0, LOST_AT):
             die()
 
     run.on("after_batch", lose, during="train", priority=-2000)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,30 +34,13 @@ Told = dict[str, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def together(torchrun: Any, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each rank has told, after all fits with both strategies in one process group."""
     for module in ("torchmetrics", "tensorboard", "tqdm", "matplotlib"):
         pytest.importorskip(module)
     folder = tmp_path_factory.mktemp("kit")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(PROGRAM.parents[2])
-    with (folder / "said").open("w+") as said:
-        process = subprocess.Popen(
-            [*command, str(PROGRAM), str(folder)],
-            env=environment,
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            process.wait(LIMIT)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # torchrun and its ranks have a session alone
-            process.wait()
-        said.seek(0)
-        assert process.returncode == 0, said.read()
+    done = torchrun(str(PROGRAM), str(folder), limit=LIMIT)
+    assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
