@@ -1,12 +1,13 @@
-"""Keeping the mode of the model right, module by module."""
+"""Keeping the mode of the model right, module by module, and the log of the phase open."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .callback import Callback
+from .callback import Callback, handler
+from .phase_log import NO_PHASE, PhaseLog, merged
 from .state import RunState
 
 Modes = list[tuple[Any, bool]]
@@ -42,8 +43,12 @@ class TrainEvalCallback(Callback):
     ``model.backbone.eval()``. They stay so, in later fits of the model by any runner too, until
     ``model.train()`` is called. Any other model that is in evaluation mode as a whole is trained
     as a whole.
+
+    It also opens and closes what ``run.log`` adds up, so that the averages stand in the row before
+    anybody else hears of the end of the phase.
     """
 
+    counts_within_batch = True
     priority = float("inf")  # everyone else is to find the mode right
 
     def __init__(self) -> None:
@@ -59,16 +64,42 @@ class TrainEvalCallback(Callback):
         self._enter(run, None, training=True)
 
     def begin_train(self, run: RunState) -> None:
-        """Enter training mode."""
+        """Enter training mode, and begin to log."""
         self._enter(run, "train", training=True)
+        run.phase_log = PhaseLog("train", run.phase_log)
 
     def begin_validate(self, run: RunState) -> None:
-        """Enter evaluation mode."""
+        """Enter evaluation mode, and begin to log."""
         self._enter(run, "validate", training=False)
+        run.phase_log = PhaseLog("valid", run.phase_log)
 
     def begin_predict(self, run: RunState) -> None:
         """Enter evaluation mode."""
         self._enter(run, "predict", training=False)
+
+    @handler(["after_train", "after_validate"])
+    def write_log(self, run: RunState) -> None:
+        """Write what was logged in the phase."""
+        written, run.phase_log = run.phase_log, NO_PHASE  # which stays, should it fail
+        run.phase_log = written.write(run)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was logged in the current phase; nothing if nothing was."""
+        logged = [] if self.run is None else self.run.phase_log.state()
+        return {"logged": logged} if any(logged) else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the averages of the phase in which the state was saved."""
+        run = self.run
+        if run is not None and state:
+            run.phase_log.load(state["logged"])
+
+    def state_for_rank(
+        self, states: Sequence[dict[str, Any]], rank: int, size: int, phase: str | None
+    ) -> dict[str, Any]:
+        """Give the first rank what all have logged in a phase, and the others nothing."""
+        logged = [state["logged"] for state in states if state]
+        return {"logged": merged(logged)} if logged and rank == 0 else {}
 
     def _enter(self, run: RunState, phase: str | None, *, training: bool) -> None:
         run.phase = phase
@@ -86,7 +117,7 @@ def _what_stays(model: Any) -> Iterable[Any]:
     modes = modes_of(model)
     if not modes:
         return ()
-    if model.training:
+    if getattr(model, "training", False):
         _KEPT_IN_EVAL[model] = weakref.WeakSet(part for part, training in modes if not training)
     # Else it is as its last fit left it, or as somebody who means all of it.
     return _KEPT_IN_EVAL.get(model, ())

@@ -20,6 +20,7 @@ from ..distributed.reductions import OneProcess
 from ..errors import DataError, add_note
 from ..runner import Runner
 from ..text_table import table_line
+from ..weighted_sums import added, one_number
 from .shared.metric_state import metric_state, set_metric_state
 from .shared.readings import detached_mean, to_host
 
@@ -167,7 +168,7 @@ class AvgStats:
             numbers[index] = _one_number(found, f"metric {self.names[index]!r} returned")
         self.count = self.count + weight  # not in place: the weight may be the user's own
         for index, number in numbers.items():
-            self._add(index, number, weight)
+            self._sums[index] = added(self._sums[index], number, weight)
 
     def _name_parts(self, parts: Iterable[str]) -> None:
         known = 1 + len(self.metrics)
@@ -180,28 +181,6 @@ class AvgStats:
             if name not in self.names:
                 self.names.append(name)
                 self._sums.append(0.0)
-
-    def _add(self, index: int, value: Any, weight: Any) -> None:
-        if isinstance(weight, Tensor):
-            device = value.device if isinstance(value, Tensor) else weight.device
-            weight = weight.to(device, non_blocking=True)
-            # A mean over nothing is NaN, and counts for nothing.
-            value, weight = torch.where(weight == 0, 0.0, value * weight), 1
-        elif not weight:
-            return
-        if isinstance(value, Tensor):
-            total = self._sums[index]
-            if isinstance(total, Tensor):
-                if total.device != value.device:  # read from a checkpoint
-                    self._sums[index] = total.to(value.device)
-            else:
-                exact = torch.float32 if value.device.type == "mps" else torch.float64
-                # Filled, not copied from the host: a copy would wait for the device.
-                self._sums[index] = value.new_full((), total, dtype=exact)
-            # Not in place: a checkpoint may still hold the sum of before.
-            self._sums[index] = self._sums[index].add(value, alpha=weight)
-        else:
-            self._sums[index] += value * weight
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been added up since the last reset."""
@@ -280,6 +259,11 @@ class AvgStatsCallback(Callback):
         self._titles: list[str] = []
         self._start = 0.0
 
+    @property
+    def phase_columns(self) -> Sequence[str]:
+        """The names of its averages."""
+        return self.train_stats.names if self.in_train else self.valid_stats.names
+
     def begin_fit(self, run: Runner) -> None:
         """Print the column titles again."""
         self._titles = []
@@ -296,8 +280,12 @@ class AvgStatsCallback(Callback):
 
     def after_loss(self, run: Runner) -> None:
         """Add the batch."""
+        stats = self.train_stats if run.in_train else self.valid_stats
+        known = len(stats.names)
         with torch.no_grad():
-            (self.train_stats if run.in_train else self.valid_stats).accumulate(run)
+            stats.accumulate(run)
+        if len(stats.names) != known:
+            run.phase_log.keep_free(stats.names)
 
     @handler("after_train")
     def share_train(self, run: Runner) -> None:
@@ -420,18 +408,11 @@ def _told_apart(names: Iterable[str]) -> list[str]:
 
 
 def _one_number(value: Any, whose: str) -> Any:
-    """Return a number as a float, or as a tensor without dimensions or gradient."""
-    if isinstance(value, Tensor):
-        if value.numel() == 1 and not value.is_complex():
-            return value.detach().reshape(())
-        got = f"a tensor of shape {list(value.shape)} and {value.dtype}"
-    elif hasattr(value, "__float__") and not getattr(value, "ndim", 0):
-        return float(value)
-    else:
-        got = type(value).__name__
-    raise TypeError(
-        f"{whose} no single number but {got}: return a mean over the batch; several numbers are "
-        "several metrics, each a function of its own, or a handler of yours that reads them"
+    return one_number(
+        value,
+        whose,
+        "return a mean over the batch; several numbers are several metrics, each a function of "
+        "its own, or a handler of yours that reads them",
     )
 
 
