@@ -121,7 +121,7 @@ class PhaseLog(NoPhase):
             DataError: A weight was negative, NaN or infinite.
         """
         if run.outcome != "failed":
-            for name, (total, weight) in _over_all(self._sums, run.world).items():
+            for name, (total, weight) in over_all(self._sums, run.world).items():
                 if not math.isfinite(weight):
                     raise DataError(
                         f"a weight of run.log({name!r}, ...) was negative, NaN or infinite in "
@@ -151,8 +151,13 @@ def merged(states: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     ]
 
 
-def _over_all(sums: dict[str, tuple[Any, Any]], world: OneProcess) -> dict[str, tuple[Any, Any]]:
-    """Return the sums of all processes, read from the device; not all need know every name."""
+def over_all(sums: dict[str, tuple[Any, Any]], world: OneProcess) -> dict[str, tuple[Any, Any]]:
+    """Return the sums of all processes, read from the device; collective.
+
+    Args:
+        sums: Value and weight added up, by name. Not all processes need know every name.
+        world: The processes.
+    """
     read = to_host(sums) if sums else {}
     if world.size == 1:
         return read
