@@ -194,6 +194,14 @@ class Callback:
         return None
 
     @property
+    def phase_columns(self) -> Sequence[str]:
+        """Columns that this callback writes for the phase, without ``train_`` or ``valid_``.
+
+        ``run.log`` refuses their names. None by default.
+        """
+        return ()
+
+    @property
     def batches_per_step(self) -> int:
         """How many batches this callback has a step of the optimizer made of; 1 by default."""
         return 1

@@ -37,12 +37,14 @@ HOUSE = """
     bus  profiling
     data.batch  data.weights  data.joining  data.global_order  data.loaders  data.lengths
     data.worker_signals  data.workers  data.bunch  data.sharding  data.mnist  data.datasets  data
+    host_reading  weighted_sums
     distributed.groups  distributed.gradient_sync  distributed.reductions  distributed.global_mean
     distributed.gathering  distributed.transport  distributed.tallies
     distributed.connections  distributed.failures  distributed.agreed_scopes
     distributed.participation
     distributed.arrival_order
-    submodules  distributed.engines  discriminative  model_call  learner  extent  rows  state
+    submodules  distributed.engines  discriminative  model_call  learner  extent  rows  phase_log
+    state
     diagnosis  param_groups
     handler_options  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.shard_metadata

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, count
 from typing import Any
 
@@ -17,8 +17,10 @@ from ..callback import camel2snake, handler, listify
 from ..data.weights import form_of
 from ..distributed.reductions import OneProcess
 from ..errors import DataError, add_note
+from ..phase_log import merged, over_all
 from ..runner import Runner
 from ..text_table import table_line
+from ..weighted_sums import added, one_number
 from .shared.metric_state import metric_state, set_metric_state
 from .shared.readings import detached_mean, to_host
 from .shared.row_ends import RowCallback, RowClock
@@ -32,7 +34,7 @@ class AvgStats:
 
     The sums stay on the device of the loss, in float64 where it has that, and
     are read once, when a property is. A torchmetrics metric keeps its own state. Parts of the loss
-    (``run.losses``) are averaged as it is, under their names.
+    (``run.losses``) are averaged as it is, under their names, each over the batches that gave it.
 
     On several processes they are those of this process, until ``share`` makes them those of all.
 
@@ -61,6 +63,8 @@ class AvgStats:
         del self.names[1 + len(self.metrics) :]
         self.has_loss = True
         self._sums: list[Any] = [0.0] * (1 + len(self.metrics))
+        # Value and weight of each part of the loss. Not every batch need have each.
+        self._parts: dict[str, tuple[Any, Any]] = {}
         # What metrics that keep state have computed of the samples of all processes.
         self._computed: dict[int, float] | None = None
         for metric in self.metrics:
@@ -70,7 +74,8 @@ class AvgStats:
     @property
     def all_stats(self) -> list[float]:
         """The sums, loss first, as plain floats; 0.0 for a torchmetrics metric."""
-        return [float(total) for total in to_host(self._sums)]
+        parts = (total for total, _ in self._parts.values())
+        return [float(total) for total in to_host([*self._sums, *parts])]
 
     @property
     def avg_stats(self) -> list[float]:
@@ -80,7 +85,7 @@ class AvgStats:
             DataError: A weight was negative or not finite.
             TypeError: A torchmetrics metric computes something else than one number.
         """
-        *sums, weights = to_host([*self._sums, self.count])
+        sums, weights, parts = to_host([self._sums, self.count, list(self._parts.values())])
         if not math.isfinite(weights):
             raise DataError(
                 "the learner's weight(batch) gave a negative number, NaN or infinity in one of "
@@ -92,7 +97,7 @@ class AvgStats:
         computed = self._compute() if self._computed is None else self._computed
         for index, value in computed.items():
             values[index] = value
-        return values
+        return [*values, *(total / weight if weight else math.nan for total, weight in parts)]
 
     def _compute(self) -> dict[int, float]:
         return {
@@ -104,7 +109,8 @@ class AvgStats:
     def share(self, world: OneProcess) -> None:
         """Have the averages be those over the samples of all processes; collective.
 
-        One all-reduce adds up all sums; metrics that keep state gather it themselves.
+        One all-reduce adds up all sums; parts of a loss travel with their names, and metrics that
+        keep state gather it themselves.
 
         Args:
             world: The processes; one alone has nothing to share.
@@ -117,8 +123,12 @@ class AvgStats:
             return
         has_state = any(map(_keeps_state, self.metrics))
         has_no_sample = bool(has_state and not self._updates)
-        *sums, self.count, without = world.sums([*self._sums, self.count, has_no_sample])
+        *sums, self.count, without, has_parts = world.sums(
+            [*self._sums, self.count, has_no_sample, bool(self._parts)]
+        )
         self._sums, self._computed = sums, {}
+        if has_parts:  # in one of them at least
+            self._set_parts(over_all(self._parts, world))
         if not has_state or not self.count:
             return
         if without:
@@ -142,16 +152,17 @@ class AvgStats:
         weight = run.weight
         parts = run.losses
         self.has_loss = run.loss is not None or run.loss_func is not None
-        self._name_parts(parts)  # in all processes, also where the batch counts for nothing
+        self._check_parts(parts)
         if not isinstance(weight, Tensor) and not weight:
             return  # it counts for nothing, and its row may be another process's
         self._updates += 1
         numbers = {}
         if self.has_loss:
             numbers[0] = _one_number(detached_mean(run.loss), "loss_func returned")
-        for name, part in parts.items():
-            number = _one_number(detached_mean(part), f"part {name!r} of the loss is")
-            numbers[self.names.index(name)] = number
+        found_parts = {
+            name: _one_number(detached_mean(part), f"part {name!r} of the loss is")
+            for name, part in parts.items()
+        }
         for index, metric in enumerate(self.metrics, 1):
             try:
                 if _keeps_state(metric):
@@ -167,41 +178,24 @@ class AvgStats:
             numbers[index] = _one_number(found, f"metric {self.names[index]!r} returned")
         self.count = self.count + weight  # not in place: the weight may be the user's own
         for index, number in numbers.items():
-            self._add(index, number, weight)
+            self._sums[index] = added(self._sums[index], number, weight)
+        for name, part in found_parts.items():
+            total, count = self._parts.get(name, (0.0, 0.0))
+            if name not in self._parts:
+                self.names.append(name)
+            self._parts[name] = added(total, part, weight), count + weight
 
-    def _name_parts(self, parts: Iterable[str]) -> None:
-        known = 1 + len(self.metrics)
+    def _check_parts(self, parts: Iterable[str]) -> None:
         for name in parts:
-            if name in self.names[:known]:
+            if name in self.names[: 1 + len(self.metrics)]:
                 raise ValueError(
                     f"a part of the loss and a metric are both called {name!r}: give the part "
                     "another key in the mapping that loss_func returns"
                 )
-            if name not in self.names:
-                self.names.append(name)
-                self._sums.append(0.0)
 
-    def _add(self, index: int, value: Any, weight: Any) -> None:
-        if isinstance(weight, Tensor):
-            device = value.device if isinstance(value, Tensor) else weight.device
-            weight = weight.to(device, non_blocking=True)
-            # A mean over nothing is NaN, and counts for nothing.
-            value, weight = torch.where(weight == 0, 0.0, value * weight), 1
-        elif not weight:
-            return
-        if isinstance(value, Tensor):
-            total = self._sums[index]
-            if isinstance(total, Tensor):
-                if total.device != value.device:  # read from a checkpoint
-                    self._sums[index] = total.to(value.device)
-            else:
-                exact = torch.float32 if value.device.type == "mps" else torch.float64
-                # Filled, not copied from the host: a copy would wait for the device.
-                self._sums[index] = value.new_full((), total, dtype=exact)
-            # Not in place: a checkpoint may still hold the sum of before.
-            self._sums[index] = self._sums[index].add(value, alpha=weight)
-        else:
-            self._sums[index] += value * weight
+    def _set_parts(self, parts: Mapping[str, Any]) -> None:
+        self._parts = {name: (total, weight) for name, (total, weight) in parts.items()}
+        self.names[1 + len(self.metrics) :] = self._parts
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been added up since the last reset."""
@@ -212,7 +206,7 @@ class AvgStats:
             "metrics": kept,
             "updates": self._updates,
             "computed": self._computed,
-            "parts": self.names[1 + len(self.metrics) :],
+            "parts": {name: list(sums) for name, sums in self._parts.items()},
             "has_loss": self.has_loss,
         }
 
@@ -223,8 +217,8 @@ class AvgStats:
             ValueError: It is of other metrics.
         """
         keeping = [metric for metric in self.metrics if _keeps_state(metric)]
-        parts = state.get("parts", [])  # earlier formats lack them
-        metrics = len(state["sums"]) - len(parts) - 1
+        state = _with_named_parts(state)
+        metrics = len(state["sums"]) - 1
         if metrics != len(self.metrics) or len(state["metrics"]) != len(keeping):
             raise ValueError(
                 f"the state is of {metrics} metrics, and there are "
@@ -234,7 +228,7 @@ class AvgStats:
         self.count, self._sums = state["count"], list(state["sums"])
         # Earlier formats lack these.
         self._updates, self._computed = state.get("updates", 1), state.get("computed")
-        self.names += parts
+        self._set_parts(state["parts"])
         self.has_loss = state.get("has_loss", True)
         for metric, kept in zip(keeping, state["metrics"], strict=True):
             set_metric_state(metric, kept)
@@ -285,6 +279,11 @@ class AvgStatsCallback(RowCallback):
         self._is_written = False  # what has been averaged of training stands in a row already
         self._spans_epochs = False
 
+    @property
+    def phase_columns(self) -> Sequence[str]:
+        """The names of its averages."""
+        return self.train_stats.names if self.in_train else self.valid_stats.names
+
     def begin_fit(self, run: Runner) -> None:
         """Print the column titles again."""
         self._titles = []
@@ -308,8 +307,12 @@ class AvgStatsCallback(RowCallback):
         if self._is_written and run.in_train:
             self._is_written = False
             self.train_stats.reset()
+        stats = self.train_stats if run.in_train else self.valid_stats
+        known = len(stats.names)
         with torch.no_grad():
-            (self.train_stats if run.in_train else self.valid_stats).accumulate(run)
+            stats.accumulate(run)
+        if len(stats.names) != known:
+            run.phase_log.keep_free(stats.names)
 
     @handler("after_train")
     def share_train(self, run: Runner) -> None:
@@ -376,15 +379,17 @@ class AvgStatsCallback(RowCallback):
         return found
 
     def _part_of_rank(self, parts: Sequence[dict[str, Any]], rank: int) -> dict[str, Any]:
-        if any(part["metrics"] and part.get("updates", 1) for part in parts):
+        each = [_with_named_parts(part) for part in parts]
+        if any(one["metrics"] and one.get("updates", 1) for one in each):
             raise ValueError(
                 "AvgStatsCallback has a metric that keeps state, and is in the middle of a phase: "
                 f"go on with {len(parts)} processes, or from a checkpoint between epochs"
             )
-        totals = [sum(numbers) for numbers in zip(*(p["sums"] for p in parts), strict=True)]
-        count = sum(part["count"] for part in parts)
-        whole = {**parts[0], "sums": totals, "count": count}
-        nothing = {**whole, "sums": [0.0] * len(totals), "count": 0, "updates": 0}
+        totals = [sum(numbers) for numbers in zip(*(one["sums"] for one in each), strict=True)]
+        (named,) = merged([[one["parts"]] for one in each])
+        count = sum(one["count"] for one in each)
+        whole = {**each[0], "sums": totals, "count": count, "parts": named}
+        nothing = {**whole, "sums": [0.0] * len(totals), "count": 0, "updates": 0, "parts": {}}
         return whole if rank == 0 else nothing
 
     def _row(self, stats: AvgStats) -> dict[str, float]:
@@ -400,6 +405,16 @@ class AvgStatsCallback(RowCallback):
             self._titles = list(shown)
             self._report(_line(self._titles, self._titles))
         self._report(_line(map(_text, shown.values()), self._titles))
+
+
+def _with_named_parts(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state as ``AvgStats.state_dict`` gives it, also of one of an earlier format."""
+    parts, sums, count = state.get("parts", []), state["sums"], state["count"]
+    if isinstance(parts, Mapping):
+        return dict(state)
+    own = len(sums) - len(parts)
+    named = {name: [total, count] for name, total in zip(parts, sums[own:], strict=True)}
+    return {**state, "sums": sums[:own], "parts": named}
 
 
 def _check_report(report: Any) -> None:
@@ -450,18 +465,11 @@ def _told_apart(names: Iterable[str]) -> list[str]:
 
 
 def _one_number(value: Any, whose: str) -> Any:
-    """Return a number as a float, or as a tensor without dimensions or gradient."""
-    if isinstance(value, Tensor):
-        if value.numel() == 1 and not value.is_complex():
-            return value.detach().reshape(())
-        got = f"a tensor of shape {list(value.shape)} and {value.dtype}"
-    elif hasattr(value, "__float__") and not getattr(value, "ndim", 0):
-        return float(value)
-    else:
-        got = type(value).__name__
-    raise TypeError(
-        f"{whose} no single number but {got}: return a mean over the batch; several numbers are "
-        "several metrics, each a function of its own, or a handler of yours that reads them"
+    return one_number(
+        value,
+        whose,
+        "return a mean over the batch; several numbers are several metrics, each a function of "
+        "its own, or a handler of yours that reads them",
     )
 
 

@@ -64,8 +64,9 @@ class Checkpoint(MonitoringCallback):
             saved too, and the best of these are kept. Needs ``every_epochs``. Default ``None``. The
             ``"model"`` in such a checkpoint has the weights that gave the number. Numbers of a
             validation that was cancelled do not count: they are of a part of the data.
-        mode: Whether the smallest (``"min"``, default) or the largest (``"max"``)
-            is best.
+        mode: Whether the smallest (``"min"``) or the largest (``"max"``) is best. ``None``
+            (default) is ``"min"``; it must be said for a key that is called accuracy, f1, auc or
+            the like.
         keep_best: How many of the best to keep. Default 1.
         asynchronous: Copy the state to host memory and write it in a thread while the
             run goes on. One is written at a time: the next one waits.
@@ -95,7 +96,7 @@ class Checkpoint(MonitoringCallback):
         every_seconds: float | None = None,
         keep_last: int = 2,
         monitor: str | None = None,
-        mode: Mode = "min",
+        mode: Mode | None = None,
         keep_best: int = 1,
         asynchronous: bool = False,
     ) -> None:
@@ -109,7 +110,8 @@ class Checkpoint(MonitoringCallback):
                 whole_number(name, value, 1)
         if every_seconds is not None and not real_number("every_seconds", every_seconds) > 0:
             raise ValueError(f"every_seconds must be positive, got {every_seconds!r}")
-        checked_mode(mode)
+        if mode is not None:
+            checked_mode(mode)
         if monitor is not None and every_epochs is None:
             raise ValueError("monitor needs every_epochs: it is known at the end of an epoch only")
         # Absolute: a handler may change the working directory.
