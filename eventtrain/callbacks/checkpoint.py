@@ -142,12 +142,17 @@ class Checkpoint(MonitoringCallback):
         return best[0].path if best else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which fit the checkpoints belong to, and whether its epoch was cut short."""
-        return {"fit": self._fit, "is_partial": self.is_cut_short}
+        """Return which fit the checkpoints belong to, and what they have of its epoch."""
+        return {
+            "fit": self._fit,
+            "is_partial": self.is_cut_short,
+            "row_saved": self._row_saved,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Count the checkpoints that were there as this fit's own."""
         self._fit, self.is_cut_short = state["fit"], state["is_partial"]
+        self._row_saved = state.get("row_saved", -1)  # earlier formats lack it
         if self._writer is not None:
             self._writer.fit = self._fit
         if self.run is not None:
@@ -384,16 +389,16 @@ class Checkpoint(MonitoringCallback):
         assert writer is not None
 
         def take_with_record() -> tuple[Record, dict[str, Any]]:
+            is_of_row, is_by_steps = self._is_of_row(run, phase), run.validate_every is not None
+            if is_of_row and is_by_steps:
+                self._row_saved = run.steps
             content = take()
-            metrics = numbers_of(run.history[-1])
-            is_of_row = self._is_of_row(run, phase)
+            metrics = numbers_of(run.history[-1], is_by_steps=is_by_steps)
             if self.monitored is not None:
                 metrics.pop(self.monitored.key, None)
                 value = self.reading(run) if is_of_row else None
                 metrics |= {} if value is None else {self.monitored.key: value}
             weights = self.validated_weights_of(run) if is_of_row else None
-            if is_of_row and run.validate_every is not None:
-                self._row_saved = run.steps
             if weights is not None:
                 content = with_validated_weights(content, run, weights)
             about = Record(Path(), 0, writer.fit, epoch, phase, batch, run.steps, metrics)
