@@ -18,15 +18,18 @@ from eventtrain.callbacks import (
     EMA,
     Checkpoint,
     EarlyStopping,
+    EventLog,
     GradientAccumulation,
     JSONLLogger,
     LabelSmoothing,
+    LRFinder,
     MixedPrecision,
     Throughput,
     Timing,
     ToDevice,
 )
 from eventtrain.errors import CheckpointError
+from eventtrain.reports.replay import replay
 
 Make = Callable[..., Learner]
 Row = dict[str, Any]
@@ -619,3 +622,36 @@ def test_a_history_of_other_rows_is_refused(saved: Any, own: Any, tmp_path: Path
     saving(tmp_path / "cut").fit(1, learner_with_dropout(), validate_every=saved)
     with pytest.raises(CheckpointError, match="rows in its history that are"):
         saving(tmp_path / "cut").fit(2, learner_with_dropout(), resume="auto", validate_every=own)
+
+
+def test_an_exception_in_after_row_shows_nothing_of_how_the_fit_is_left(learner: Learner) -> None:
+    run = Runner()
+    run.on("after_epoch", lambda run: run.token.cancel("fit", "enough"))
+    run.on("after_row", lambda run: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as error:
+        run.fit(2, learner)
+    assert error.value.__context__ is None
+
+
+def test_of_a_row_that_several_checkpoints_hold_one_is_among_the_best(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, monitor="valid_loss", keep_best=2, keep_last=1)
+    run = Runner([checkpoint, AvgStatsCallback(report=None)])
+    run.fit(2, learner_with_dropout(), validate_every=2)
+    records = checkpoint._records()
+    assert len({record.steps for record in checkpoint._best(records)}) == 2
+
+
+def test_a_log_of_a_fit_with_validations_within_can_be_replayed(
+    learner: Learner, tmp_path: Path
+) -> None:
+    Runner(EventLog(tmp_path / "log")).fit(steps=4, learn=learner, validate_every=2)
+    picture = replay(tmp_path / "log").splitlines()
+    indents = {line.split()[0]: len(line) - len(line.lstrip()) for line in reversed(picture)}
+    assert indents["begin_validate"] == indents["after_row"] == indents["begin_train"] + 2
+
+
+def test_a_range_test_goes_on_to_its_end_without_validating(learner: Learner) -> None:
+    finder = LRFinder(steps=10, check_every=1)
+    run = Runner([finder, AvgStatsCallback(report=None)])
+    run.fit(steps=10, learn=learner, validate_every=2)
+    assert len(finder.losses) > 5
