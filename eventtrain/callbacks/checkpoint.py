@@ -126,6 +126,7 @@ class Checkpoint(MonitoringCallback):
         self._row_saved = -1  # of the last row that is in a checkpoint: its step
         self._pace = Pace(math.inf if every_seconds is None else every_seconds)
         self._is_phase_over = False
+        self._is_within_batch = False  # a validation that somebody makes in after_batch
         self._save_point: SavePoint | None = None
         self._tensors: KeptTensors | None = None
 
@@ -170,8 +171,18 @@ class Checkpoint(MonitoringCallback):
         self._steps, self._row_saved = run.steps, -1
         self._pace.restart()
         self._save_point, self._tensors = None, KeptTensors(run)
+        self._is_within_batch = False
         if run.token.grant_by is None:  # otherwise others see to it that batches are ended
             run.token.grant_by = self._grant
+
+    @handler("begin_validate", priority=float("inf"))
+    def note_whether_within_batch(self, run: Runner) -> None:
+        """See whether a batch has yet to end, so that what ends the fit waits for that.
+
+        A run that goes on behind the batch does not make this validation anew.
+        """
+        is_asked_for = run.in_interlude and not run.rows.is_between_batches
+        self._is_within_batch = is_asked_for and run.batch_index is not None
 
     @handler(["begin_train", "begin_validate"], priority=AFTER_EVERYONE)
     def note_random_states(self, run: Runner) -> None:
@@ -204,6 +215,8 @@ class Checkpoint(MonitoringCallback):
 
     def after_batch(self, run: Runner) -> None:
         """Save when it is time to, and where the run is about to end."""
+        if self._is_within_batch:
+            return
         pending = run.token.pending
         if pending is None or run.outcome == "failed":
             run.token.release()  # else an inner scope is being left, and its end is the place
@@ -229,6 +242,9 @@ class Checkpoint(MonitoringCallback):
     @handler(["after_train", "after_validate"], priority=AFTER_EVERYONE)
     def save_at_phase_end(self, run: Runner) -> None:
         """Save where the fit is cancelled between two batches, or between the phases."""
+        if self._is_within_batch:
+            self._is_within_batch = False
+            return
         run.token.release()
         if run.epoch is None or run.token.closing_error is not None or run.in_interlude:
             return
@@ -305,11 +321,9 @@ class Checkpoint(MonitoringCallback):
             place is not None and place.steps != run.steps
         )
         may_wait = "batch" in scopes or token.outcome is not None  # in a closing event
-        if (
-            may_wait
-            and _ends_fit(request.cancellation.scope, scopes)
-            and (is_past_step or not request.is_by_handler)
-        ):
+        waits = is_past_step or not request.is_by_handler or self._is_within_batch
+        is_in_time = may_wait or self._is_within_batch
+        if is_in_time and waits and _ends_fit(request.cancellation.scope, scopes):
             token.hold_back(request)
         else:
             token.grant(request)
