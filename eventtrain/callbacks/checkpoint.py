@@ -272,9 +272,9 @@ class Checkpoint(MonitoringCallback):
 
         Where somebody asked for it in ``after_batch``, other handlers have yet to hear of that.
         """
+        run.token.release()
         if not run.rows.is_between_batches:
             return
-        run.token.release()
         assert run.epoch is not None
         pending = run.token.pending
         is_ending = pending is not None and _ends_fit(pending.scope, run.token.open_scopes)
@@ -285,6 +285,11 @@ class Checkpoint(MonitoringCallback):
             self._note(run, *place)
         if is_ending or self._is_row_due(run):
             self._save(run, *place)
+
+    @handler("after_row", priority=AFTER_EVERYONE)
+    def release_what_waits(self, run: Runner) -> None:
+        """Have what was asked for by then take effect: no handler of the epoch comes after."""
+        run.token.release()
 
     def after_epoch(self, run: Runner) -> None:
         """Save every so many epochs."""
