@@ -270,9 +270,9 @@ class Checkpoint(MonitoringCallback):
 
         Where somebody asked for it in ``after_batch``, other handlers have yet to hear of that.
         """
+        run.token.release()
         if not run.rows.is_between_batches:
             return
-        run.token.release()
         assert run.epoch is not None
         pending = run.token.pending
         is_ending = pending is not None and _ends_fit(pending.scope, run.token.open_scopes)
