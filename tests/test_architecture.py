@@ -41,7 +41,8 @@ HOUSE = """
     distributed.gathering  distributed.transport  distributed.tallies
     distributed.connections  distributed.failures  distributed.agreed_scopes
     distributed.participation
-    submodules  distributed.engines  discriminative  model_call  learner  state  diagnosis
+    submodules  optimizers  distributed.engines  discriminative  model_call  steppers  learner
+    state  diagnosis
     param_groups
     handler_options  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.shard_metadata
