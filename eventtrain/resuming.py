@@ -32,6 +32,7 @@ from .data.workers import batches_of
 from .distributed.gathering import gather_text
 from .distributed.reductions import OneProcess, joined_world
 from .errors import CheckpointError
+from .optimizers import named_optimizers
 from .state import RunState
 
 
@@ -244,7 +245,7 @@ class Resumption(FromTheStart):
 
 def _restore_point(run: RunState) -> RestorePoint | None:
     """Copy what is about to be replaced, where that can be done before the first batch."""
-    if not isinstance(run.opt, torch.optim.Optimizer):
+    if not all(isinstance(opt, torch.optim.Optimizer) for _, opt in named_optimizers(run.opt)):
         return None
     try:
         return RestorePoint(run, on_host=True)

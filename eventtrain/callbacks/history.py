@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..arguments import flag
 from ..callback import Callback, handler
+from ..optimizers import named_optimizers
 from ..priorities import METRICS, REPORTS
 from .shared.extras import import_extra
 from .shared.readings import (
@@ -37,9 +38,9 @@ class History(Callback):
     ``run.history`` at priorities above REPORTS, ``seconds`` and ``outcome``. A
     validation outside of a fit gives a row whose ``fit`` and ``epoch`` are ``None``.
     A batch's row has ``fit``, ``epoch``, ``batch``, ``n_iter``, ``loss`` and ``lr``
-    (the first parameter group's). Losses stay on their device until the epoch ends
-    or somebody asks. On several processes they are those of all of them as soon as the training
-    phase has ended, and of this one's shares before.
+    (the first parameter group's; of several optimizers ``lr_g`` and so on). Losses stay on their
+    device until the epoch ends or somebody asks. On several processes they are those of all of them
+    as soon as the training phase has ended, and of this one's shares before.
 
     Args:
         batches: Keep a row for every training batch as well. Default ``False``.
@@ -74,7 +75,6 @@ class History(Callback):
     def after_loss(self, run: Runner) -> None:
         """Keep the batch's row, where batches are wanted; nothing is read from the device."""
         if self.batches:
-            rates = hyperparameters(run.opt, "lr")
             self._weights.append(batch_weight(run))
             self._new.append(
                 {
@@ -83,7 +83,7 @@ class History(Callback):
                     "batch": run.batch_index,
                     "n_iter": run.n_iter,
                     "loss": detached_mean(run.loss),
-                    "lr": rates[0] if rates else None,
+                    **_first_rates(run.opt),
                 }
             )
 
@@ -158,3 +158,12 @@ class History(Callback):
         self._epoch_rows = [dict(row) for row in state["epochs"]]
         self._batch_rows = [dict(row) for row in state["batches"]]
         self._new, self._weights = [], []
+
+
+def _first_rates(opt: Any) -> dict[str, Any]:
+    """Return the rate of the first group, of several optimizers that of each."""
+    rates = {name: hyperparameters(each, "lr") for name, each in named_optimizers(opt)}
+    return {
+        "lr" if name is None else f"lr_{name}": values[0] if values else None
+        for name, values in rates.items()
+    }

@@ -25,6 +25,8 @@ class ReduceLROnPlateau(MonitoringCallback, SchedulerCallback):
     Args:
         monitor: A key of ``run.history``'s rows, which ``AvgStatsCallback`` and others
             fill in. Default ``"valid_loss"``.
+        optimizer: Which of several optimizers, ``"g"`` say. Default ``None``, for the one that
+            there is.
         **options: torch's: ``mode``, ``factor``, ``patience``, ``threshold``,
             ``threshold_mode``, ``cooldown``, ``min_lr``, ``eps``.
 
@@ -36,17 +38,19 @@ class ReduceLROnPlateau(MonitoringCallback, SchedulerCallback):
 
     monitored: Monitored
 
-    def __init__(self, monitor: str = "valid_loss", **options: Any) -> None:
+    def __init__(
+        self, monitor: str = "valid_loss", *, optimizer: str | None = None, **options: Any
+    ) -> None:
         self.monitored = Monitored(monitor, options.get("mode", "min"), user="ReduceLROnPlateau")
         _check_numbers(options)
         # torch knows best which options it takes.
         torch_schedulers.ReduceLROnPlateau(stand_in(*options.values()), **options)
-        super().__init__()
+        super().__init__(optimizer)
         self.options = options
 
     def make_for(self, run: Runner) -> Any:
         """Return torch's scheduler with the options."""
-        return torch_schedulers.ReduceLROnPlateau(run.opt, **self.options)
+        return torch_schedulers.ReduceLROnPlateau(self.opt_of(run), **self.options)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scheduler's state, and whether the epoch was cut short."""
