@@ -28,6 +28,8 @@ from .errors import CallbackError, DataError
 from .interrupts import Interrupts, OnInterrupt
 from .learner import Learner, Use
 from .loop import Loop
+from .optimizer_modes import optimizer_modes_of
+from .optimizers import needs_closure
 from .reports.picture import picture
 from .resuming import FromTheStart, find_start
 from .state import FitResult
@@ -168,7 +170,11 @@ class Runner(Loop):
             for callback in self.cbs:
                 callback.joined_engine()  # all processes go on from what the first one finds
         start = find_start(self, resume)
-        return self._run(learn, token, "fit", lambda: self.all_epochs(epochs), start)
+        put_optimizers_back = optimizer_modes_of(learn.opt, exact=False)
+        try:
+            return self._run(learn, token, "fit", lambda: self.all_epochs(epochs), start)
+        finally:
+            put_optimizers_back()
 
     def validate(self, learn: Learner, token: CancellationToken | None = None) -> FitResult:
         """Run the validation phase alone: no gradients, the model in evaluation mode.
@@ -256,12 +262,14 @@ class Runner(Loop):
     def _run_in_mode_of(
         self, learn: Learner, token: CancellationToken | None, root: str, loop: Callable[[], None]
     ) -> FitResult:
-        """Run ``loop`` and put the mode of every module back."""
+        """Run ``loop`` and put the mode of every module, and of the optimizer, back."""
         modes = modes_of(learn.model)
+        put_optimizers_back = optimizer_modes_of(learn.opt, exact=True)
         try:
             return self._run(learn, token, root, loop)
         finally:
             set_modes(modes)
+            put_optimizers_back()
 
     def _run(
         self,
@@ -349,6 +357,7 @@ class Runner(Loop):
         part.prepare(self.learn)
         if root == "fit" and self.token.pending is None:
             self.learn.make_optimizer()
+            _check_closure(self)
 
     def __repr__(self) -> str:
         state = "running" if self.is_running else "idle"
@@ -368,6 +377,25 @@ def _check_learner(learn: Any, use: Use) -> None:
             f"{use} takes a Learner, got {learn!r}: Learner(model, opt, loss_func, data)"
         )
     learn.check(use)
+
+
+def _check_closure(run: Runner) -> None:
+    """Refuse an optimizer with a closure where computing a batch anew is not known to be right."""
+    kind = type(run)
+    if not needs_closure(run.opt) or kind.optimizer_step is not Loop.optimizer_step:
+        return
+    said = f"{type(run.opt).__name__} takes its steps with a closure, which computes the loss anew"
+    if kind.one_batch is not Loop.one_batch:
+        raise TypeError(
+            f"{said} as the loop does, and {kind.__name__} has a one_batch of its own: override "
+            "optimizer_step too, with self.opt.step(closure) in it, or have Learner(..., forward=) "
+            "or loss_func do what is special"
+        )
+    if run.world.size > 1:
+        raise TypeError(
+            f"{said}, and decides by it, which would be another decision in each of the "
+            f"{run.world.size} processes: train in one process, or use another optimizer"
+        )
 
 
 def _made_by(make: Callable[[], Callback]) -> Callback:

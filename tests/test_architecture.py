@@ -41,7 +41,8 @@ HOUSE = """
     distributed.gathering  distributed.transport  distributed.tallies
     distributed.connections  distributed.failures  distributed.agreed_scopes
     distributed.participation
-    submodules  optimizers  distributed.engines  discriminative  model_call  steppers  learner
+    submodules  optimizers  optimizer_modes  distributed.engines  discriminative  model_call
+    steppers  learner
     state  diagnosis
     param_groups
     handler_options  callback  train_eval  plugins

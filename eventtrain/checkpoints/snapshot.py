@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed.engines import put_shards_back
+from ..optimizer_modes import evaluation_weights, modal_optimizers
 from ..optimizers import parameter_groups
 from ..state import RunState
 from ..submodules import copies_of, fill, is_expanded, set_tensors, tensors_of
@@ -127,6 +128,25 @@ def with_validated_weights(
         state = copy.deepcopy(plain_data(state_of(run.model), "model"))
     finally:
         set_tensors(run.model, held)
+    return {**content, "model": state, "training_model": content["model"]}
+
+
+def with_evaluation_weights(content: dict[str, Any], run: RunState) -> dict[str, Any]:
+    """Have a snapshot that was taken in training hold, as its model, the weights to evaluate with.
+
+    Args:
+        content: What ``take_snapshot`` returned.
+        run: The run that it was taken of. Its optimizer may hold other weights while it trains.
+
+    Returns:
+        As ``with_validated_weights`` does; the content as it is where the weights are the same.
+    """
+    if not (run.in_train and modal_optimizers(run.opt)):
+        return content
+    with evaluation_weights(run.opt):
+        state = copy.deepcopy(plain_data(state_of(run.model), "model"))
+    parameters = dict(run.model.named_parameters(remove_duplicate=False))
+    state.update((k, v) for k, v in content["model"].items() if k not in parameters)
     return {**content, "model": state, "training_model": content["model"]}
 
 
