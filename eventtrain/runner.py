@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
@@ -29,7 +29,7 @@ from .interrupts import Interrupts, OnInterrupt
 from .learner import Learner, Use
 from .loop import Loop
 from .optimizer_modes import optimizer_modes_of
-from .optimizers import needs_closure
+from .optimizers import names_in_text, needs_closure
 from .reports.picture import picture
 from .resuming import FromTheStart, find_start
 from .state import FitResult
@@ -357,7 +357,7 @@ class Runner(Loop):
         part.prepare(self.learn)
         if root == "fit" and self.token.pending is None:
             self.learn.make_optimizer()
-            _check_closure(self)
+            _check_stepping(self)
 
     def __repr__(self) -> str:
         state = "running" if self.is_running else "idle"
@@ -379,10 +379,22 @@ def _check_learner(learn: Any, use: Use) -> None:
     learn.check(use)
 
 
-def _check_closure(run: Runner) -> None:
-    """Refuse an optimizer with a closure where computing a batch anew is not known to be right."""
+def _check_stepping(run: Runner) -> None:
+    """Refuse optimizers that the loop could not step rightly.
+
+    Those are several that nobody steps by name, and one with a closure where computing a batch
+    anew is not known to be right.
+    """
     kind = type(run)
-    if not needs_closure(run.opt) or kind.optimizer_step is not Loop.optimizer_step:
+    if kind.optimizer_step is not Loop.optimizer_step:
+        return
+    if isinstance(run.opt, Mapping) and kind.one_batch is Loop.one_batch:
+        raise TypeError(
+            f"the Learner has several optimizers, {names_in_text(run.opt)}, and nobody says which "
+            "steps when: make a Runner of yours, class Own(Runner), with a one_batch that calls "
+            f"self.optimizer_step({next(iter(run.opt))!r}) where that one is to step"
+        )
+    if not needs_closure(run.opt):
         return
     said = f"{type(run.opt).__name__} takes its steps with a closure, which computes the loss anew"
     if kind.one_batch is not Loop.one_batch:

@@ -108,7 +108,7 @@ WRITTEN: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: Runner().predict([], learner_of()), TypeError, r"predict\(learn, dl\)"),
     (lambda: Runner().model, AttributeError, r"learn\.model"),
     (lambda: Runner().fit(1, learner_of(opt=[OPT])), TypeError, "got a list: one optimizer.*one_b"),
-    (lambda: Runner().fit(1, learner_of(opt={"a": OPT})), TypeError, "not told which one steps"),
+    (lambda: Runner().fit(1, learner_of(opt={"a": OPT})), TypeError, "nobody says which steps"),
     (
         lambda: Runner().fit(1, learner_of(opt=MODEL.parameters())),
         TypeError,
