@@ -69,6 +69,8 @@ def needs_closure(opt: Any) -> bool:
         parameters = list(inspect.signature(opt.step).parameters.values())
     except (AttributeError, TypeError, ValueError):  # it has none, or nobody knows how it is called
         return False
+    # A scheduler puts a function in the place of the method that looks like the plain one.
+    parameters = [each for each in parameters if each.name != "self"]
     first = parameters[0] if parameters else None
     return (
         first is not None

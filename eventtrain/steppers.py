@@ -109,7 +109,7 @@ class ClosureStepper:
             raise RuntimeError(
                 f"{type(self._opt).__name__} computes the loss anew in its step, with loss_func, "
                 "and run.loss is another one: a handler has replaced it, or the loss function was "
-                "another when it was computed (MixUp and CutMix exchange it for a while). Have "
+                "another when it was computed (Mixup and CutMix exchange it for a while). Have "
                 "loss_func, or Learner(..., forward=), compute all of it"
             )
         self._is_first = True

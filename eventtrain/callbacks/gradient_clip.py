@@ -83,10 +83,7 @@ class GradientClip(Callback):
         self.total_norm = None
         if self.optimizer is not None:
             optimizer_for(run, self.optimizer, "GradientClip")
-        why = (
-            "only the first gradients would be clipped. Lower its lr, or have loss_func bound them"
-        )
-        refuse_closure(run, "GradientClip", why)
+        refuse_closure(run, "GradientClip", _CLOSURE)
 
     def begin_step(self, run: Runner) -> None:
         """Clip."""
