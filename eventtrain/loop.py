@@ -134,9 +134,10 @@ class Loop(RunState):
         - Step with ``self.optimizer_step()``, never with ``opt.step()``: ``begin_step`` is where
           gradients are unscaled and clipped, and where a group waits for its last batch.
 
-        With ``MixedPrecision``, a further loss is passed through ``run.mixed_precision.scale``,
-        a further optimizer through ``run.mixed_precision.step``; leaving out what it counts
-        on is an error.
+        Of several optimizers, ``self.optimizer_step("g")`` steps one. With ``MixedPrecision``, a
+        further loss is passed through ``run.mixed_precision.scale``, an optimizer that is none of
+        the learner's through ``run.mixed_precision.step``; leaving out what it counts on is an
+        error.
         """
         emit = self.emit
         self.pred = self.learn.call_model(self.xb)
