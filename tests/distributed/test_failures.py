@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from forked_ranks import Ranks
 
+pytestmark = pytest.mark.xdist_group("failures")
+
 SOON = 5.0
 CLOSED = ["fit_failed", "after_epoch", "after_fit"]
 
