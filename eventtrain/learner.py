@@ -28,6 +28,7 @@ from .steppers import OneStepper, RememberedLoss, SeveralSteppers, steppers_of
 
 Use = Literal["fit", "validate", "predict"]
 _MANY = (list, tuple)
+# The last knows which of several optimizers steps, and outlives a change of anything else.
 _DERIVED = ("call_model", "compute_loss", "steppers")
 
 
@@ -87,7 +88,7 @@ class Learner:
         if name in ("model", "_wrap"):
             self._model_has_changed()
         # What is derived is made anew when it is next used.
-        for derived in _DERIVED:
+        for derived in _DERIVED if name in ("opt", "_run") else _DERIVED[:-1]:
             self.__dict__.pop(derived, None)
 
     def __getstate__(self) -> dict[str, Any]:

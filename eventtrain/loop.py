@@ -158,7 +158,7 @@ class Loop(RunState):
                 backward pass has left in those of the others stays, as it does in torch.
 
         Raises:
-            TypeError, KeyError: There are several and none was named; or there is none of the name.
+            TypeError, ValueError: There are several and none was named, or none is called so.
         """
         opt, taken = self.learn.steppers[name], NO_STEP
         try:

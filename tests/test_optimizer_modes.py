@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from schedule_free import ScheduleFreeSGD
 from torch import Tensor
 
 from eventtrain import AvgStatsCallback, Learner, Runner, load_checkpoint
-from eventtrain.callbacks import EMA, Checkpoint, EarlyStopping
+from eventtrain.callbacks import EMA, Checkpoint, EarlyStopping, LRFinder
 
 Make = Callable[..., Learner]
 
@@ -198,3 +199,33 @@ def test_averages_are_put_in_and_taken_out_within_its_mode(make_learner: Make) -
     Runner(EMA(0.5)).fit(3, ours)
     Runner().fit(3, plain)
     assert same(weights(ours), weights(plain))
+
+
+def test_a_range_test_leaves_the_weights_to_evaluate_with_bit_for_bit(make_learner: Make) -> None:
+    learn = free(make_learner())
+    Runner().fit(2, learn)
+    before = copy.deepcopy((learn.model.state_dict(), learn.opt.state_dict()))
+    Runner(LRFinder(0.1, 1.0, steps=3)).fit(1, learn)
+    assert same(list(before[0].values()), weights(learn))
+    assert str(before[1]) == str(learn.opt.state_dict())
+
+
+def test_the_package_schedulefree_trains_as_by_hand_and_goes_on(
+    make_learner: Make, tmp_path: Path
+) -> None:
+    schedulefree = pytest.importorskip("schedulefree")
+
+    def made() -> Learner:
+        learn = make_learner()
+        learn.opt = schedulefree.AdamWScheduleFree(
+            learn.model.parameters(), lr=0.05, warmup_steps=2
+        )
+        return learn
+
+    whole, resumed = made(), made()
+    by_hand(whole, 3)
+    run = Runner(Checkpoint(tmp_path))
+    run.on("after_step", lambda run: run.token.cancel("fit"), when=lambda run: run.steps == 5)
+    run.fit(3, made())
+    Runner(Checkpoint(tmp_path)).fit(3, resumed, resume="auto")
+    assert same(weights(resumed), weights(whole))

@@ -667,3 +667,15 @@ def test_the_order_of_the_mapping_does_not_matter_to_a_checkpoint(tmp_path: Path
     GanRunner(Checkpoint(tmp_path)).fit(1, learner())
     GanRunner(Checkpoint(tmp_path)).fit(2, resumed, resume="auto")
     assert same(resumed.model, whole.model)
+
+
+def test_a_handler_that_changes_the_learner_leaves_it_known_which_one_steps() -> None:
+    learn, run, seen = learner(), GanRunner(GradientClip(0.01, optimizer="d")), []
+
+    def change(run: Any) -> None:
+        run.learn.loss_func = run.loss_func
+
+    run.on("begin_step", change)
+    run.on("after_step", lambda run: seen.append(run.stepping))
+    run.fit(1, learn)
+    assert seen == ["d", "g"] * 4

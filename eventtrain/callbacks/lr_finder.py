@@ -122,15 +122,12 @@ class LRFinder(Callback):
         self._unread: list[Any] = []
         self._has_blown_up = False
 
-    @handler("begin_fit", before="train_eval")
-    def note_modes(self, run: Runner) -> None:
-        """Remember which modules are in training mode, before the fit changes that."""
-        modules = run.model.modules() if isinstance(run.model, nn.Module) else ()
-        self._modes = [(module, module.training) for module in modules]
-
-    @handler(priority=BEFORE_EVERYONE)
+    # Before anybody changes a mode: an optimizer may hold other weights in another one.
+    @handler(before="train_eval")
     def begin_fit(self, run: Runner) -> None:
         """Copy what the test is going to change."""
+        modules = run.model.modules() if isinstance(run.model, nn.Module) else ()
+        self._modes = [(module, module.training) for module in modules]
         groups_with(optimizer_for(run, self.optimizer, "LRFinder"), "lr", "LRFinder")
         for _, opt in named_optimizers(run.opt):
             if not hasattr(opt, "state"):
