@@ -107,7 +107,7 @@ def data(batches: int = 4) -> DataBunch:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4 * batches, 5, generator=generator)
     loader = TensorLoader(x, torch.zeros(len(x)), bs=4)
-    return DataBunch(loader, TensorLoader(x[:8], torch.zeros(8), bs=4))
+    return DataBunch(loader, TensorLoader(x[:8], torch.zeros(len(x[:8])), bs=4))
 
 
 def learner(opt: Callable[[Gan], Any] = optimizers, batches: int = 4) -> Learner:
@@ -517,6 +517,30 @@ def test_the_name_of_an_optimizer_is_a_text() -> None:
     for make in (lambda name: GradientClip(1.0, optimizer=name), lambda name: EMA(optimizer=name)):
         with pytest.raises(TypeError, match="optimizer must be the name of one"):
             make(0)
+
+
+class AtOnce(Runner):
+    """One loss for both, whose gradients are no numbers in one of the two."""
+
+    def one_batch(self) -> None:
+        self.emit.after_pred()
+        self.loss = judged(self.model, self.model.maker(self.xb), 1.0)
+        self.emit.after_loss()
+        if not self.in_train:
+            return
+        self.loss.backward()
+        self.model.judge[0].weight.grad[0, 0] = torch.inf
+        self.emit.after_backward()
+        self.optimizer_step("d")
+        self.optimizer_step("g")
+
+
+def test_an_overflow_in_one_leaves_the_gradients_of_the_other() -> None:
+    learn = learner(batches=1)
+    result = AtOnce(MixedPrecision("fp16", GradScaler("cpu", init_scale=4.0))).fit(1, learn)
+    assert result.steps == 1
+    assert same(learn.model.judge, Gan().judge)
+    assert not same(learn.model.maker, Gan().maker)
 
 
 # Checkpoints
