@@ -120,19 +120,11 @@ class Learner:
         function itself if it does not.
         """
         loss_func, run = self.loss_func, self._run
-        if loss_func is None:
-            name = type(self.model).__name__
-
-            def own(pred: Any, yb: Any) -> Any:
-                return own_loss(pred, name, in_train=run is None or run.in_train)
-
-            compute: Callable[[Any, Any], Any] = own
-        else:
-            compute = loss_func
+        of_model = partial(_loss_of_model, type(self.model).__name__, run)
         if needs_closure(self.opt):
-            return RememberedLoss(compute, run)
+            return RememberedLoss(of_model if loss_func is None else loss_func, run)
         if loss_func is None:
-            return partial(_with_parts, compute, run)
+            return partial(_with_parts, of_model, run)
         return _FirstLoss(self, loss_func)
 
     @cached_property
@@ -142,8 +134,16 @@ class Learner:
 
     def lend(self, run: Any) -> Callable[[], None]:
         """Be used by a run; return what gives it back to the one that had it before."""
-        before, self._run = self._run, run
-        return lambda: setattr(self, "_run", before)
+        before, opt, steppers = self._run, self.opt, self.__dict__.get("steppers")
+        self._run = run
+
+        def give_back() -> None:
+            self._run = before
+            if steppers is not None and self.opt is opt:
+                # A run within a step of another one, which is to know what it steps.
+                self.__dict__["steppers"] = steppers
+
+        return give_back
 
     def wrap_model(self, wrap: Callable[[Any], Any] | None) -> None:
         """Have the loop call ``wrap(model)`` in place of the model, which stays ``model``.
@@ -225,6 +225,10 @@ class _FirstLoss:
             has_parts = isinstance(loss, Mapping)
             known["compute_loss"] = partial(_with_parts, loss_func, run) if has_parts else loss_func
         return whole_loss(loss, run)
+
+
+def _loss_of_model(name: str, run: Any, pred: Any, yb: Any) -> Any:
+    return own_loss(pred, name, in_train=run is None or run.in_train)
 
 
 def _with_parts(loss_func: Callable[..., Any], run: Any, pred: Any, yb: Any) -> Any:

@@ -703,3 +703,16 @@ def test_a_handler_that_changes_the_learner_leaves_it_known_which_one_steps() ->
     run.on("after_step", lambda run: seen.append(run.stepping))
     run.fit(1, learn)
     assert seen == ["d", "g"] * 4
+
+
+def test_another_run_within_a_step_leaves_it_known_which_one_steps() -> None:
+    learn, run, seen = learner(), GanRunner(), []
+
+    def look(run: Any) -> None:
+        GanRunner().validate(learn)
+
+    run.on("begin_step", look)
+    run.on("after_step", lambda run: seen.append(run.stepping))
+    run.fit(1, learn)
+    assert seen == ["d", "g"] * 4
+    assert "steppers" not in vars(learn)
