@@ -20,6 +20,10 @@ from .errors import DataError, describe
 from .learner import Learner
 from .model_call import total_loss
 
+_OF_THE_BATCH = (
+    *("phase", "in_train", "iters", "batch_index", "batch", "xb", "yb", "pred", "loss"),
+    *("_weighed", "_parts"),
+)
 _COUNTERS = ("n_iter", "steps", "epochs_done", "epoch_began_at", "train_iters")
 
 
@@ -33,10 +37,12 @@ class FitResult:
             that did; ``None`` when it completed.
         cancellations: The requests during the run, oldest first; as ``token.history``,
             at least the last 10,000 of them.
-        epochs: Epochs that ran to their end.
+        epochs: Epochs that ran to their end; the one too that ended with the last of the steps
+            that were asked for.
         steps: Optimizer steps taken.
         seconds: Wall time.
-        history: One row an epoch, ``{"epoch": 0, ...}``, filled in by callbacks.
+        history: One row an epoch, ``{"epoch": 0, ...}``, filled in by callbacks; with
+            ``validate_every`` one a validation, ``{"epoch": 0, "step": 100, ...}``.
     """
 
     outcome: Outcome
@@ -54,7 +60,9 @@ class RunState:
     Attributes:
         learn: The ``Learner`` during a run, else ``None``.
         token: The ``CancellationToken`` of the run; an idle one between runs.
-        epoch, epochs: Index of the epoch from 0, and their number; ``None`` before.
+        epoch, epochs: Index of the epoch from 0, and their number; ``None`` before, and their
+            number in a fit by steps too.
+        total_steps: Optimizer steps that a fit by steps takes in all, else ``None``.
         n_iter: Training batches that have ended in this fit.
         epochs_done: Epochs that have run to their end in this fit.
         epoch_began_at: ``n_iter`` when the epoch began.
@@ -76,7 +84,12 @@ class RunState:
         bus: The ``EventBus``.
         cbs: The callbacks, ``TrainEvalCallback`` first.
         is_running: Whether a run is under way.
-        history: One row an epoch, ``{"epoch": 0}``, for callbacks to fill in.
+        history: One row an epoch, ``{"epoch": 0}``, for callbacks to fill in; with
+            ``validate_every`` one a validation, which has its ``"step"`` once it is complete.
+        validate_every: Steps from one validation of the fit to the next; ``None`` where each
+            follows an epoch.
+        in_interlude: Whether a validation is under way that comes in the midst of an epoch:
+            ``validate_now`` or ``validate_every`` asked for it.
         result: The ``FitResult`` of the last run, also when it raised.
         world: Asks the other processes of the run for their numbers; nobody where it is alone.
     """
@@ -94,6 +107,7 @@ class RunState:
         "epochs",
         "epochs_done",
         "history",
+        "in_interlude",
         "in_train",
         "is_running",
         "iters",
@@ -106,7 +120,9 @@ class RunState:
         "scope",
         "steps",
         "token",
+        "total_steps",
         "train_iters",
+        "validate_every",
         "world",
         "xb",
         "yb",
@@ -261,6 +277,9 @@ class RunState:
         """Be where a run begins."""
         self.epoch: int | None = None
         self.epochs: int | None = None
+        self.total_steps: int | None = None
+        self.validate_every: int | None = None
+        self.in_interlude = False
         self.phase: str | None = None
         self.n_iter = 0
         self.steps = 0
@@ -273,6 +292,15 @@ class RunState:
         """Begin the row of an epoch in ``history``."""
         self.history.append({"epoch": self.epoch})
         self.epoch_began_at = self.n_iter
+
+    def moment(self) -> dict[str, Any]:
+        """Return where the run stands in its phase: the batch, and what there is of it."""
+        return {name: getattr(self, name) for name in _OF_THE_BATCH}
+
+    def go_back_to(self, moment: dict[str, Any]) -> None:
+        """Stand again where ``moment`` was asked for."""
+        for name in _OF_THE_BATCH:
+            setattr(self, name, moment[name])
 
     def counters(self) -> dict[str, Any]:
         """Return what the run has counted, for a checkpoint."""

@@ -41,10 +41,10 @@ HOUSE = """
     distributed.gathering  distributed.transport  distributed.tallies
     distributed.connections  distributed.failures  distributed.agreed_scopes
     distributed.participation
+    distributed.arrival_order
     submodules  optimizers  optimizer_modes  distributed.engines  discriminative  model_call
-    steppers  learner
-    state  diagnosis
-    param_groups
+    steppers  learner  extent  rows  state
+    diagnosis  param_groups
     handler_options  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.shard_metadata
     checkpoints.shards  checkpoints.files  checkpoints.rank_states  checkpoints.reading
@@ -54,7 +54,7 @@ HOUSE = """
     checkpoints.snapshot  checkpoints.kept_tensors  checkpoints.save_point
     checkpoints.restore_point  checkpoints
     checkpoint_files
-    resuming  loop
+    resuming  interlude  loop
     reports.picture  reports.replay  reports.plugin_reports  reports
     runner
     callbacks.shared  callbacks  eventtrain

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, count
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ..arguments import takes_one_argument
 from ..bus.receivers import name_of
-from ..callback import Callback, camel2snake, handler, listify
+from ..callback import camel2snake, handler, listify
 from ..data.weights import form_of
 from ..distributed.reductions import OneProcess
 from ..errors import DataError, add_note
@@ -22,6 +21,7 @@ from ..runner import Runner
 from ..text_table import table_line
 from .shared.metric_state import metric_state, set_metric_state
 from .shared.readings import detached_mean, to_host
+from .shared.row_ends import RowCallback, RowClock
 
 Metric = Any
 """``metric(pred, yb)`` returning one number, or a torchmetrics metric or collection."""
@@ -248,8 +248,11 @@ class AvgStats:
         return f"{'train' if self.in_train else 'valid'}: {text}"
 
 
-class AvgStatsCallback(Callback):
+class AvgStatsCallback(RowCallback):
     """Prints one line of averages an epoch, and writes them to ``run.history``.
+
+    In a fit with ``validate_every`` there is a line a validation; averages of training are then of
+    all batches since the line before.
 
     Args:
         metrics: As for ``AvgStats``.
@@ -257,7 +260,7 @@ class AvgStatsCallback(Callback):
             silence.
 
     Attributes:
-        train_stats, valid_stats: The ``AvgStats`` of the last epoch.
+        train_stats, valid_stats: The ``AvgStats`` of the last epoch, or row.
 
     Raises:
         TypeError: A metric is none, or ``report`` takes something else than a line.
@@ -278,17 +281,23 @@ class AvgStatsCallback(Callback):
         self.valid_stats = AvgStats(copy.deepcopy(metrics), in_train=False)
         self._report = report
         self._titles: list[str] = []
-        self._start = 0.0
+        self._clock = RowClock()
+        self._is_written = False  # what has been averaged of training stands in a row already
+        self._spans_epochs = False
 
     def begin_fit(self, run: Runner) -> None:
         """Print the column titles again."""
         self._titles = []
+        self._clock = RowClock()
+        self._spans_epochs = run.validate_every is not None
+        self._is_written = self._spans_epochs
 
     def begin_epoch(self, run: Runner) -> None:
         """Start the epoch's clock."""
-        self._start = time.perf_counter()
-        self.train_stats.reset()
-        self.valid_stats.reset()
+        self._clock.begin_epoch(run)
+        if not self._spans_epochs:
+            self.train_stats.reset()
+            self.valid_stats.reset()
 
     def begin_validate(self, run: Runner) -> None:
         """Start over, for a validation outside of a fit too."""
@@ -296,40 +305,58 @@ class AvgStatsCallback(Callback):
 
     def after_loss(self, run: Runner) -> None:
         """Add the batch."""
+        if self._is_written and run.in_train:
+            self._is_written = False
+            self.train_stats.reset()
         with torch.no_grad():
             (self.train_stats if run.in_train else self.valid_stats).accumulate(run)
 
     @handler("after_train")
     def share_train(self, run: Runner) -> None:
-        """Have the averages be those of all processes, once a phase."""
-        if run.outcome != "failed":
+        """Have the averages be those of all processes, once a phase; or later, once a row."""
+        if run.outcome != "failed" and not self._spans_epochs:
             self.train_stats.share(run.world)
 
     def after_validate(self, run: Runner) -> None:
-        """Have the averages be those of all; report a validation that is no part of a fit."""
+        """Have the averages be those of all; report a validation that is no part of a row."""
         if run.outcome != "failed":
             self.valid_stats.share(run.world)
-        if run.token.scope is None:
+        is_aside = run.in_interlude and not self._spans_epochs
+        if run.token.scope is None or is_aside:
             run.history[-1].update(self._row(self.valid_stats))
             self._print_line(run.history[-1])
+        if is_aside:
+            self.valid_stats.reset()  # else it would pass for that of the epoch
 
-    def after_epoch(self, run: Runner) -> None:
-        """Report the epoch, unless it failed: its averages would pass for those of an epoch."""
+    def end_row(self, run: Runner) -> None:
+        """Report the row, unless it failed: its averages would pass for those of a whole one."""
         if run.outcome == "failed":
             return
-        row = {**self._row(self.train_stats), **self._row(self.valid_stats)}
+        place: dict[str, Any] = {"epoch": run.epoch}
+        trained = {}
+        if self._spans_epochs:
+            place["step"] = run.steps
+        if not self._is_written:
+            if self._spans_epochs:
+                self.train_stats.share(run.world)
+            trained = self._row(self.train_stats)
+        self._is_written = self._spans_epochs
+        row = {**trained, **self._row(self.valid_stats)}
         run.history[-1].update(row)
-        self._print_line({"epoch": run.epoch, **row, "seconds": time.perf_counter() - self._start})
+        self._print_line({**place, **row, "seconds": self._clock.lap(run)})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has been measured of the current epoch."""
+        """Return what has been measured of the current epoch or row."""
         stats = {"train": self.train_stats, "valid": self.valid_stats}
-        return {phase: each.state_dict() for phase, each in stats.items()}
+        state: dict[str, Any] = {phase: each.state_dict() for phase, each in stats.items()}
+        return {**state, "spans_epochs": self._spans_epochs, "is_written": self._is_written}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on measuring the epoch in which the state was saved."""
         self.train_stats.load_state_dict(state["train"])
         self.valid_stats.load_state_dict(state["valid"])
+        self._spans_epochs = state.get("spans_epochs", False)  # earlier formats lack these
+        self._is_written = state.get("is_written", False)
 
     def state_for_rank(
         self, states: Sequence[dict[str, Any]], rank: int, size: int, phase: str | None
@@ -342,20 +369,23 @@ class AvgStatsCallback(Callback):
         """
         found = dict(states[0])
         key = {"train": "train", "validate": "valid"}.get(phase or "")
-        if key is None:
-            return found
-        parts = [state[key] for state in states]
+        if key is not None:
+            found[key] = self._part_of_rank([state[key] for state in states], rank)
+        if key != "train" and found.get("spans_epochs") and not found["is_written"]:
+            found["train"] = self._part_of_rank([state["train"] for state in states], rank)
+        return found
+
+    def _part_of_rank(self, parts: Sequence[dict[str, Any]], rank: int) -> dict[str, Any]:
         if any(part["metrics"] and part.get("updates", 1) for part in parts):
             raise ValueError(
                 "AvgStatsCallback has a metric that keeps state, and is in the middle of a phase: "
-                f"go on with {len(states)} processes, or from a checkpoint between epochs"
+                f"go on with {len(parts)} processes, or from a checkpoint between epochs"
             )
         totals = [sum(numbers) for numbers in zip(*(p["sums"] for p in parts), strict=True)]
         count = sum(part["count"] for part in parts)
         whole = {**parts[0], "sums": totals, "count": count}
         nothing = {**whole, "sums": [0.0] * len(totals), "count": 0, "updates": 0}
-        found[key] = whole if rank == 0 else nothing
-        return found
+        return whole if rank == 0 else nothing
 
     def _row(self, stats: AvgStats) -> dict[str, float]:
         prefix = "train" if stats.in_train else "valid"

@@ -19,6 +19,8 @@ _THRESHOLD_MODES = ("rel", "abs")
 class ReduceLROnPlateau(MonitoringCallback, SchedulerCallback):
     """Tells ``torch.optim.lr_scheduler.ReduceLROnPlateau`` a metric after every epoch.
 
+    In a fit with ``validate_every`` it does so after every validation, which ``patience`` counts.
+
     An epoch without a step of the optimizer is passed over, and one that was cut short and
     left no such metric, or the metric of a validation that was cancelled.
 
@@ -66,9 +68,11 @@ class ReduceLROnPlateau(MonitoringCallback, SchedulerCallback):
         super().load_state_dict(state)
         self.is_cut_short = state.get("is_cut_short", False)
 
-    def after_epoch(self, run: Runner) -> None:
-        """Step the scheduler with the metric, if the epoch counts."""
-        if not self.epoch_counts(run):
+    def end_row(self, run: Runner) -> None:
+        """Step the scheduler with the metric, if the row counts."""
+        by_epochs = run.validate_every is None
+        counts = self.epoch_counts(run) if by_epochs else run.outcome == "completed"
+        if not counts:
             return
         value = self.reading(run)
         if value is not None:

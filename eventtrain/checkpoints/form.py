@@ -196,8 +196,10 @@ _ADDED_LATER = {
     "loaders",
     "last_batch",
     "epochs",
+    "validate_every",
     "world_size",
     "syncs_buffers",
+    "arrival_order",
 }
 _KINDS: dict[str, Callable[[Any], bool]] = {
     "counters": _is_dict,
@@ -214,7 +216,11 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "random": lambda value: value is not None and _are_random(value),
     "phase_start": _are_random,
     "loaders": _are_forms,
+    "validate_every": lambda value: value is None or is_count(value),
     "last_batch": lambda value: value is None or _are_named(value),
     "world_size": lambda value: is_count(value) and value > 0,
     "syncs_buffers": lambda value: isinstance(value, bool),
+    "arrival_order": lambda value: (
+        isinstance(value, list) and all(isinstance(each, str) for each in value)
+    ),
 }

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..distributed.engines import put_shards_back
+from ..distributed.engines import Replicated, put_shards_back
 from ..optimizer_modes import evaluation_weights, modal_optimizers
 from ..optimizers import parameter_groups
 from ..state import RunState
@@ -81,11 +81,13 @@ def take_snapshot(
     """
     put_shards_back(run.model)
     gradients = {name: p.grad for name, p in _parameters(run) if p.grad is not None}
+    wrapped = _wrapped(run)
     return {
         "format": FORMAT,
         "position": {"epoch": epoch, "phase": phase, "batch": batch},
         "world_size": run.world.size,
         "epochs": run.epochs,
+        "validate_every": run.validate_every,
         "counters": counters_at(run, phase),
         "history": plain_data(list(run.history), "history"),
         "model": plain_data(state_of(run.model), "model"),
@@ -104,7 +106,8 @@ def take_snapshot(
         "phase_start": phase_start,
         "loaders": loader_forms,
         "last_batch": None if phase is None else batch_print(run.batch),
-        "syncs_buffers": getattr(_wrapped(run), "require_forward_param_sync", True),
+        "syncs_buffers": getattr(wrapped, "require_forward_param_sync", True),
+        "arrival_order": wrapped.arrival_order if isinstance(wrapped, Replicated) else [],
     }
 
 
@@ -175,8 +178,11 @@ def restore_rest(run: RunState, content: Mapping[str, Any]) -> None:
         # Formats 1 and 2 number all parameters.
         gradient = gradients.get(name if "parameters" in content else index)
         parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
-    if hasattr(_wrapped(run), "require_forward_param_sync"):
-        _wrapped(run).require_forward_param_sync = content.get("syncs_buffers", True)
+    wrapped = _wrapped(run)
+    if hasattr(wrapped, "require_forward_param_sync"):
+        wrapped.require_forward_param_sync = content.get("syncs_buffers", True)
+    if isinstance(wrapped, Replicated):
+        wrapped.arrival_order = content.get("arrival_order", [])
     own = {callback.name: callback for callback in run.cbs}
     for name, state in content["callbacks"].items():
         own[name].load_state_dict(copy.deepcopy(state))

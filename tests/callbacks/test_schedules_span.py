@@ -336,3 +336,12 @@ def test_the_last_bar_over_the_batches_ends_with_max_steps(make_learner: Make) -
         line.split("/")[1].split()[0] for line in out.getvalue().split("\r") if "train" in line
     ]
     assert totals[-1] == "2"
+
+
+def test_a_schedule_spans_a_fit_by_steps_as_one_by_epochs(
+    make_learner: Make, spanning: Callable[..., Any]
+) -> None:
+    run = Runner([spanning()])
+    seen = watch(run)
+    run.fit(steps=6, learn=unsized(make_learner()))
+    assert seen == pytest.approx(rates_of([spanning()], 2, make_learner()))
