@@ -247,3 +247,16 @@ def test_a_checkpoint_that_was_saved_in_the_wrong_mode_is_gone_on_from_in_the_ri
     run.on("after_batch", look_and_stop)
     run.fit(1, free(make_learner()))
     assert Runner(Checkpoint(tmp_path)).fit(2, learn, resume="auto").steps == 6
+
+
+def test_a_validation_within_training_leaves_the_weights_that_train_bit_for_bit(
+    make_learner: Make,
+) -> None:
+    ours, plain, seen = free(make_learner()), free(make_learner()), []
+    run = Runner(AvgStatsCallback())
+    run.on("begin_validate", lambda run: seen.append(mode(ours)))
+    run.fit(2, ours, validate_every=1)
+    ours.opt.eval()
+    Runner().fit(steps=6, learn=plain, validate_every=99)
+    assert seen == [False] * 6
+    assert same(weights(ours), weights(plain))

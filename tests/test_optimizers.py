@@ -44,6 +44,7 @@ from eventtrain.callbacks import (
     TerminateOnNaN,
     sched_lin,
 )
+from eventtrain.checkpoints.files import list_checkpoints, write_checkpoint
 
 
 class Gan(nn.Module):
@@ -716,3 +717,44 @@ def test_another_run_within_a_step_leaves_it_known_which_one_steps() -> None:
     run.fit(1, learn)
     assert seen == ["d", "g"] * 4
     assert "steppers" not in vars(learn)
+
+
+def test_a_fit_by_steps_counts_those_of_all_and_ends_with_the_batch() -> None:
+    learn = learner()
+    assert GanRunner(AvgStatsCallback()).fit(steps=6, learn=learn).steps == 6
+    assert GanRunner().fit(steps=3, learn=learn, validate_every=2).steps == 4
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_measures_of_a_row_bear_the_names(every: int) -> None:
+    run = GanRunner(GradStats(every, history=True))
+    result = run.fit(1, learner(), validate_every=4)
+    assert [set(row) >= {"grad_norm_g", "grad_norm_d"} for row in result.history] == [True, True]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["opt"].pop("g"),
+        lambda content: content["parameters"].pop("d"),
+        lambda content: content.update(parameters=[]),
+        lambda content: content["opt_class"].update(g=3),
+        lambda content: content["opt"].update(g=[1]),
+        lambda content: content["opt"]["g"].update(param_groups=[{}]),
+        lambda content: content["parameters"].update(d=[[{"name": "judge.0.weight"}]]),
+        lambda content: content["parameters"].update(d=[]),
+    ],
+)
+def test_a_damaged_checkpoint_of_several_is_refused_before_anything_changes(
+    change: Callable[[Any], object], tmp_path: Path
+) -> None:
+    run = GanRunner(Checkpoint(tmp_path))
+    run.fit(1, learner())
+    content = load_checkpoint(run.checkpoint.last)
+    change(content)
+    write_checkpoint(list_checkpoints(tmp_path)[-1], content)
+    learn, again = learner(), GanRunner(Checkpoint(tmp_path))
+    again.on("begin_fit", lambda run: pytest.fail("it has begun"))
+    with pytest.raises(CheckpointError):
+        again.fit(2, learn, resume="auto")
+    assert same(learn.model, Gan())
