@@ -43,8 +43,8 @@ HOUSE = """
     distributed.connections  distributed.failures  distributed.agreed_scopes
     distributed.participation
     distributed.arrival_order
-    submodules  distributed.engines  discriminative  model_call  learner  extent  rows  phase_log
-    state
+    submodules  optimizers  optimizer_modes  distributed.engines  discriminative  model_call
+    steppers  learner  extent  rows  phase_log  state
     diagnosis  param_groups
     handler_options  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.shard_metadata
