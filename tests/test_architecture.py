@@ -39,7 +39,7 @@ HOUSE = """
     data.worker_signals  data.workers  data.bunch  data.sharding  data.mnist  data.datasets  data
     host_reading  weighted_sums
     distributed.groups  distributed.gradient_sync  distributed.reductions  distributed.global_mean
-    distributed.gathering  distributed.transport  distributed.tallies
+    distributed.gathering  over_all  distributed.transport  distributed.tallies
     distributed.connections  distributed.failures  distributed.agreed_scopes
     distributed.participation
     submodules  distributed.engines  discriminative  model_call  learner  phase_log  state

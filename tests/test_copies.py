@@ -327,6 +327,7 @@ def bound(index: int) -> Any:
 PUBLIC: dict[str, Callable[[], Any]] = {
     "EVENTS": lambda: eventtrain.EVENTS,
     "AvgStats": lambda: stock.AvgStats(accuracy, True),
+    "OverAll": lambda: stock.OverAll(accuracy),
     "Callback": Callback,
     "Cancellation": lambda: a_run().result.cancellations[0],
     "DataBunch": some_data,

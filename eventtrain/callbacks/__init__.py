@@ -7,7 +7,11 @@ from ..lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from .activation_checkpointing import ActivationCheckpointing as ActivationCheckpointing
     from .activation_stats import ActivationStats as ActivationStats
-    from .avg_stats import AvgStats as AvgStats, AvgStatsCallback as AvgStatsCallback
+    from .avg_stats import (
+        AvgStats as AvgStats,
+        AvgStatsCallback as AvgStatsCallback,
+        OverAll as OverAll,
+    )
     from .batch_transform import BatchTransform as BatchTransform
     from .channels_last import ChannelsLast as ChannelsLast
     from .checkpoint import Checkpoint as Checkpoint
