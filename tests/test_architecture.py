@@ -53,7 +53,7 @@ HOUSE = """
     checkpoints.snapshot  checkpoints.kept_tensors  checkpoints.save_point
     checkpoints.restore_point  checkpoints
     checkpoint_files
-    resuming  loop  stepping
+    pieces  split_call  resuming  loop  stepping
     reports.picture  reports.replay  reports.plugin_reports  reports
     runner
     callbacks.shared  callbacks  eventtrain

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .recorder import Recorder as Recorder
     from .reduce_lr_on_plateau import ReduceLROnPlateau as ReduceLROnPlateau
     from .seed import Seed as Seed
+    from .split_on_oom import SplitOnOOM as SplitOnOOM
     from .stop_file import StopFile as StopFile
     from .swa import SWA as SWA
     from .tensorboard import TensorBoard as TensorBoard
