@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .data.batch import convert_parts
-from .data.weights import are_of_one_kind, form_of
+from .data.weights import are_of_one_kind, form_of, possible_counts
 from .errors import DataError
 
 Range = tuple[int, int]
@@ -28,23 +28,28 @@ def rows_of(given: Any) -> int:
     Raises:
         CannotBeCut: They have other numbers, or there is none.
     """
-    counts: set[int] = set()
-    _count(given, counts)
+    found: list[frozenset[int]] = []
+    _count(given, found)
+    counts = frozenset.intersection(*found) if found else frozenset()
     if len(counts) != 1:
-        told = " or ".join(map(str, sorted(counts))) or "none"
+        told = " or ".join(map(str, sorted(frozenset().union(*found)))) or "no"
         raise CannotBeCut(f"the model is called with {form_of(given, 4)}, and has {told} rows")
-    return counts.pop()
+    return next(iter(counts))
 
 
-def _count(part: Any, counts: set[int]) -> Any:
+def _count(part: Any, found: list[frozenset[int]]) -> Any:
     if isinstance(part, Tensor):
         if part.is_nested or part.layout is not torch.strided:
             raise CannotBeCut(f"a tensor of layout {part.layout} has no rows to cut by")
-        counts.update(part.shape[:1])
-    elif _is_list_of_samples(part):
-        counts.add(len(part))
+        if part.ndim:
+            found.append(frozenset(part.shape[:1]))
+    elif _may_list_samples(part):
+        counts = possible_counts(part)
+        if len(counts) == 1 and possible_counts(part[0]) == counts:
+            raise CannotBeCut(f"{form_of(part)} can be a sample an element, and can be fields")
+        found.append(counts)
     elif isinstance(part, (Mapping, list, tuple)) or is_dataclass(part):
-        convert_parts(part, lambda inner: _count(inner, counts))
+        convert_parts(part, lambda inner: _count(inner, found))
     elif not isinstance(part, (int, float, str, bool, type(None))):
         raise CannotBeCut(f"nobody knows how to cut a {type(part).__name__}")
     return part
@@ -52,11 +57,15 @@ def _count(part: Any, counts: set[int]) -> Any:
 
 def cut(given: Any, piece: Range) -> Any:
     """Return the rows of one piece, of what ``rows_of`` has counted."""
-    if isinstance(given, Tensor):
-        return given[slice(*piece)] if given.ndim else given
-    if _is_list_of_samples(given):
-        return given[slice(*piece)]
-    return convert_parts(given, lambda part: cut(part, piece))
+    return _cut(given, slice(*piece), rows_of(given))
+
+
+def _cut(part: Any, piece: slice, rows: int) -> Any:
+    if isinstance(part, Tensor):
+        return part[piece] if part.ndim else part
+    if _may_list_samples(part) and len(part) == rows:
+        return part[piece]
+    return convert_parts(part, lambda inner: _cut(inner, piece, rows))
 
 
 def ranges(rows: int, most: int) -> list[Range]:
@@ -160,6 +169,6 @@ def _like(share: Any, part: Tensor) -> Tensor:
     return here.to(part.device, part.dtype)
 
 
-def _is_list_of_samples(part: Any) -> bool:
-    """Whether it lists a sample an element, as detectors take them."""
+def _may_list_samples(part: Any) -> bool:
+    """Whether it can have a sample an element, as detectors take them."""
     return isinstance(part, list) and len(part) > 0 and are_of_one_kind(part)

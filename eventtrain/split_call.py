@@ -13,6 +13,7 @@ from .checkpoints.random_state import random_state, set_random_state
 from .data.batch import model_device
 from .data.weights import weight_of
 from .errors import add_note
+from .param_groups import trained_parameters
 from .pieces import CannotBeCut, Joined, Range, cut, leaves_of, ranges, rows_of, with_leaves
 
 
@@ -130,10 +131,12 @@ class SplitCall:
         work = _Work(self, given, before)
         if not pieces:
             out = self.model(*given[0], **given[1])
-            return work.cut_from_graph(out) if has_graph and work.can_call_again() else out
+            return out if not has_graph or work.hangs_on_graph() else work.cut_from_graph(out)
         joined = work.call_in(pieces)
-        if not has_graph or not any(p.requires_grad for p in self.model.parameters()):
+        if not has_graph or not work.parameters:
             return joined.with_leaves(joined.leaves)
+        if work.hangs_on_graph():
+            raise CannotBeCut("something that the model is called with has a gradient of its own")
         return work.attach(joined.with_leaves(joined.leaves), joined.leaves)
 
 
@@ -142,6 +145,9 @@ class _Work:
 
     def __init__(self, call: SplitCall, given: Any, before: _State) -> None:
         self._call, self._given, self._before = call, given, before
+        # Also those that the model knows without owning them.
+        held = {id(p): p for p in (*call.model.parameters(), *trained_parameters(call.run))}
+        self.parameters = [p for p in held.values() if p.requires_grad]
         self._pieces: Sequence[Range] = ()
         self._states: list[_State] = []
         self._joined: Joined | None = None
@@ -157,9 +163,9 @@ class _Work:
             "cache_enabled": torch.is_autocast_cache_enabled(),
         }
 
-    def can_call_again(self) -> bool:
-        """Whether nothing that is given hangs on a graph, which could be gone through once only."""
-        return not any(t.requires_grad and not t.is_leaf for t in leaves_of(self._given))
+    def hangs_on_graph(self) -> bool:
+        """Whether gradients go on to something else than parameters."""
+        return any(tensor.requires_grad for tensor in leaves_of(self._given))
 
     # Forward
 
@@ -204,9 +210,8 @@ class _Work:
             leaf.requires_grad if is_whole else leaf.is_floating_point() for leaf in leaves
         ]
         given = [leaf for leaf, is_given in zip(leaves, self._is_given, strict=True) if is_given]
-        anchor = torch.empty(0, requires_grad=True)
         outs = [leaf.detach() for leaf in given]
-        attached = iter(_Attached.apply(self, anchor, outs))  # type: ignore[no-untyped-call]
+        attached = iter(_Attached.apply(self, outs, *self.parameters))  # type: ignore[no-untyped-call]
         found = with_leaves(
             form,
             [
@@ -219,14 +224,12 @@ class _Work:
 
     # Backward
 
-    def backward(self, gradients: Sequence[Tensor | None]) -> None:
-        """Add the gradients of the parameters; in smaller pieces where memory does not suffice."""
-        kept = _Gradients(self._call.model)
+    def backward(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Return the gradients of ``parameters``, in smaller pieces if memory does not suffice."""
         while True:
             try:
                 return self._go_back(gradients)
             except torch.OutOfMemoryError as error:
-                kept.restore()
                 self._call.limit.lower(self._given, error)
                 if self._may_differ:
                     self._require_same_loss(error)
@@ -236,23 +239,48 @@ class _Work:
             if self._may_differ:
                 gradients = self._gradients_anew(joined)
 
-    def _go_back(self, gradients: Sequence[Tensor | None]) -> None:
+    def _go_back(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         if self._outs:
             outs, self._outs = self._outs, []
-            return _backward(outs, gradients)
-        assert self._joined is not None
+            return self._gradients_of(outs, gradients)
         rest = iter(gradients)
         every = [next(rest) if is_given else None for is_given in self._is_given]
         after = _State(self._call.model)
+        total: list[Tensor | None] = [None] * len(self.parameters)
         try:
-            for index, piece in enumerate(self._pieces):
-                self._states[index].restore()
-                args, kwargs = cut(self._given, piece)
-                with torch.enable_grad(), torch.autocast(**self._autocast):
-                    out = self._call.model(*args, **kwargs)
-                _backward(leaves_of(out), self._joined.part_of(every, index))
+            if self._joined is None:  # the graph of the whole has been gone through before
+                return self._gradients_of(self._called(self._before, self._given), every)
+            for index, (piece, state) in enumerate(zip(self._pieces, self._states, strict=True)):
+                outs = self._called(state, cut(self._given, piece))
+                found = self._gradients_of(outs, self._joined.part_of(every, index))
+                total = [_sum(*pair) for pair in zip(total, found, strict=True)]
         finally:
             after.restore()
+        return total
+
+    def _called(self, state: _State, given: Any) -> list[Tensor]:
+        """Call the model once more, as it was called in ``state``."""
+        state.restore()
+        with torch.enable_grad(), torch.autocast(**self._autocast):
+            return leaves_of(self._call.model(*given[0], **given[1]))
+
+    def _gradients_of(
+        self, outs: Sequence[Tensor], gradients: Sequence[Tensor | None]
+    ) -> list[Tensor | None]:
+        pairs = [
+            (out, gradient)
+            for out, gradient in zip(outs, gradients, strict=True)
+            if gradient is not None and out.requires_grad
+        ]
+        if not pairs:
+            return [None] * len(self.parameters)
+        found = torch.autograd.grad(
+            [out for out, _ in pairs],
+            self.parameters,
+            [gradient for _, gradient in pairs],
+            allow_unused=True,
+        )
+        return list(found)
 
     def _require_same_loss(self, error: torch.OutOfMemoryError) -> None:
         """See that the loss can be computed anew, with the random numbers of the pieces."""
@@ -287,38 +315,16 @@ class _Attached(torch.autograd.Function):
     """Stands for the graph of a model's call, which the backward pass may have to make anew."""
 
     @staticmethod
-    def forward(ctx: Any, work: _Work, anchor: Tensor, outs: list[Tensor]) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, work: _Work, outs: list[Tensor], *held: Tensor) -> tuple[Tensor, ...]:
         ctx.work = work
         ctx.set_materialize_grads(False)
         return tuple(outs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[None, None, None]:
-        ctx.work.backward(gradients)
-        return None, None, None
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        return None, None, *ctx.work.backward(gradients)
 
 
-class _Gradients:
-    """The gradients of a model as they are now."""
-
-    def __init__(self, model: Any) -> None:
-        self._kept = [
-            (p, p.grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()
-        ]
-
-    def restore(self) -> None:
-        for parameter, gradient, value in self._kept:
-            if gradient is not None and value is not None:
-                gradient.copy_(value)
-            parameter.grad = gradient
-
-
-def _backward(outs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    pairs = [
-        (out, gradient)
-        for out, gradient in zip(outs, gradients, strict=True)
-        if gradient is not None and out.requires_grad
-    ]
-    if pairs:
-        torch.autograd.backward([out for out, _ in pairs], [gradient for _, gradient in pairs])
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return one + other if one is not None and other is not None else one if other is None else other

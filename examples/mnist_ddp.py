@@ -4,9 +4,10 @@ Run it with::
 
     torchrun --nproc-per-node 2 examples/mnist_ddp.py
 
-or alone, with ``python examples/mnist_ddp.py``. MNIST is read from ``--data`` or from the folder
-that EVENTTRAIN_DATA names; where neither is given, it takes the small digits of scikit-learn. A
-batch has 128 images, however many processes share it.
+or alone, with ``python examples/mnist_ddp.py``. With ``--checkpoints FOLDER``, and torchrun's
+``--max-restarts 3``, it goes on by itself when a process is lost. MNIST is read from ``--data`` or
+from the folder that EVENTTRAIN_DATA names; where neither is given, it takes the small digits of
+scikit-learn. A batch has 128 images, however many processes share it.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from eventtrain import (
     accuracy,
     get_data,
 )
-from eventtrain.callbacks import BatchTransform, OneCycle, Seed
+from eventtrain.callbacks import BatchTransform, Checkpoint, OneCycle, Seed
 
 
 def make_model() -> nn.Module:
@@ -46,9 +47,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train on MNIST with one process or several.")
     parser.add_argument("--data", help="folder that holds the files of MNIST")
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--checkpoints", help="folder to save to, and to go on from")
     options = parser.parse_args()
 
-    name = "mnist" if options.data or "EVENTTRAIN_DATA" in os.environ else "digits"
+    name = "mnist" if options.data or os.environ.get("EVENTTRAIN_DATA") else "digits"
     x_train, y_train, x_valid, y_valid = get_data(name, options.data)
     side = isqrt(x_train.shape[1])
     # bs is the batch over all processes: each gets its share, from one order.
@@ -61,6 +63,7 @@ def main() -> None:
     opt = torch.optim.AdamW(model.parameters(), lr=1e-3)
     learn = Learner(model, opt, cross_entropy, data)
 
+    save = [Checkpoint(options.checkpoints, every_seconds=60)] if options.checkpoints else []
     run = Runner(
         [
             Seed(0),  # a stream for each process: dropout differs between them
@@ -68,9 +71,10 @@ def main() -> None:
             BatchTransform(x=lambda xb: xb.view(-1, 1, side, side), during=None),
             AvgStatsCallback(accuracy),
             OneCycle(max_lr=0.01),
+            *save,
         ]
     )
-    result = run.fit(options.epochs, learn)
+    result = run.fit(options.epochs, learn, resume="auto" if save else None)
     if run.is_zero:
         found = result.history[-1]["valid_accuracy"]
         print(f"{len(x_train)} images, {run.world_size} processes, accuracy {found:.4f}")

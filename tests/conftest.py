@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from importlib import invalidate_caches
 from pathlib import Path
@@ -17,6 +17,8 @@ from uuid import uuid4
 
 # Tensors are small here: threads would wait for each other. Processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# torch asks the name server for names of the loopback's addresses, and it may be deaf.
+os.environ.setdefault("RES_OPTIONS", "timeout:1")
 
 import pytest
 import torch
@@ -41,6 +43,8 @@ settings.load_profile("untimed")
 ROOT = Path(__file__).resolve().parents[1]
 Install = Callable[..., str]
 Result = tuple[int, str, str]
+Process = subprocess.Popen[str]
+Torchrun = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 class NoReading(TorchFunctionMode):
@@ -87,6 +91,50 @@ class NoSync(AbstractContextManager[None]):
 
     def __exit__(self, *error: Any) -> None:
         self._modes.close()
+
+
+def children_of(parent: int) -> list[int]:
+    """The processes that one has started, and those that these have, where Linux lists them."""
+    listed = Path(f"/proc/{parent}/task/{parent}/children")
+    children = [int(pid) for pid in listed.read_text().split()] if listed.exists() else []
+    return [*children, *(each for child in children for each in children_of(child))]
+
+
+@pytest.fixture(scope="session")
+def torchrun() -> Torchrun:
+    """Have torchrun start two processes, with a session of their own and a hard limit."""
+
+    def run(
+        *command: str,
+        options: Sequence[str] = (),
+        limit: float = 60.0,
+        meanwhile: Callable[[Process], object] = lambda process: None,
+        **environment: str,
+    ) -> subprocess.CompletedProcess[str]:
+        """``meanwhile`` is called while they run."""
+        start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+        start += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", *options]
+        paths = [str(ROOT), environment.pop("PYTHONPATH", os.environ.get("PYTHONPATH", ""))]
+        environment = {"PYTHONWARNINGS": "", "PYTHONPATH": os.pathsep.join(paths), **environment}
+        process = subprocess.Popen(
+            [*start, *command],
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+        try:
+            meanwhile(process)
+            said = process.communicate(timeout=limit)
+        except BaseException as error:
+            for pid in (process.pid, *children_of(process.pid)):  # ranks have sessions of their own
+                os.kill(pid, signal.SIGKILL)
+            raise AssertionError(f"they have not ended: {process.communicate()}") from error
+        return subprocess.CompletedProcess(command, process.returncode, *said)
+
+    return run
 
 
 @pytest.fixture

@@ -42,6 +42,7 @@ HOUSE = """
     distributed.gathering  over_all  distributed.transport  distributed.tallies
     distributed.connections  distributed.failures  distributed.agreed_scopes
     distributed.participation
+    distributed.arrival_order
     submodules  distributed.engines  discriminative  model_call  learner  phase_log  state
     diagnosis  param_groups
     handler_options  callback  train_eval  plugins

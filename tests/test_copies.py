@@ -111,6 +111,7 @@ MAKE: dict[str, Callable[[], Callback]] = {
     "ReduceLROnPlateau": stock.ReduceLROnPlateau,
     "SWA": stock.SWA,
     "Seed": lambda: stock.Seed(1),
+    "SplitOnOOM": stock.SplitOnOOM,
     "StopFile": lambda: stock.StopFile("stop"),
     "TensorBoard": lambda: stock.TensorBoard("board"),
     "TerminateOnNaN": stock.TerminateOnNaN,

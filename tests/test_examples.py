@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-TORCHRUN += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
 
 
 def run_example(name: str, *arguments: str) -> str:
@@ -84,39 +82,26 @@ def test_the_own_loop_example_learns_the_distribution_and_stops_by_the_token() -
     assert "are close enough', by='stop_when_close', event='after_step'" in printed
 
 
-def run_on_two(name: str, *arguments: str) -> str:
+def run_on_two(torchrun: Any, name: str, *arguments: str) -> str:
     """Have torchrun run an example on two ranks and return what they printed."""
-    process = subprocess.Popen(
-        [*TORCHRUN, str(ROOT / "examples" / name), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if k != "EVENTTRAIN_DATA"}
-        | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": ""},
-        start_new_session=True,
-    )
-    try:
-        printed, said = process.communicate(timeout=60)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # torchrun and its ranks have a session of their own
-        raise AssertionError(f"the ranks have not ended: {process.communicate()}") from None
-    assert process.returncode == 0, said
+    done = torchrun(str(ROOT / "examples" / name), *arguments, EVENTTRAIN_DATA="")
+    assert done.returncode == 0, done.stderr
+    printed: str = done.stdout
     return printed
 
 
-def test_the_ddp_example_trains_on_two_processes_and_prints_once() -> None:
+def test_the_ddp_example_trains_on_two_processes_and_prints_once(torchrun: Any) -> None:
     pytest.importorskip("sklearn", reason="needs scikit-learn (extra 'demo')")
-    *_, row, last = run_on_two("mnist_ddp.py", "--epochs", "3").splitlines()
+    *_, row, last = run_on_two(torchrun, "mnist_ddp.py", "--epochs", "3").splitlines()
     assert row.split()[0] == "2"
     match = re.fullmatch(r"1437 images, 2 processes, accuracy (.*)", last)
     assert match is not None
     assert float(match[1]) > 0.8
 
 
-def test_the_fsdp2_example_writes_the_same_alone_and_on_two_processes() -> None:
+def test_the_fsdp2_example_writes_the_same_alone_and_on_two_processes(torchrun: Any) -> None:
     arguments = ("transformer_fsdp2.py", "--epochs", "1", "--letters", "8000")
-    together = run_on_two(*arguments).splitlines()
+    together = run_on_two(torchrun, *arguments).splitlines()
     alone = run_example(*arguments).splitlines()
     losses = [[float(x) for x in lines[1].split()[1:3]] for lines in (together, alone)]
     assert losses[0] == pytest.approx(losses[1], abs=2e-3)

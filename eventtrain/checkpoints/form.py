@@ -178,6 +178,7 @@ _ADDED_LATER = {
     "epochs",
     "world_size",
     "syncs_buffers",
+    "arrival_order",
 }
 _KINDS: dict[str, Callable[[Any], bool]] = {
     "counters": _is_dict,
@@ -197,4 +198,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "last_batch": lambda value: value is None or _are_named(value),
     "world_size": lambda value: is_count(value) and value > 0,
     "syncs_buffers": lambda value: isinstance(value, bool),
+    "arrival_order": lambda value: (
+        isinstance(value, list) and all(isinstance(each, str) for each in value)
+    ),
 }

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..distributed.engines import put_shards_back
+from ..distributed.engines import Replicated, put_shards_back
 from ..state import RunState
 from ..submodules import copies_of, fill, is_expanded, set_tensors, tensors_of
 from .compatibility import state_of
@@ -79,6 +79,7 @@ def take_snapshot(
     """
     put_shards_back(run.model)
     gradients = {name: p.grad for name, p in _parameters(run) if p.grad is not None}
+    wrapped = _wrapped(run)
     return {
         "format": FORMAT,
         "position": {"epoch": epoch, "phase": phase, "batch": batch},
@@ -102,7 +103,8 @@ def take_snapshot(
         "phase_start": phase_start,
         "loaders": loader_forms,
         "last_batch": None if phase is None else batch_print(run.batch),
-        "syncs_buffers": getattr(_wrapped(run), "require_forward_param_sync", True),
+        "syncs_buffers": getattr(wrapped, "require_forward_param_sync", True),
+        "arrival_order": wrapped.arrival_order if isinstance(wrapped, Replicated) else [],
     }
 
 
@@ -149,8 +151,11 @@ def restore_rest(run: RunState, content: Mapping[str, Any]) -> None:
         # Formats 1 and 2 number all parameters.
         gradient = gradients.get(name if "parameters" in content else index)
         parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
-    if hasattr(_wrapped(run), "require_forward_param_sync"):
-        _wrapped(run).require_forward_param_sync = content.get("syncs_buffers", True)
+    wrapped = _wrapped(run)
+    if hasattr(wrapped, "require_forward_param_sync"):
+        wrapped.require_forward_param_sync = content.get("syncs_buffers", True)
+    if isinstance(wrapped, Replicated):
+        wrapped.arrival_order = content.get("arrival_order", [])
     own = {callback.name: callback for callback in run.cbs}
     for name, state in content["callbacks"].items():
         own[name].load_state_dict(copy.deepcopy(state))

@@ -82,7 +82,12 @@ def make() -> click.Command:
         help="How several processes train one model: a copy on each, or a part.",
     )
     @plugin_options
-    @click.option("--log", is_flag=True, help="Log every event to events.jsonl too.")
+    @click.option(
+        # torchrun takes --log for one of its own, though it stands behind the program.
+        *("--log", "--log-events", "log"),
+        is_flag=True,
+        help="Log every event to events.jsonl too; under torchrun, only the longer name works.",
+    )
     def train(**options: Any) -> int:
         """Train a model and save what it learned.
 

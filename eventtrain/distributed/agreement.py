@@ -252,22 +252,6 @@ class Agreement:
         self._standing.notice()
         self._poster.fail({"kind": "failed", "ranks": [self._rank], "message": message})
 
-    def ask_for_sign_of_life(self) -> Callable[[], bool]:
-        """Ask all ranks who is there; does not wait. One that does not answer is lost.
-
-        Returns:
-            Whether all have answered by now.
-        """
-        standing = self._standing
-        length = standing.heard.length
-        self._poster.doubt(length)
-
-        def is_answered() -> bool:
-            heard = standing.heard
-            return heard.length > length and not heard.is_undecided
-
-        return is_answered
-
     def remote_failure(self, seconds: float) -> RemoteError | None:
         """Return why another rank has failed, as soon as that is known, within ``seconds``.
 
@@ -280,8 +264,11 @@ class Agreement:
         failure = standing.failure
         return None if failure is None or failure.ranks == (self._rank,) else failure
 
-    def ask_who_is_there(self, patience: float) -> Callable[[], bool]:
-        """Ask all ranks for a sign of life within ``patience`` seconds; does not wait.
+    def ask_who_is_there(self, patience: float | None = None) -> Callable[[], bool]:
+        """Ask all ranks for a sign of life; does not wait. One that does not answer is lost.
+
+        Args:
+            patience: Seconds in which all must answer; ``lost_after`` by default.
 
         Returns:
             Whether all have answered, when it is called.

@@ -44,7 +44,7 @@ class Patience:
         if self._is_answered is None:
             if now >= self._ask_at:
                 self._asked_at = now
-                self._is_answered = self._agreement.ask_for_sign_of_life()
+                self._is_answered = self._agreement.ask_who_is_there()
         elif self._is_answered():
             self._is_answered, self._ask_at = None, now + SOON
         elif self._is_hurried and now > max(self._asked_at, self._ask_at) + SOON:

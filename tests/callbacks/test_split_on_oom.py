@@ -405,3 +405,37 @@ def test_a_model_that_is_no_module_is_an_error() -> None:
 def test_a_number_of_rows_that_is_none_is_an_error(rows: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="rows"):
         SplitOnOOM(rows)
+
+
+@pytest.mark.parametrize("rows", [None, 3])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_a_handler_may_go_through_the_graph_before(rows: int | None, dropout: float) -> None:
+    def trained(*cbs: Any, looks: bool) -> tuple[Learner, list[Any]]:
+        learn, run, found = learner(dropout=dropout), Runner(list(cbs)), []
+
+        def look(run: Any) -> None:
+            params = list(run.model.parameters())
+            found.append(torch.autograd.grad(run.loss, params, retain_graph=True))
+
+        if looks:
+            run.on("after_loss", look, during="train")
+            run.on(
+                "after_backward",
+                lambda run: found.append(tuple(p.grad.clone() for p in run.model.parameters())),
+            )
+        run.fit(1, learn)
+        return learn, found
+
+    plain, _ = trained(SplitOnOOM(rows), looks=False)
+    watched, found = trained(SplitOnOOM(rows), looks=True)
+    assert close(plain, watched)
+    for before, after in zip(found[::2], found[1::2], strict=True):
+        assert all(map(torch.equal, before, after))
+
+
+def test_an_input_with_a_gradient_of_its_own_is_not_split() -> None:
+    learn = learner()
+    run = Runner(SplitOnOOM(rows=3))
+    run.on("begin_batch", lambda run: run.xb.requires_grad_() is None or None, during="train")
+    with pytest.raises(DataError, match="has a gradient of its own"):
+        run.fit(1, learn)

@@ -76,7 +76,7 @@ def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 # What it tells for those who look in, or what need not be there.
 LEFT_TO_OTHERS = {"epochs", "record", "opt_class", "last_batch", "loaders", "buffers", "parameters"}
-LEFT_TO_OTHERS |= {"world_size", "syncs_buffers"}
+LEFT_TO_OTHERS |= {"world_size", "syncs_buffers", "arrival_order"}
 
 
 def refused(content: dict[str, Any], folder: Path) -> None:

@@ -6,19 +6,18 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
 
 from eventtrain.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-TORCHRUN += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
 FAILING = """
 import os, torch
 from eventtrain import DataBunch, Learner, TensorLoader
@@ -36,28 +35,18 @@ def make(seed):
 """
 
 
-def run_on_two(*arguments: str) -> tuple[int, str, str]:
+def run_on_two(torchrun: Any, *arguments: str, **options: Any) -> tuple[int, str, str]:
     """Have torchrun start the command line on two ranks; exit code, stdout and stderr."""
-    process = subprocess.Popen(
-        [*TORCHRUN, "-m", "eventtrain", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        printed, said = process.communicate(timeout=60)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # torchrun and its ranks have a session of their own
-        raise AssertionError(f"the ranks have not ended: {process.communicate()}") from None
-    return process.returncode, printed, said
+    done = torchrun("-m", "eventtrain", *arguments, **options)
+    return done.returncode, done.stdout, done.stderr
 
 
-def test_train_divides_the_model_prints_once_and_saves_it_whole(tmp_path: Path) -> None:
+def test_train_divides_the_model_prints_once_and_saves_it_whole(
+    torchrun: Any, tmp_path: Path
+) -> None:
     pytest.importorskip("sklearn", reason="needs scikit-learn (extra 'demo')")
     code, printed, said = run_on_two(
-        "train", "--epochs", "1", "--strategy", "fsdp2", "--out", str(tmp_path)
+        torchrun, "train", "--epochs", "1", "--strategy", "fsdp2", "--out", str(tmp_path)
     )
     assert code == 0, said
     first, heads, row, saved = printed.splitlines()
@@ -70,11 +59,13 @@ def test_train_divides_the_model_prints_once_and_saves_it_whole(tmp_path: Path) 
     assert [tuple(value.shape) for value in state.values()] == [(50, 64), (50,), (10, 50), (10,)]
 
 
-def test_what_fails_on_one_rank_is_told_by_it_and_by_rank_zero(tmp_path: Path) -> None:
+def test_what_fails_on_one_rank_is_told_by_it_and_by_rank_zero(
+    torchrun: Any, tmp_path: Path
+) -> None:
     (tmp_path / "nets.py").write_text(FAILING)
     target = f"{tmp_path / 'nets.py'}:make"
     code, _, said = run_on_two(
-        "train", "--data", target, "--metric", "none", "--out", str(tmp_path)
+        torchrun, "train", "--data", target, "--metric", "none", "--out", str(tmp_path)
     )
     assert code == 1
     lines = [line for line in said.splitlines() if "Error: " in line and "no luck" in line]
@@ -84,14 +75,57 @@ def test_what_fails_on_one_rank_is_told_by_it_and_by_rank_zero(tmp_path: Path) -
     ]
 
 
-def test_doctor_has_the_ranks_meet_and_prints_one_report_with_all_devices() -> None:
-    code, printed, said = run_on_two("doctor", "--json")
+def test_doctor_has_the_ranks_meet_and_prints_one_report_with_all_devices(torchrun: Any) -> None:
+    code, printed, said = run_on_two(torchrun, "doctor", "--json")
     assert code == 0, said
     processes = json.loads(printed)["processes"]
     assert "gloo" in processes["backends"]
     assert (processes["started_by"], processes["world_size"]) == ("torch", 2)
     assert [told["local_rank"] for told in processes["ranks"]] == [0, 1]
     assert all("cpu_threads" in told for told in processes["ranks"])
+
+
+@pytest.mark.parametrize(
+    ("number", "is_for_all"),
+    [(signal.SIGINT, True), (signal.SIGTERM, False)],
+    ids=["Ctrl-C", "SIGTERM to torchrun"],
+)
+def test_a_signal_ends_the_training_of_all_and_saves_what_there_is(
+    torchrun: Any, tmp_path: Path, number: signal.Signals, is_for_all: bool
+) -> None:
+    pytest.importorskip("sklearn", reason="needs scikit-learn (extra 'demo')")
+
+    def interrupt(process: Any) -> None:
+        end = time.monotonic() + 50
+        log = tmp_path / "events.jsonl"
+        while not log.exists() or b"after_batch" not in log.read_bytes():
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, number) if is_for_all else process.send_signal(number)
+
+    arguments = ("train", "--epochs", "1000", "--log-events", "--out", str(tmp_path))
+    code, printed, said = run_on_two(torchrun, *arguments, meanwhile=interrupt)
+    assert code != 0
+    assert f"saved in {tmp_path}" in printed, said
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert history["outcome"] == "cancelled"
+    assert history["reason"] == number.name
+    assert torch.load(tmp_path / "model.pt")
+
+
+def test_no_option_of_train_is_taken_by_torchrun_for_its_own() -> None:
+    from torch.distributed.run import get_args_parser
+
+    from eventtrain.commands.train import command
+
+    for option in command().params:
+        if not isinstance(option, click.Option) or option.name == "log":
+            continue
+        for name in option.opts:
+            words = ["-m", "eventtrain", "train", name, "x"]
+            assert get_args_parser().parse_args(words).training_script_args == words[2:]
+    words = ["-m", "eventtrain", "train", "--log-events"]
+    assert get_args_parser().parse_args(words).training_script_args == words[2:]
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ import sys
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from torch.nn.functional import mse_loss
 import eventtrain.plugins  # as well
 from eventtrain import AvgStatsCallback, DataBunch, Distributed, Learner, Runner, TensorLoader
 from eventtrain.callbacks import EMA, Checkpoint, GradientAccumulation
+from eventtrain.checkpoints import folder as writers
+from eventtrain.checkpoints.shards import write_shards
 from eventtrain.distributed import patience
 from eventtrain.distributed.groups import found_group
 
@@ -198,48 +200,48 @@ def is_cancelled(folder: Path, strategy: Any) -> list[Any]:
 
 
 def is_killed_everywhere(folder: Path, strategy: Any, asynchronous: bool) -> list[Any]:
-    """A run whose ranks are killed in turn, each time at a later change of the folder."""
+    """What a run comes to whose rank was killed before a change to the folder, of each kind."""
     fit_it = partial(fit, strategy=strategy, asynchronous=asynchronous, every_steps=3)
-    whole = run_ranks(folder / "whole", 2, fit_it)
-    for point in count(2):
-        told = run_ranks(
-            folder / "killed",
-            2,
-            lambda folder, point=point: dying(folder, point // 2, point % 2, fit_it),  # type: ignore[misc]
-        )
-        if "was killed" not in told:
-            places = [file.read_text() for file in sorted(folder.glob("[0-9]*.[01]"))]
-            return [whole, told, sorted(set(places))]
-    raise AssertionError
+    whole = run_ranks(folder / "whole", 2, partial(changing, fit_it=fit_it, at=None))
+    found = {}
+    for rank in range(2):
+        changes = Counter(json.loads((folder / "whole" / f"changes{rank}").read_text()))
+        for kind, times in changes.items():
+            # The second one, where there is one: then there is a checkpoint to go on from.
+            at = rank, kind, min(times, 2)
+            place = folder / f"{rank} {kind}"
+            lost = run_ranks(place, 2, partial(changing, fit_it=fit_it, at=at))
+            resumed = run_ranks(place, 2, partial(fit_it, resume="auto"))
+            found[place.name] = ["was killed" in lost, resumed == whole]
+    return [[each["outcome"] for each in whole], found]
 
 
-def dying(folder: Path, point: int, victim: int, fit_it: Any) -> Any:
-    """Go on, and be killed before the n-th change that this rank makes to the folder."""
-    if found_group().rank == victim:
-        left = point
+def changing(folder: Path, fit_it: Any, at: tuple[int, str, int] | None) -> Any:
+    """Train, note each change to the folder, and be killed before the n-th of a kind."""
+    changes: list[str] = []
+    rank = found_group().rank
 
-        def dying_before(change: Callable[..., Any]) -> Callable[..., Any]:
-            def changed(path: Any, *others: Any, **options: Any) -> Any:
-                nonlocal left
-                target = Path(others[0] if change.__name__ == "replace" else path)
-                is_made = change.__name__ in ("replace", "mkdir")
-                if target.parent == folder and (is_made or target.exists()):
-                    left -= 1
-                    if left == 0:
-                        kind = "".join(target.suffixes)
-                        (folder.parent / f"{point}.{victim}").write_text(
-                            f"{change.__name__} {kind}"
-                        )
-                        die()
-                return change(path, *others, **options)
+    def noted(change: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(path: Any, *others: Any, **options: Any) -> Any:
+            is_moved = change.__name__ in ("replace", "rename")
+            target = Path(others[0] if is_moved else path)
+            is_made = is_moved or change.__name__ == "mkdir"
+            inside = folder in (target.parent, target.parent.parent)
+            if inside and (is_made or target.exists()):
+                kind = "".join(target.suffixes) or target.name  # .metadata has none
+                changes.append(f"{change.__name__} {kind}")
+                if at is not None and at == (rank, changes[-1], changes.count(changes[-1])):
+                    die()
+            return change(path, *others, **options)
 
-            return changed
+        return changed
 
-        os.replace = dying_before(os.replace)
-        os.mkdir = dying_before(os.mkdir)
-        Path.unlink = dying_before(Path.unlink)  # type: ignore[method-assign]
-        shutil.rmtree = dying_before(shutil.rmtree)  # type: ignore[assignment]
-    return fit_it(folder, resume="auto")
+    for module, name in ((os, "replace"), (os, "rename"), (os, "mkdir"), (Path, "unlink"),
+                         (shutil, "rmtree")):  # fmt: skip
+        setattr(module, name, noted(getattr(module, name)))
+    told = fit_it(folder)
+    (folder / f"changes{rank}").write_text(json.dumps(changes))
+    return told
 
 
 def is_noticed(folder: Path) -> list[Any]:
@@ -250,7 +252,8 @@ def is_noticed(folder: Path) -> list[Any]:
     def deed(folder: Path) -> Any:
         start = time.monotonic()
         try:
-            return dying(folder, 4, 1, partial(fit, strategy="ddp"))
+            at = 1, "replace .rank0001.pt", 2
+            return changing(folder, partial(fit, strategy="ddp"), at)
         except Exception as error:
             return [f"{type(error).__name__}: {error}", time.monotonic() - start]
 
@@ -264,13 +267,23 @@ def is_noticed(folder: Path) -> list[Any]:
 
 
 def cannot_write(
-    folder: Path, strategy: Any, rank: int, asynchronous: bool, limit: int = 100
+    folder: Path, strategy: Any, rank: int, asynchronous: bool, only_shards: bool = False
 ) -> list[Any]:
-    """What all tell when one rank cannot write any more, and what is in the folder then."""
+    """What all tell when one rank cannot write any more, and what is in the folder then.
+
+    ``only_shards``: of what it writes, that is what does not find room.
+    """
 
     def fill_the_disk(run: Any) -> None:
         if run.n_iter == 4 and run.rank == rank:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            if only_shards:
+                writers.write_shards = with_full_disk
+            else:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+
+    def with_full_disk(*arguments: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+        write_shards(*arguments)
 
     def deed(folder: Path) -> Any:
         try:
@@ -281,7 +294,21 @@ def cannot_write(
 
     told = run_ranks(folder, 2, deed)
     left = sorted(path.name for path in folder.glob("checkpoint-*"))
-    return [told, left]
+    return [told, left, run_ranks(folder, 2, lambda folder: begins_at(folder, strategy))]
+
+
+def begins_at(folder: Path, strategy: Any) -> int:
+    """With how many steps a fit goes on from a folder."""
+    steps: list[int] = []
+
+    def look(run: Any) -> None:
+        steps.append(run.steps)
+        run.token.cancel("fit", "seen")
+
+    run = Runner([Distributed(strategy), AvgStatsCallback(report=None), Checkpoint(folder)])
+    run.on("begin_batch", look, once=True)
+    run.fit(EPOCHS, learner(), resume="auto")
+    return steps[0]
 
 
 def have_other_folders(folder: Path) -> Told:
@@ -325,6 +352,7 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
     "noticed": is_noticed,
     "ddp cannot": lambda folder: cannot_write(folder, "ddp", 1, True),
     "fsdp2 cannot": lambda folder: cannot_write(folder, "fsdp2", 1, False),
+    "shards cannot": lambda folder: cannot_write(folder, "fsdp2", 1, False, only_shards=True),
     "zero cannot": lambda folder: cannot_write(folder, "ddp", 0, False),
     "other folders": have_other_folders,
     "damaged": find_a_damaged_part,

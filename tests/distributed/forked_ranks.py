@@ -35,11 +35,10 @@ class Ranks:
             (folder / deed).mkdir()
         command = [sys.executable, str(Path(__file__).with_name(program)), str(folder), str(size)]
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        # torch asks the name server for names of the loopback's addresses, and it may be deaf.
-        environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "RES_OPTIONS": "timeout:1"}
+        environment = {**os.environ, "PYTHONPATH": path}
         self.process = subprocess.Popen(
             [*command, *deeds],
-            env={**os.environ, **environment},
+            env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

@@ -14,7 +14,7 @@ import torch
 from kit_fits import LOSS, Net, Told, fit, learner, texts, weights
 from torch import distributed as dist
 
-from eventtrain import Distributed, Runner, accuracy, callbacks as kit
+from eventtrain import Distributed, Runner, accuracy, callbacks as kit, load_checkpoint
 from eventtrain.discriminative import discriminative_groups
 
 RANK, SIZE = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -312,6 +312,9 @@ def shared_in_fit(s: Any, n: int) -> int:
     return sum(count > 0 for count in counts)
 
 
+CASES["SplitOnOOM"] = plainly(kit.SplitOnOOM)
+
+
 @case
 def GradientClip(s: Any, folder: Path) -> Told:
     by_norm, by_value = kit.GradientClip(norm=0.1), kit.GradientClip(value=0.02)
@@ -459,9 +462,16 @@ def refused(s: Any) -> dict[str, str]:
     return found
 
 
+@case
+def Checkpoint(s: Any, folder: Path) -> Told:
+    told = fit(s, kit.Checkpoint(folder, every_steps=3, keep_last=1, monitor="valid_loss"))
+    best = load_checkpoint(folder)["model"]
+    whole = [float(v) for name, _ in Net().named_parameters() for v in best[name].flatten()]
+    return {**told, "files": texts(folder), "read back": whole}
+
+
 CASES.update(
     BatchTransform=plainly(lambda: kit.BatchTransform(x=double, during=None)),
-    Checkpoint=lambda s, folder: fit(s, kit.Checkpoint(folder)),
     Distributed=lambda s, folder: fit(s),
     LabelSmoothing=plainly(lambda: kit.LabelSmoothing()),
 )

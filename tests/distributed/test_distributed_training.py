@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("distributed_training")
+
 PROGRAM = Path(__file__).with_name("train_program.py")
-SIZE, LIMIT = 2, 60.0
+SIZE = 2
 
 
-def start(folder: Path, deed: str) -> list[dict[str, Any]]:
+def start(torchrun: Any, folder: Path, deed: str) -> list[dict[str, Any]]:
     """Have the ranks do a deed; return what each has told, nothing where it was ended."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(SIZE)]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ""}
-    root = str(PROGRAM.parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join([root, environment.get("PYTHONPATH", "")])
-    process = subprocess.Popen(
-        [*command, str(PROGRAM), str(folder), deed],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        _, said = process.communicate(timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # torchrun and its ranks have a session of their own
-        raise AssertionError(f"the ranks have not ended: {process.communicate()[1]}") from None
+    said = torchrun(str(PROGRAM), str(folder), deed).stderr
     files = [folder / f"{rank}.json" for rank in range(SIZE)]
     told = [json.loads(file.read_text()) if file.exists() else {} for file in files]
     for each in told:
@@ -44,8 +25,8 @@ def start(folder: Path, deed: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return start(tmp_path_factory.mktemp("ranks"), "together")
+def together(torchrun: Any, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return start(torchrun, tmp_path_factory.mktemp("ranks"), "together")
 
 
 def test_weights_equal_those_of_ddp_by_hand_bit_for_bit(together: list[dict[str, Any]]) -> None:
@@ -131,9 +112,9 @@ def test_a_step_that_one_rank_leaves_out_is_an_error_on_all(
 
 
 def test_a_failure_on_one_rank_is_told_on_the_other_whose_closing_events_fire(
-    tmp_path: Path,
+    torchrun: Any, tmp_path: Path
 ) -> None:
-    first, second = start(tmp_path, "fails")
+    first, second = start(torchrun, tmp_path, "fails")
     assert second["error"] == "ValueError: no luck"
     assert first["error"] == (
         "RemoteError: rank 1 failed: ValueError: no luck "
@@ -142,13 +123,17 @@ def test_a_failure_on_one_rank_is_told_on_the_other_whose_closing_events_fire(
     assert first["closed"] == ["fit_failed", "after_epoch", "after_fit"]
 
 
-def test_a_sigterm_to_one_rank_ends_all_with_their_closing_events(tmp_path: Path) -> None:
-    start(tmp_path, "is terminated")
+def test_a_sigterm_to_one_rank_ends_all_with_their_closing_events(
+    torchrun: Any, tmp_path: Path
+) -> None:
+    start(torchrun, tmp_path, "is terminated")
     closed = [(tmp_path / f"{rank}.closed").read_text() for rank in range(SIZE)]
     assert closed == ["cancelled None", "cancelled None"]
 
 
-def test_a_rank_that_is_killed_leaves_the_other_with_its_closing_events(tmp_path: Path) -> None:
-    start(tmp_path, "is killed")
+def test_a_rank_that_is_killed_leaves_the_other_with_its_closing_events(
+    torchrun: Any, tmp_path: Path
+) -> None:
+    start(torchrun, tmp_path, "is killed")
     assert not (tmp_path / "1.closed").exists()
     assert (tmp_path / "0.closed").read_text().startswith("failed the connection to another rank")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +17,19 @@ TRAINED = [
     *("logs", "logs with a weight", "computes over all"),
     *("trains sharded", "accumulates sharded", "is cut short"),
 ]
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
-    reason="needs gloo",
-)
+pytestmark = [
+    pytest.mark.xdist_group("numbers"),
+    pytest.mark.skipif(
+        not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
+        reason="needs gloo",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, list[dict[str, Any]]]:
+def told(torchrun: Any) -> dict[str, list[dict[str, Any]]]:
     """What the two ranks told of each deed; they do all of them in one run."""
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-            *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
-            *(str(PROGRAM), *numbers_program.DEEDS),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": str(PROGRAM.parents[2]), "OMP_NUM_THREADS": "1"},
-    )
+    done = torchrun(str(PROGRAM), *numbers_program.DEEDS, limit=120)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     found: dict[str, list[dict[str, Any]]] = {deed: [] for deed in numbers_program.DEEDS}
