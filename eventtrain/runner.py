@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import torch
 
 from .arguments import whole_number
+from .background import Backgrounds, without_background
 from .bus.event_bus import EventBus
 from .bus.handlers import OnError
 from .bus.receivers import Receiver
@@ -93,6 +94,7 @@ class Runner(Loop):
         self.starting_point = FromTheStart()
         self.bus = EventBus() if bus is None else bus
         self._on_interrupt = on_interrupt
+        self._background = Backgrounds()
         made = [_made_by(make) for make in listify(cb_funcs)]
         self.cbs: list[Callback] = []
         callbacks = [TrainEvalCallback(), *listify(cbs), *made]
@@ -132,8 +134,22 @@ class Runner(Loop):
     def on(self, event: str | Iterable[str], **options: Any) -> Callable[[F], F]: ...
 
     def on(self, event: str | Iterable[str], *fn: Any, **options: Any) -> Any:
-        """Subscribe a handler to this runner's events; see ``EventBus.on``."""
-        return self.bus.on(event, *fn, sender=self, **options)
+        """Subscribe a handler to this runner's events; see ``EventBus.on``.
+
+        Args:
+            event: As for ``EventBus.on``.
+            *fn: As there: the function, or nothing for a decorator.
+            **options: As there, and: ``background=True`` has the handler run in a thread of its
+                own, in the order of the events, with a frozen ``Record`` of the run in its place.
+                ``queue`` records may wait (default 1000); ``full`` says what happens to one for
+                which there is no room, ``"wait"`` (default: the loop waits) or ``"drop"``;
+                ``tensors`` names what a record is to have copies of, of ``"pred"``, ``"xb"``,
+                ``"yb"``, ``"batch"`` and ``"weight"``. What it raises is raised at the next
+                closing event, and ``after_fit`` waits until it has worked off all of them.
+        """
+        if options.pop("background", False):
+            return self._background.subscribe(self.on, event, fn, options)
+        return self.bus.on(event, *fn, sender=self, **without_background(options))
 
     def fit(
         self,
@@ -351,6 +367,7 @@ class Runner(Loop):
                 return self._timed(loop, root, part)
             finally:
                 self.is_running = False  # first: a second signal may raise in here
+                self._background.stop()
                 interrupts.run_has_ended()
                 if is_own:
                     token.finish()

@@ -86,7 +86,7 @@ def test_weights_history_and_numbers_are_those_of_one_process(
             assert rank[key] == nearly(alone[name][key], tolerance), key
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", WORKING)
 def test_lines_are_printed_once(name: str, told: Told) -> None:
     one, other = told[name]
     epochs = len(one["history"])
