@@ -59,6 +59,11 @@ class Event:
     meaning: str
     only_after: Literal["cancelled", "failed"] | None = None
 
+    @property
+    def closes_scope(self) -> bool:
+        """Whether it fires when its scope is left, however that happens."""
+        return self.kind == "closing" and self.name == f"after_{self.scope}"
+
 
 _NO_GRADIENTS = "no gradients, evaluation mode"
 
@@ -82,7 +87,8 @@ PHASES = tuple(spec.name for spec in SCOPE_SPECS if spec.is_phase)
 ALWAYS = ("learn", "model", "opt", "loss_func", "data", "token", "in_train")
 """Fields of the run that are valid at every event."""
 
-_EPOCH = ("epoch", "epochs", "n_epochs", "n_iter")
+_FIT = ("epochs", "total_steps")
+_EPOCH = (*_FIT, "epoch", "n_epochs", "n_iter")
 _PHASE = (*_EPOCH, "phase", "iters")
 _BATCH = (*_PHASE, "batch_index", "batch", "xb", "yb")
 _PRED = (*_BATCH, "pred")
@@ -97,7 +103,7 @@ def _cancelled(scope: str, fields: tuple[str, ...]) -> Event:
 
 
 EVENTS: tuple[Event, ...] = (
-    Event("begin_fit", "fit", "opening", ("epochs",), "the fit starts"),
+    Event("begin_fit", "fit", "opening", _FIT, "the fit starts"),
     Event("begin_epoch", "epoch", "opening", _EPOCH, "an epoch starts"),
     Event("begin_train", "train", "opening", _PHASE, "training batches follow"),
     Event("begin_validate", "validate", "opening", _PHASE, "validation batches follow"),
@@ -119,12 +125,13 @@ EVENTS: tuple[Event, ...] = (
     Event("after_predict", "predict", "closing", ("phase",), "prediction batches have ended"),
     _cancelled("epoch", _EPOCH),
     Event("after_epoch", "epoch", "closing", _EPOCH, "the epoch has ended"),
+    Event("after_row", "epoch", "closing", _EPOCH, "a row of the history is complete"),
     Event(
-        *("fit_failed", "fit", "closing", ("epochs", "exception"), "an exception is escaping"),
+        *("fit_failed", "fit", "closing", (*_FIT, "exception"), "an exception is escaping"),
         only_after="failed",
     ),
-    _cancelled("fit", ("epochs", "outcome")),
-    Event("after_fit", "fit", "closing", ("epochs", "outcome"), "the fit has ended"),
+    _cancelled("fit", (*_FIT, "outcome")),
+    Event("after_fit", "fit", "closing", (*_FIT, "outcome"), "the fit has ended"),
 )
 """The events of the training loop, in the order in which they can first fire."""
 

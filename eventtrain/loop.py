@@ -10,7 +10,9 @@ import torch
 from .data.batch import batch_parts, device_to_move_to, loader_length, move_to
 from .data.lengths import check_count
 from .data.sharding import set_epoch
+from .extent import Epochs
 from .resuming import FromTheStart
+from .rows import EpochRows
 from .state import RunState
 
 
@@ -20,7 +22,7 @@ class Loop(RunState):
     As pseudocode, events on the right::
 
         fit:                                            begin_fit
-            for each epoch:                             begin_epoch
+            for each epoch, or until enough steps:      begin_epoch
                 train:                                  begin_train
                     for each batch:                     begin_batch
                         pred = model(xb)                after_pred
@@ -33,7 +35,7 @@ class Loop(RunState):
                                                         after_batch
                                                         after_train
                 validate: as train, up to the loss      begin_validate ... after_validate
-                                                        after_epoch
+                                                        after_epoch   after_row
                                                         after_fit
 
     Every ``with scope.X`` fires ``after_X`` when it is left, however that happens, and
@@ -42,33 +44,43 @@ class Loop(RunState):
 
     Attributes:
         starting_point: Where the run starts: at its beginning, or where it is resumed.
+        extent: How long the fit is: so many epochs, or so many steps.
+        rows: What a row of the history is of, and so when validations come.
     """
 
     starting_point: FromTheStart
+    extent: Epochs
+    rows: EpochRows
     learn: Any  # a Learner, always, where this code runs
 
-    def all_epochs(self, epochs: int) -> None:
+    def all_epochs(self, extent: Epochs, rows: EpochRows) -> None:
         """Run a whole fit."""
-        start = self.starting_point
-        self.epochs = epochs
+        start, passes = self.starting_point, extent.passes(self)
+        self.extent, self.epochs, self.total_steps = extent, extent.epochs, extent.steps
+        self.rows, self.validate_every = rows, rows.every
+        rows.check(self)
         start.check(self)
-        with self.scope.fit:
-            self.emit.begin_fit()
-            start.enter_fit(self)
-            for self.epoch in range(start.epoch, epochs):
-                self.one_epoch()
+        try:
+            with self.scope.fit:
+                self.emit.begin_fit()
+                start.enter_fit(self)
+                for self.epoch in passes:
+                    self.one_epoch()
+        finally:
+            rows.end_fit(self)
 
     def one_epoch(self) -> None:
         """Train, and validate where there is a loader for it."""
         scope = self.scope.epoch
         try:
-            with scope:
-                self.start_row()  # several processes may have agreed not to enter
+            with self.rows.of_epoch(self), scope:
+                self.rows.begin_epoch(self)  # several processes may have agreed not to enter
                 self.emit.begin_epoch()
                 if not self.starting_point.enter_epoch(self):
                     self.training_phase()
-                if self.data.valid_dl is not None:
+                if self.rows.ends_with_validation(self):
                     self.validation_phase()
+                    self.rows.end_validation(self)
         finally:
             self.epochs_done += scope.outcome == "completed"
 
@@ -98,6 +110,7 @@ class Loop(RunState):
         length = loader_length(dl)  # now: afterwards it may have changed
         scope, emit, device = self.scope.batch, self.emit, device_to_move_to(self.model)
         batches, done = self.starting_point.rest_of(dl, self)
+        batches = self.extent.up_to_end(self.rows.between(batches, self), self)
         self.batch_index = done - 1 if done else None
         try:
             for self.batch_index, self.batch in enumerate(batches, done):
@@ -112,7 +125,8 @@ class Loop(RunState):
                     finally:
                         if self.in_train:
                             self.n_iter += 1
-            _check_end(dl, length, self)
+            if not self.extent.cuts(self):
+                _check_end(dl, length, self)
         finally:
             self.batch_index = None
 

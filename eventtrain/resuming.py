@@ -260,15 +260,15 @@ def find_start(run: RunState, resume: str | os.PathLike[str] | None) -> FromTheS
         resume: As for ``Runner.fit``.
 
     Raises:
-        TypeError: ``resume`` is ``True`` or ``False``.
+        TypeError: ``resume`` is something else, ``True`` say.
         ValueError: ``"auto"`` finds no ``Checkpoint``.
         CheckpointError: The checkpoint is missing or damaged.
     """
     if resume is None:
         return FromTheStart()
-    if isinstance(resume, bool):
+    if not isinstance(resume, (str, os.PathLike)):
         raise TypeError(
-            f"resume must be a path or 'auto', got {resume}: 'auto' goes on from the newest "
+            f"resume must be a path or 'auto', got {resume!r}: 'auto' goes on from the newest "
             "checkpoint of this run's Checkpoint callback, and starts afresh without one"
         )
     path = Path(resume)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 
-from .arguments import whole_number
 from .background import Backgrounds, without_background
 from .bus.event_bus import EventBus
 from .bus.handlers import OnError
@@ -27,11 +26,14 @@ from .distributed.gathering import gather_rows, sharing
 from .distributed.groups import found_group
 from .distributed.participation import TAKES_NO_PART, NoPart, take_part
 from .errors import CallbackError, DataError
+from .extent import NOTHING, asked_for
+from .interlude import validate_between
 from .interrupts import Interrupts, OnInterrupt
 from .learner import Learner, Use
 from .loop import Loop
 from .reports.picture import picture
 from .resuming import FromTheStart, find_start
+from .rows import EpochRows, rows_every
 from .state import FitResult
 from .stepping import PLACES, Moments, Pause, as_generators
 from .train_eval import TrainEvalCallback, modes_of, set_modes
@@ -91,7 +93,7 @@ class Runner(Loop):
                 f"bus must be an EventBus, got {bus!r}: leave it out for one of its own"
             )
         super().__init__()
-        self.starting_point = FromTheStart()
+        self.starting_point, self.extent, self.rows = FromTheStart(), NOTHING, EpochRows()
         self.bus = EventBus() if bus is None else bus
         self._on_interrupt = on_interrupt
         self._background = Backgrounds()
@@ -151,14 +153,39 @@ class Runner(Loop):
             return self._background.subscribe(self.on, event, fn, options)
         return self.bus.on(event, *fn, sender=self, **without_background(options))
 
+    @overload
     def fit(
         self,
         epochs: int,
         learn: Learner,
         token: CancellationToken | None = None,
         resume: str | os.PathLike[str] | None = None,
+        *,
+        validate_every: int | None = None,
+    ) -> FitResult: ...
+
+    @overload
+    def fit(
+        self,
+        *,
+        steps: int,
+        learn: Learner,
+        token: CancellationToken | None = None,
+        resume: str | os.PathLike[str] | None = None,
+        validate_every: int | None = None,
+    ) -> FitResult: ...
+
+    def fit(
+        self,
+        epochs: int | None = None,
+        learn: Learner | None = None,
+        token: CancellationToken | None = None,
+        resume: str | os.PathLike[str] | None = None,
+        *,
+        steps: int | None = None,
+        validate_every: int | None = None,
     ) -> FitResult:
-        """Train for some epochs, validating after each where there is a loader for it.
+        """Train for some epochs or steps, validating where there is a loader for it.
 
         Args:
             epochs: How many; 0 fires ``begin_fit`` and ``after_fit`` alone.
@@ -167,27 +194,55 @@ class Runner(Loop):
                 already keeps the fit from starting: no event fires.
             resume: A checkpoint to go on from, or a folder of them, whose newest whole one
                 is taken. ``"auto"`` stands for the folder of this run's ``Checkpoint``
-                callback, and for a fresh start while that folder has none. ``epochs``
-                counts from the beginning of the run that was interrupted.
+                callback, and for a fresh start while that folder has none. ``epochs`` and
+                ``steps`` count from the beginning of the run that was interrupted.
+            steps: In place of ``epochs``: how many optimizer steps to take, over as many passes
+                as it takes. The last pass ends with the last step, and a validation follows.
+                Steps that were cancelled do not count.
+            validate_every: Validate after every so many steps, between two batches, and at the
+                end of the fit, in place of after each epoch. Each of these validations, with the
+                training since the one before, is a row of ``run.history``. With a number that is
+                never reached, ``validate_now`` alone says when. Default ``None``.
 
         Returns:
             How it ended; also in ``run.result``, and there after an exception too.
 
         Raises:
-            ValueError: ``epochs`` is negative, or ``"auto"`` finds no ``Checkpoint``.
+            TypeError: There is not one of ``epochs`` and ``steps``, or no learner.
+            ValueError: A number is too small, or ``"auto"`` finds no ``Checkpoint``.
             CheckpointError: The checkpoint is missing, damaged or of another run.
-            EmptyLoaderError: A loader gives no batch.
-            RuntimeError: This runner is running already.
+            DataError: A loader gives no batch, or ``validate_every`` has no loader to validate on.
+            RuntimeError: This runner is running already; or a fit by steps goes over the training
+                loader, again and again, and takes none.
         """
-        if isinstance(epochs, Learner):
-            raise TypeError("fit takes the number of epochs first: fit(epochs, learn)")
-        epochs = whole_number("epochs", epochs, 0)
-        _check_learner(learn, "fit")
+        extent, rows = asked_for(epochs, learn, steps), rows_every(validate_every)
+        learn = _checked_learner(learn, "fit")
         if resume is not None:
             for callback in self.cbs:
                 callback.joined_engine()  # all processes go on from what the first one finds
         start = find_start(self, resume)
-        return self._run(learn, token, "fit", lambda: self.all_epochs(epochs), start)
+        return self._run(learn, token, "fit", lambda: self.all_epochs(extent, rows), start)
+
+    def validate_now(self) -> dict[str, Any]:
+        """Validate within the fit that is under way, and go on as if nothing had been.
+
+        It goes through the same bus and callbacks as any validation of the fit: ``EMA`` lends its
+        averages, ``MixedPrecision`` and transforms do what they do. Afterwards the run stands
+        where it stood: batch, ``pred``, ``loss``, phase, and each module of the model in its mode.
+
+        It may be called in ``after_batch`` of a training batch, and outside of batches in an
+        epoch: in ``begin_epoch``, ``begin_train`` and ``after_train``. In a fit with
+        ``validate_every`` it completes a row of ``run.history``; without, the row is the epoch's,
+        and what was measured is in what is returned alone.
+
+        Returns:
+            ``{"epoch", "step", ...}`` with what callbacks measured.
+
+        Raises:
+            RuntimeError: It was called from somewhere else.
+            DataError: There is no validation loader.
+        """
+        return validate_between(self)
 
     def iterate(
         self, *args: Any, at: str = "after_batch", during: During = None, **kwargs: Any
@@ -250,7 +305,7 @@ class Runner(Loop):
         Raises:
             DataError: ``learn.data`` has no validation loader.
         """
-        _check_learner(learn, "validate")
+        _checked_learner(learn, "validate")
         if learn.data is None or learn.data.valid_dl is None:
             raise DataError("there is no validation loader: learn.data.valid_dl is None")
 
@@ -295,7 +350,7 @@ class Runner(Loop):
         """
         if isinstance(dl, Learner):
             raise TypeError("predict takes the learner first: predict(learn, dl)")
-        _check_learner(learn, "predict")
+        _checked_learner(learn, "predict")
         check_loader(dl, "dl")
         preds: list[Any] = []
         targets: list[Any] = []
@@ -373,7 +428,8 @@ class Runner(Loop):
                     token.finish()
                 put_back()
                 give_back()
-                self.starting_point = FromTheStart()
+                self.starting_point, self.extent = FromTheStart(), NOTHING
+                self.rows = EpochRows()
                 self.drop_references()
 
     def _take_part(self, root: str) -> NoPart:
@@ -441,12 +497,13 @@ def _nothing() -> None:
     """There is nothing to give back yet."""
 
 
-def _check_learner(learn: Any, use: Use) -> None:
+def _checked_learner(learn: Any, use: Use) -> Learner:
     if not isinstance(learn, Learner):
         raise TypeError(
             f"{use} takes a Learner, got {learn!r}: Learner(model, opt, loss_func, data)"
         )
     learn.check(use)
+    return learn
 
 
 def _made_by(make: Callable[[], Callback]) -> Callback:

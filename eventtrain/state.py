@@ -21,6 +21,10 @@ from .learner import Learner
 from .model_call import total_loss
 from .phase_log import NO_PHASE, NoPhase
 
+_OF_THE_BATCH = (
+    *("phase", "in_train", "iters", "batch_index", "batch", "xb", "yb", "pred", "loss"),
+    *("_weighed", "_parts"),
+)
 _COUNTERS = ("n_iter", "steps", "epochs_done", "epoch_began_at", "train_iters")
 
 
@@ -34,10 +38,12 @@ class FitResult:
             that did; ``None`` when it completed.
         cancellations: The requests during the run, oldest first; as ``token.history``,
             at least the last 10,000 of them.
-        epochs: Epochs that ran to their end.
+        epochs: Epochs that ran to their end; the one too that ended with the last of the steps
+            that were asked for.
         steps: Optimizer steps taken.
         seconds: Wall time.
-        history: One row an epoch, ``{"epoch": 0, ...}``, filled in by callbacks.
+        history: One row an epoch, ``{"epoch": 0, ...}``, filled in by callbacks; with
+            ``validate_every`` one a validation, ``{"epoch": 0, "step": 100, ...}``.
     """
 
     outcome: Outcome
@@ -55,7 +61,9 @@ class RunState:
     Attributes:
         learn: The ``Learner`` during a run, else ``None``.
         token: The ``CancellationToken`` of the run; an idle one between runs.
-        epoch, epochs: Index of the epoch from 0, and their number; ``None`` before.
+        epoch, epochs: Index of the epoch from 0, and their number; ``None`` before, and their
+            number in a fit by steps too.
+        total_steps: Optimizer steps that a fit by steps takes in all, else ``None``.
         n_iter: Training batches that have ended in this fit.
         epochs_done: Epochs that have run to their end in this fit.
         epoch_began_at: ``n_iter`` when the epoch began.
@@ -77,7 +85,12 @@ class RunState:
         bus: The ``EventBus``.
         cbs: The callbacks, ``TrainEvalCallback`` first.
         is_running: Whether a run is under way.
-        history: One row an epoch, ``{"epoch": 0}``, for callbacks to fill in.
+        history: One row an epoch, ``{"epoch": 0}``, for callbacks to fill in; with
+            ``validate_every`` one a validation, which has its ``"step"`` once it is complete.
+        validate_every: Steps from one validation of the fit to the next; ``None`` where each
+            follows an epoch.
+        in_interlude: Whether a validation is under way that comes in the midst of an epoch:
+            ``validate_now`` or ``validate_every`` asked for it.
         result: The ``FitResult`` of the last run, also when it raised.
         phase_log: What ``log`` adds up in the current phase.
         world: Asks the other processes of the run for their numbers; nobody where it is alone.
@@ -96,6 +109,7 @@ class RunState:
         "epochs",
         "epochs_done",
         "history",
+        "in_interlude",
         "in_train",
         "is_running",
         "iters",
@@ -109,7 +123,9 @@ class RunState:
         "scope",
         "steps",
         "token",
+        "total_steps",
         "train_iters",
+        "validate_every",
         "world",
         "xb",
         "yb",
@@ -214,10 +230,10 @@ class RunState:
         """Return the whole of several losses, and have ``losses`` be their parts.
 
         Args:
-            losses: Scalar tensors by name, the whole at ``"loss"``; without it, all are added up.
+            losses: Scalar tensors by name, the whole at ``"loss"``.
 
         Raises:
-            TypeError: There is none, or one is no single number.
+            TypeError: There is no whole, or a part is no single number.
         """
         whole, parts = total_loss(losses)
         self._parts = (self.batch_index, self.phase, self.epoch), parts
@@ -279,6 +295,9 @@ class RunState:
         self.phase_log: NoPhase = NO_PHASE
         self.epoch: int | None = None
         self.epochs: int | None = None
+        self.total_steps: int | None = None
+        self.validate_every: int | None = None
+        self.in_interlude = False
         self.phase: str | None = None
         self.n_iter = 0
         self.steps = 0
@@ -291,6 +310,15 @@ class RunState:
         """Begin the row of an epoch in ``history``."""
         self.history.append({"epoch": self.epoch})
         self.epoch_began_at = self.n_iter
+
+    def moment(self) -> dict[str, Any]:
+        """Return where the run stands in its phase: the batch, and what there is of it."""
+        return {name: getattr(self, name) for name in _OF_THE_BATCH}
+
+    def go_back_to(self, moment: dict[str, Any]) -> None:
+        """Stand again where ``moment`` was asked for."""
+        for name in _OF_THE_BATCH:
+            setattr(self, name, moment[name])
 
     def counters(self) -> dict[str, Any]:
         """Return what the run has counted, for a checkpoint."""

@@ -56,7 +56,8 @@ class Pause:
     def note(self, run: Any) -> None:
         """Have the fit stand still once the event has been told to all; a handler."""
         is_passing = run.token.pending is not None or run.outcome == "failed"
-        if not is_passing and not self._is_left and "predict" not in run.token.open_scopes:
+        is_aside = run.in_interlude or "predict" in run.token.open_scopes
+        if not (is_passing or is_aside or self._is_left):
             self.is_due, self._absorbed = True, run.token.absorbed
 
     def give(self, run: Any) -> Iterator[Any]:

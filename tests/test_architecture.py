@@ -43,7 +43,7 @@ HOUSE = """
     distributed.connections  distributed.failures  distributed.agreed_scopes
     distributed.participation
     submodules  distributed.arrival_order  distributed.engines  discriminative  model_call
-    learner  phase_log  state  diagnosis  background  param_groups
+    learner  extent  rows  phase_log  state  diagnosis  background  param_groups
     handler_options  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.shard_metadata
     checkpoints.shards  checkpoints.files  checkpoints.rank_states  checkpoints.reading
@@ -53,7 +53,7 @@ HOUSE = """
     checkpoints.snapshot  checkpoints.kept_tensors  checkpoints.save_point
     checkpoints.restore_point  checkpoints
     checkpoint_files
-    pieces  split_call  resuming  loop  stepping
+    pieces  split_call  resuming  interlude  loop  stepping
     reports.picture  reports.replay  reports.plugin_reports  reports
     runner
     callbacks.shared  callbacks  eventtrain

@@ -69,8 +69,14 @@ def test_the_step_has_ended_at_a_point_of_the_batch() -> None:
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_of_two_events_that_close_a_scope_none_takes_the_place_of_the_other(scope: str) -> None:
-    closing = [e.only_after for e in EVENTS if e.scope == scope and e.kind == "closing"]
-    assert len(closing) == len(set(closing))
+    closing = [e for e in EVENTS if e.scope == scope and (e.closes_scope or e.only_after)]
+    assert len(closing) == len({event.only_after for event in closing})
+
+
+def test_a_row_is_told_of_after_all_else_in_its_epoch_and_closes_no_scope() -> None:
+    assert BY_NAME["after_row"].kind == "closing"
+    assert not BY_NAME["after_row"].closes_scope
+    assert rank("after_row") == rank("after_epoch") + 1
 
 
 def test_the_failure_of_a_fit_is_a_closing_event_of_the_fit() -> None:

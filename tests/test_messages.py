@@ -72,6 +72,8 @@ WRITTEN: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: Runner().fit(learner_of(), 1), TypeError, r"fit\(epochs, learn\)"),
     (lambda: Runner().fit(1, MODEL), TypeError, r"Learner\(model, opt, loss_func, data\)"),
     (lambda: Runner().fit(1, learner_of(), resume=True), TypeError, "path or 'auto', got True"),
+    (lambda: Runner().fit(1, learner_of(), resume=3), TypeError, "path or 'auto', got 3: 'auto'"),
+    (lambda: Runner().fit(1, learner_of(), resume=b"ck"), TypeError, "path or 'auto', got b'ck'"),
     (lambda: learner_of(opt=torch.optim.SGD), TypeError, "opt is the class SGD"),
     (lambda: learner_of(loss_func=nn.MSELoss), TypeError, "loss_func is the class MSELoss"),
     (lambda: learner_of(model=nn.Linear), TypeError, "model is the class Linear"),

@@ -38,6 +38,7 @@ class Reference:
         self.open: list[str] = []
         self.target: int | None = None
         self.outcome: str | None = None
+        self.row_outcome: str | None = None
         self.in_train = False
         self.announced = False
         self.steps = self.n_iter = self.whole_epochs = 0
@@ -51,7 +52,22 @@ class Reference:
         self.in_train = True
         self.point("begin_fit")
         for _ in range(epochs):
-            self.scope("epoch", lambda: self.epoch(train, valid))
+            self.epoch_with_row(lambda: self.epoch(train, valid))
+
+    def epoch_with_row(self, epoch: Callable[[], None]) -> None:
+        leaving = False
+        try:
+            self.scope("epoch", epoch)
+        except Leave:
+            leaving = True
+        self.outcome = self.row_outcome
+        try:
+            self.fire("after_row")
+        finally:
+            self.outcome = None
+        if leaving:
+            raise Leave
+        self.checkpoint()
 
     def epoch(self, train: int, valid: int) -> None:
         self.in_train = True
@@ -95,6 +111,8 @@ class Reference:
         absorbed = reached and failure is None
         outcome = "failed" if failure else "cancelled" if leaving or absorbed else "completed"
         self.whole_epochs += name == "epoch" and outcome == "completed"
+        if name == "epoch":
+            self.row_outcome = outcome
         hooks = [f"after_{name}"] if name != "step" else []
         if absorbed:
             hooks.insert(0, f"after_cancel_{name}")

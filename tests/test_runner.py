@@ -77,6 +77,7 @@ def test_the_events_of_a_fit_fire_in_the_order_of_the_picture(make_learner) -> N
         "after_batch",
         "after_validate",
         "after_epoch",
+        "after_row",
         "after_fit",
     ]
 

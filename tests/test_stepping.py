@@ -104,7 +104,7 @@ def test_all_of_it_runs_in_the_callers_thread_and_context(learner: Learner) -> N
     variable = contextvars.ContextVar("variable", default="unset")
     run, found = Runner(), []
     run.on("after_loss", lambda run: found.append((threading.get_ident(), variable.get())))
-    run.on("after_epoch", lambda run: variable.set("set by a handler") and None)
+    run.on("after_epoch", lambda run: variable.set("set by a handler"))
     variable.set("of the caller")
     for _ in run.iterate(1, learner):
         pass
@@ -298,7 +298,7 @@ def test_an_event_where_it_cannot_stand_still_is_an_error(learner: Learner, at: 
 
 
 def test_arguments_that_fit_does_not_take_are_an_error_at_once(learner: Learner) -> None:
-    with pytest.raises(TypeError, match="learn"):
+    with pytest.raises(TypeError, match="larn"):
         Runner().iterate(1, larn=learner)
 
 
@@ -357,3 +357,20 @@ def test_one_that_is_never_begun_does_nothing(learner: Learner) -> None:
     moments = run.iterate(1, learner)
     moments.close()
     assert run.result is None
+
+
+def test_a_fit_by_steps_with_validations_within_is_the_same(make_learner: Make) -> None:
+    make = alike(make_learner)
+    plain, stepped = make(), make()
+    one, other = Runner(AvgStatsCallback(report=None)), Runner(AvgStatsCallback(report=None))
+    expected, found = trace(one), trace(other)
+    options = {"steps": 7, "validate_every": 2}
+    torch.manual_seed(2)
+    result = one.fit(learn=plain, **options)
+    torch.manual_seed(2)
+    moments = [m.n_iter for m in other.iterate(learn=stepped, **options) if m.in_train]
+    assert found == expected
+    assert equal(plain, stepped)
+    assert other.result is not None
+    assert other.result.history == result.history
+    assert moments == list(range(1, 8))

@@ -152,7 +152,7 @@ class Binding:
                 scope.on_failed = emission
             elif event.only_after == "cancelled":
                 scope.on_cancelled = emission
-            else:
+            elif event.closes_scope:
                 scope.on_closed = emission
         # Without handlers an event is still a checkpoint.
         setattr(self.emit, event.name, emission or self._token.check)

@@ -116,7 +116,8 @@ class ActivationStats(Callback):
     def begin_batch(self, run: Runner) -> None:
         """Measure this batch, if it is its turn."""
         self._now = {}
-        self._is_measuring = bool(self._handles) and run.n_iter % self.every == 0
+        is_turn = run.in_train and run.n_iter % self.every == 0
+        self._is_measuring = bool(self._handles) and is_turn
 
     @handler(priority=BEFORE_EVERYONE)
     def after_pred(self, run: Runner) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, count
 from operator import attrgetter
 from typing import Any
@@ -15,16 +14,18 @@ from torch import Tensor
 
 from ..arguments import takes_one_argument
 from ..bus.receivers import name_of
-from ..callback import Callback, camel2snake, handler, listify
+from ..callback import camel2snake, handler, listify
 from ..data.weights import form_of
 from ..distributed.reductions import OneProcess
 from ..errors import DataError, add_note
 from ..over_all import OverAll as OverAll
+from ..phase_log import merged, over_all
 from ..runner import Runner
 from ..text_table import table_line
 from ..weighted_sums import added, one_number
 from .shared.metric_state import metric_state, set_metric_state
 from .shared.readings import detached_mean, to_host
+from .shared.row_ends import RowCallback, RowClock
 
 Metric = Any
 """``metric(pred, yb)`` returning one number, ``OverAll``, or one of torchmetrics, or several."""
@@ -37,7 +38,7 @@ class AvgStats:
 
     The sums stay on the device of the loss, in float64 where it has that, and
     are read once, when a property is. A torchmetrics metric keeps its own state. Parts of the loss
-    (``run.losses``) are averaged as it is, under their names.
+    (``run.losses``) are averaged as it is, under their names, each over the batches that gave it.
 
     On several processes they are those of this process, until ``share`` makes them those of all.
 
@@ -75,6 +76,8 @@ class AvgStats:
         del self.names[1 + len(self.metrics) :]
         self.has_loss = True
         self._sums: list[Any] = [0.0] * (1 + len(self.metrics))
+        # Value and weight of each part of the loss. Not every batch need have each.
+        self._parts: dict[str, tuple[Any, Any]] = {}
         # What metrics that keep state have computed of the samples of all processes.
         self._computed: dict[int, float] | None = None
         for metric in self.metrics:
@@ -84,7 +87,8 @@ class AvgStats:
     @property
     def all_stats(self) -> list[float]:
         """The sums, loss first, as plain floats; 0.0 for a torchmetrics metric."""
-        return [float(total) for total in to_host(self._sums)]
+        parts = (total for total, _ in self._parts.values())
+        return [float(total) for total in to_host([*self._sums, *parts])]
 
     @property
     def avg_stats(self) -> list[float]:
@@ -94,7 +98,7 @@ class AvgStats:
             DataError: A weight was negative or not finite.
             TypeError: A torchmetrics metric computes something else than one number.
         """
-        *sums, weights = to_host([*self._sums, self.count])
+        sums, weights, parts = to_host([self._sums, self.count, list(self._parts.values())])
         if not math.isfinite(weights):
             raise DataError(
                 "the learner's weight(batch) gave a negative number, NaN or infinity in one of "
@@ -106,7 +110,7 @@ class AvgStats:
         computed = self._compute() if self._computed is None else self._computed
         for index, value in computed.items():
             values[index] = value
-        return values
+        return [*values, *(total / weight if weight else math.nan for total, weight in parts)]
 
     def _compute(self) -> dict[int, float]:
         return {
@@ -118,7 +122,8 @@ class AvgStats:
     def share(self, world: OneProcess) -> None:
         """Have the averages be those over the samples of all processes; collective.
 
-        One all-reduce adds up all sums; metrics that keep state gather it themselves.
+        One all-reduce adds up all sums; parts of a loss travel with their names, and metrics that
+        keep state gather it themselves.
 
         Args:
             world: The processes; one alone has nothing to share.
@@ -131,8 +136,12 @@ class AvgStats:
             return
         has_state = any(map(_keeps_state, self.metrics))
         has_no_sample = bool(has_state and not self._updates)
-        *sums, self.count, without = world.sums([*self._sums, self.count, has_no_sample])
+        *sums, self.count, without, has_parts = world.sums(
+            [*self._sums, self.count, has_no_sample, bool(self._parts)]
+        )
         self._sums, self._computed = sums, {}
+        if has_parts:  # in one of them at least
+            self._set_parts(over_all(self._parts, world))
         if not has_state or not self.count:
             return
         if without:
@@ -159,7 +168,7 @@ class AvgStats:
         weight = run.weight
         parts = run.losses
         self.has_loss = run.loss is not None or run.loss_func is not None
-        self._name_parts(parts)  # in all processes, also where the batch counts for nothing
+        self._check_parts(parts)
         if not isinstance(weight, Tensor) and not weight:
             return  # it counts for nothing, and its row may be another process's
         self._updates += 1
@@ -167,9 +176,10 @@ class AvgStats:
         numbers = {}
         if self.has_loss:
             numbers[0] = _one_number(detached_mean(run.loss), "loss_func returned")
-        for name, part in parts.items():
-            number = _one_number(detached_mean(part), f"part {name!r} of the loss is")
-            numbers[self.names.index(name)] = number
+        found_parts = {
+            name: _one_number(detached_mean(part), f"part {name!r} of the loss is")
+            for name, part in parts.items()
+        }
         for index, metric in enumerate(self.metrics, 1):
             try:
                 if _keeps_state(metric):
@@ -186,6 +196,11 @@ class AvgStats:
         self.count = self.count + weight  # not in place: the weight may be the user's own
         for index, number in numbers.items():
             self._sums[index] = added(self._sums[index], number, weight)
+        for name, part in found_parts.items():
+            total, count = self._parts.get(name, (0.0, 0.0))
+            if name not in self._parts:
+                self.names.append(name)
+            self._parts[name] = added(total, part, weight), count + weight
 
     def _picked(self, run: Runner) -> list[Any]:
         found = []
@@ -201,17 +216,17 @@ class AvgStats:
                 raise
         return found
 
-    def _name_parts(self, parts: Iterable[str]) -> None:
-        known = 1 + len(self.metrics)
+    def _check_parts(self, parts: Iterable[str]) -> None:
         for name in parts:
-            if name in self.names[:known]:
+            if name in self.names[: 1 + len(self.metrics)]:
                 raise ValueError(
                     f"a part of the loss and a metric are both called {name!r}: give the part "
                     "another key in the mapping that loss_func returns"
                 )
-            if name not in self.names:
-                self.names.append(name)
-                self._sums.append(0.0)
+
+    def _set_parts(self, parts: Mapping[str, Any]) -> None:
+        self._parts = {name: (total, weight) for name, (total, weight) in parts.items()}
+        self.names[1 + len(self.metrics) :] = self._parts
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been added up since the last reset."""
@@ -222,7 +237,7 @@ class AvgStats:
             "metrics": kept,
             "updates": self._updates,
             "computed": self._computed,
-            "parts": self.names[1 + len(self.metrics) :],
+            "parts": {name: list(sums) for name, sums in self._parts.items()},
             "has_loss": self.has_loss,
         }
 
@@ -233,8 +248,8 @@ class AvgStats:
             ValueError: It is of other metrics.
         """
         keeping = [metric for metric in self.metrics if _keeps_state(metric)]
-        parts = state.get("parts", [])  # earlier formats lack them
-        metrics = len(state["sums"]) - len(parts) - 1
+        state = _with_named_parts(state)
+        metrics = len(state["sums"]) - 1
         if metrics != len(self.metrics) or len(state["metrics"]) != len(keeping):
             raise ValueError(
                 f"the state is of {metrics} metrics, and there are "
@@ -244,7 +259,7 @@ class AvgStats:
         self.count, self._sums = state["count"], list(state["sums"])
         # Earlier formats lack these.
         self._updates, self._computed = state.get("updates", 1), state.get("computed")
-        self.names += parts
+        self._set_parts(state["parts"])
         self.has_loss = state.get("has_loss", True)
         for metric, kept in zip(keeping, state["metrics"], strict=True):
             set_metric_state(metric, kept)
@@ -258,8 +273,11 @@ class AvgStats:
         return f"{'train' if self.in_train else 'valid'}: {text}"
 
 
-class AvgStatsCallback(Callback):
+class AvgStatsCallback(RowCallback):
     """Prints one line of averages an epoch, and writes them to ``run.history``.
+
+    In a fit with ``validate_every`` there is a line a validation; averages of training are then of
+    all batches since the line before.
 
     Args:
         metrics: As for ``AvgStats``.
@@ -269,7 +287,7 @@ class AvgStatsCallback(Callback):
             ``target=lambda run: run.batch["labels"]``.
 
     Attributes:
-        train_stats, valid_stats: The ``AvgStats`` of the last epoch.
+        train_stats, valid_stats: The ``AvgStats`` of the last epoch, or row.
 
     Raises:
         TypeError: A metric is none, ``report`` takes something else than a line, or ``pred`` or
@@ -294,7 +312,9 @@ class AvgStatsCallback(Callback):
         self.valid_stats = AvgStats(copy.deepcopy(metrics), False, pred, target)
         self._report = report
         self._titles: list[str] = []
-        self._start = 0.0
+        self._clock = RowClock()
+        self._is_written = False  # what has been averaged of training stands in a row already
+        self._spans_epochs = False
 
     @property
     def phase_columns(self) -> Sequence[str]:
@@ -304,12 +324,16 @@ class AvgStatsCallback(Callback):
     def begin_fit(self, run: Runner) -> None:
         """Print the column titles again."""
         self._titles = []
+        self._clock = RowClock()
+        self._spans_epochs = run.validate_every is not None
+        self._is_written = self._spans_epochs
 
     def begin_epoch(self, run: Runner) -> None:
         """Start the epoch's clock."""
-        self._start = time.perf_counter()
-        self.train_stats.reset()
-        self.valid_stats.reset()
+        self._clock.begin_epoch(run)
+        if not self._spans_epochs:
+            self.train_stats.reset()
+            self.valid_stats.reset()
 
     def begin_validate(self, run: Runner) -> None:
         """Start over, for a validation outside of a fit too."""
@@ -317,6 +341,9 @@ class AvgStatsCallback(Callback):
 
     def after_loss(self, run: Runner) -> None:
         """Add the batch."""
+        if self._is_written and run.in_train:
+            self._is_written = False
+            self.train_stats.reset()
         stats = self.train_stats if run.in_train else self.valid_stats
         known = len(stats.names)
         with torch.no_grad():
@@ -326,35 +353,50 @@ class AvgStatsCallback(Callback):
 
     @handler("after_train")
     def share_train(self, run: Runner) -> None:
-        """Have the averages be those of all processes, once a phase."""
-        if run.outcome != "failed":
+        """Have the averages be those of all processes, once a phase; or later, once a row."""
+        if run.outcome != "failed" and not self._spans_epochs:
             self.train_stats.share(run.world)
 
     def after_validate(self, run: Runner) -> None:
-        """Have the averages be those of all; report a validation that is no part of a fit."""
+        """Have the averages be those of all; report a validation that is no part of a row."""
         if run.outcome != "failed":
             self.valid_stats.share(run.world)
-        if run.token.scope is None:
+        is_aside = run.in_interlude and not self._spans_epochs
+        if run.token.scope is None or is_aside:
             run.history[-1].update(self._row(self.valid_stats))
             self._print_line(run.history[-1])
+        if is_aside:
+            self.valid_stats.reset()  # else it would pass for that of the epoch
 
-    def after_epoch(self, run: Runner) -> None:
-        """Report the epoch, unless it failed: its averages would pass for those of an epoch."""
+    def end_row(self, run: Runner) -> None:
+        """Report the row, unless it failed: its averages would pass for those of a whole one."""
         if run.outcome == "failed":
             return
-        row = {**self._row(self.train_stats), **self._row(self.valid_stats)}
+        place: dict[str, Any] = {"epoch": run.epoch}
+        trained = {}
+        if self._spans_epochs:
+            place["step"] = run.steps
+        if not self._is_written:
+            if self._spans_epochs:
+                self.train_stats.share(run.world)
+            trained = self._row(self.train_stats)
+        self._is_written = self._spans_epochs
+        row = {**trained, **self._row(self.valid_stats)}
         run.history[-1].update(row)
-        self._print_line({"epoch": run.epoch, **row, "seconds": time.perf_counter() - self._start})
+        self._print_line({**place, **row, "seconds": self._clock.lap(run)})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has been measured of the current epoch."""
+        """Return what has been measured of the current epoch or row."""
         stats = {"train": self.train_stats, "valid": self.valid_stats}
-        return {phase: each.state_dict() for phase, each in stats.items()}
+        state: dict[str, Any] = {phase: each.state_dict() for phase, each in stats.items()}
+        return {**state, "spans_epochs": self._spans_epochs, "is_written": self._is_written}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on measuring the epoch in which the state was saved."""
         self.train_stats.load_state_dict(state["train"])
         self.valid_stats.load_state_dict(state["valid"])
+        self._spans_epochs = state.get("spans_epochs", False)  # earlier formats lack these
+        self._is_written = state.get("is_written", False)
 
     def state_for_rank(
         self, states: Sequence[dict[str, Any]], rank: int, size: int, phase: str | None
@@ -367,20 +409,25 @@ class AvgStatsCallback(Callback):
         """
         found = dict(states[0])
         key = {"train": "train", "validate": "valid"}.get(phase or "")
-        if key is None:
-            return found
-        parts = [state[key] for state in states]
-        if any(part["metrics"] and part.get("updates", 1) for part in parts):
+        if key is not None:
+            found[key] = self._part_of_rank([state[key] for state in states], rank)
+        if key != "train" and found.get("spans_epochs") and not found["is_written"]:
+            found["train"] = self._part_of_rank([state["train"] for state in states], rank)
+        return found
+
+    def _part_of_rank(self, parts: Sequence[dict[str, Any]], rank: int) -> dict[str, Any]:
+        each = [_with_named_parts(part) for part in parts]
+        if any(one["metrics"] and one.get("updates", 1) for one in each):
             raise ValueError(
                 "AvgStatsCallback has a metric that keeps state, and is in the middle of a phase: "
-                f"go on with {len(states)} processes, or from a checkpoint between epochs"
+                f"go on with {len(parts)} processes, or from a checkpoint between epochs"
             )
-        totals = [sum(numbers) for numbers in zip(*(p["sums"] for p in parts), strict=True)]
-        count = sum(part["count"] for part in parts)
-        whole = {**parts[0], "sums": totals, "count": count}
-        nothing = {**whole, "sums": [0.0] * len(totals), "count": 0, "updates": 0}
-        found[key] = whole if rank == 0 else nothing
-        return found
+        totals = [sum(numbers) for numbers in zip(*(one["sums"] for one in each), strict=True)]
+        (named,) = merged([[one["parts"]] for one in each])
+        count = sum(one["count"] for one in each)
+        whole = {**each[0], "sums": totals, "count": count, "parts": named}
+        nothing = {**whole, "sums": [0.0] * len(totals), "count": 0, "updates": 0, "parts": {}}
+        return whole if rank == 0 else nothing
 
     def _row(self, stats: AvgStats) -> dict[str, float]:
         prefix = "train" if stats.in_train else "valid"
@@ -395,6 +442,16 @@ class AvgStatsCallback(Callback):
             self._titles = list(shown)
             self._report(_line(self._titles, self._titles))
         self._report(_line(map(_text, shown.values()), self._titles))
+
+
+def _with_named_parts(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state as ``AvgStats.state_dict`` gives it, also of one of an earlier format."""
+    parts, sums, count = state.get("parts", []), state["sums"], state["count"]
+    if isinstance(parts, Mapping):
+        return dict(state)
+    own = len(sums) - len(parts)
+    named = {name: [total, count] for name, total in zip(parts, sums[own:], strict=True)}
+    return {**state, "sums": sums[:own], "parts": named}
 
 
 def _check_report(report: Any) -> None:

@@ -60,11 +60,13 @@ class Checkpoint(MonitoringCallback):
         keep_last: How many of the newest to keep, at least 1. With 2, the default,
             a damaged one leaves one to go back to.
         monitor: A key of ``run.history``'s rows; the checkpoints of the ``keep_best`` best
-            epochs are kept besides. Needs ``every_epochs``. Default ``None``. The ``"model"`` in
-            such a checkpoint has the weights that gave the number. Numbers of a validation that
-            was cancelled do not count: they are of a part of the data.
-        mode: Whether the smallest (``"min"``, default) or the largest (``"max"``)
-            is best.
+            epochs are kept besides. In a fit with ``validate_every`` each of its validations is
+            saved too, and the best of these are kept. Needs ``every_epochs``. Default ``None``. The
+            ``"model"`` in such a checkpoint has the weights that gave the number. Numbers of a
+            validation that was cancelled do not count: they are of a part of the data.
+        mode: Whether the smallest (``"min"``) or the largest (``"max"``) is best. ``None``
+            (default) is ``"min"``; it must be said for a key that is called accuracy, f1, auc or
+            the like.
         keep_best: How many of the best to keep. Default 1.
         asynchronous: Copy the state to host memory and write it in a thread while the
             run goes on. One is written at a time: the next one waits.
@@ -77,8 +79,8 @@ class Checkpoint(MonitoringCallback):
         TypeError, ValueError: An argument is of the wrong type or out of range.
         CheckpointError: In ``begin_fit``: the folder cannot be written to, or several processes
             have not the same one. Later: a checkpoint cannot be written. All processes raise it.
-        ValueError: After an epoch: its row of the history has no key ``monitor``.
-        TypeError: After an epoch: what its row holds there is no number.
+        ValueError: After an epoch or a validation: its row of the history has no key ``monitor``.
+        TypeError: After an epoch or a validation: what its row holds there is no number.
     """
 
     held_in_run = ("_writer", "_phase_start", "_save_point", "_tensors")
@@ -94,7 +96,7 @@ class Checkpoint(MonitoringCallback):
         every_seconds: float | None = None,
         keep_last: int = 2,
         monitor: str | None = None,
-        mode: Mode = "min",
+        mode: Mode | None = None,
         keep_best: int = 1,
         asynchronous: bool = False,
     ) -> None:
@@ -108,7 +110,8 @@ class Checkpoint(MonitoringCallback):
                 whole_number(name, value, 1)
         if every_seconds is not None and not real_number("every_seconds", every_seconds) > 0:
             raise ValueError(f"every_seconds must be positive, got {every_seconds!r}")
-        checked_mode(mode)
+        if mode is not None:
+            checked_mode(mode)
         if monitor is not None and every_epochs is None:
             raise ValueError("monitor needs every_epochs: it is known at the end of an epoch only")
         # Absolute: a handler may change the working directory.
@@ -122,6 +125,7 @@ class Checkpoint(MonitoringCallback):
         self._fit = ""
         self._phase_start: Mapping[str, Any] | None = None
         self._steps = 0
+        self._row_saved = -1  # of the last row that is in a checkpoint: its step
         self._pace = Pace(math.inf if every_seconds is None else every_seconds)
         self._is_phase_over = False
         self._save_point: SavePoint | None = None
@@ -160,7 +164,7 @@ class Checkpoint(MonitoringCallback):
         ranks = Ranks(world.exchange, world.rank, world.size)
         self._writer.begin(ranks, is_divided=mesh_of(run.model) is not None)
         self._fit = self._writer.fit
-        self._steps = run.steps
+        self._steps, self._row_saved = run.steps, -1
         self._pace.restart()
         self._save_point, self._tensors = None, KeptTensors(run)
         if run.token.grant_by is None:  # otherwise others see to it that batches are ended
@@ -169,7 +173,7 @@ class Checkpoint(MonitoringCallback):
     @handler(["begin_train", "begin_validate"], priority=AFTER_EVERYONE)
     def note_random_states(self, run: Runner) -> None:
         """Keep the random numbers with which the loader is about to be iterated."""
-        if run.epoch is None:
+        if run.epoch is None or run.in_interlude:
             return
         self._phase_start = run.starting_point.phase_start(run)
         if run.phase == "train" and not run.starting_point.is_yet_to_be_entered(run):
@@ -178,7 +182,7 @@ class Checkpoint(MonitoringCallback):
     @handler("after_batch", priority=float("inf"))
     def save_before_cut_batch(self, run: Runner) -> None:
         """Save the place before a batch in which the fit was cancelled: others yet may count."""
-        if run.outcome != "cancelled" or not self._is_ending(run):
+        if run.outcome != "cancelled" or not self._is_ending(run) or run.in_interlude:
             return
         place, tensors = self._save_point, self._tensors
         if place is None or tensors is None or place.is_saved or place.steps != run.steps:
@@ -202,6 +206,8 @@ class Checkpoint(MonitoringCallback):
             run.token.release()  # else an inner scope is being left, and its end is the place
         if "predict" in run.token.open_scopes:
             return  # a pass that somebody makes after the fit, and from which none goes on
+        if run.in_interlude:
+            return  # the run goes on before this validation, which is then made anew
         if run.epoch is None or run.phase is None or run.batch_index is None or not _is_whole(run):
             return
         place = run.epoch, run.phase, run.batch_index + 1
@@ -221,7 +227,7 @@ class Checkpoint(MonitoringCallback):
     def save_at_phase_end(self, run: Runner) -> None:
         """Save where the fit is cancelled between two batches, or between the phases."""
         run.token.release()
-        if run.epoch is None or run.token.closing_error is not None:
+        if run.epoch is None or run.token.closing_error is not None or run.in_interlude:
             return
         # Gradients that are left may wait for a step of after_train that has been cut.
         is_trained = self._is_phase_over and run.phase == "train" and self._has_no_gradients(run)
@@ -231,12 +237,33 @@ class Checkpoint(MonitoringCallback):
             self._save_place(run)
         elif is_trained:
             self._note(run, run.epoch, "validate", 0)
+            if self._is_row_due(run):
+                self._save(run, run.epoch, "validate", 0)
 
     @handler("after_epoch", priority=BEFORE_EVERYONE)
     def save_before_cut_epoch(self, run: Runner) -> None:
         """Save the place before an epoch in whose ``begin_epoch`` the fit was cancelled."""
         if run.outcome == "cancelled" and self._is_ending(run):
             self._save_place(run)
+
+    def after_row(self, run: Runner) -> None:
+        """Save the row of a validation between two batches, where it may be of the best.
+
+        Where somebody asked for it in ``after_batch``, other handlers have yet to hear of that.
+        """
+        if not run.rows.is_between_batches:
+            return
+        run.token.release()
+        assert run.epoch is not None
+        pending = run.token.pending
+        is_ending = pending is not None and _ends_fit(pending.scope, run.token.open_scopes)
+        if run.token.closing_error is not None or (pending is not None and not is_ending):
+            return
+        place = run.epoch, "train", 0 if run.batch_index is None else run.batch_index + 1
+        if self._has_no_gradients(run):
+            self._note(run, *place)
+        if is_ending or self._is_row_due(run):
+            self._save(run, *place)
 
     def after_epoch(self, run: Runner) -> None:
         """Save every so many epochs."""
@@ -246,7 +273,7 @@ class Checkpoint(MonitoringCallback):
             return
         self._note(run, run.epoch + 1, None, 0)
         due = self.every_epochs is not None and (run.epoch + 1) % self.every_epochs == 0
-        if due or run.epoch + 1 == run.epochs or run.token.pending is not None:
+        if due or run.extent.is_last_epoch(run) or run.token.pending is not None:
             self._save(run, run.epoch + 1, None, 0)
 
     def after_fit(self, run: Runner) -> None:
@@ -301,9 +328,19 @@ class Checkpoint(MonitoringCallback):
         if _gradients_are_kept_apart(run):
             return False  # nobody can read them; the batch that steps comes soon
         is_time = self.every_seconds is not None and self._pace.is_due(_agreement_on_time(run))
-        return is_time or (
-            self.every_steps is not None and run.steps - self._steps >= self.every_steps
-        )
+        is_step = self.every_steps is not None and run.steps - self._steps >= self.every_steps
+        return is_time or is_step or self._is_row_due(run)
+
+    def _is_row_due(self, run: Runner) -> bool:
+        is_by_steps = run.validate_every is not None
+        return self.monitored is not None and is_by_steps and self._is_of_row(run, None)
+
+    def _is_of_row(self, run: Runner, phase: str | None) -> bool:
+        """Whether the last row is of the weights that are there now, and not in a checkpoint."""
+        if run.validate_every is None:
+            return phase is None
+        step = run.history[-1].get("step") if run.history else None
+        return step == run.steps != self._row_saved
 
     # What
 
@@ -351,11 +388,14 @@ class Checkpoint(MonitoringCallback):
         def take_with_record() -> tuple[Record, dict[str, Any]]:
             content = take()
             metrics = numbers_of(run.history[-1])
-            if self.monitored is not None and phase is None:
+            is_of_row = self._is_of_row(run, phase)
+            if self.monitored is not None:
                 metrics.pop(self.monitored.key, None)
-                value = self.reading(run)
+                value = self.reading(run) if is_of_row else None
                 metrics |= {} if value is None else {self.monitored.key: value}
-            weights = self.validated_weights_of(run) if phase is None else None
+            weights = self.validated_weights_of(run) if is_of_row else None
+            if is_of_row and run.validate_every is not None:
+                self._row_saved = run.steps
             if weights is not None:
                 content = with_validated_weights(content, run, weights)
             about = Record(Path(), 0, writer.fit, epoch, phase, batch, run.steps, metrics)
@@ -376,8 +416,8 @@ class Checkpoint(MonitoringCallback):
     def _best(self, records: list[Record]) -> list[Record]:
         if self.monitored is None:
             return []
-        key, ends = self.monitored.key, [record for record in records if record.phase is None]
-        return self.monitored.best_of(ends, self.keep_best, lambda record: record.metrics.get(key))
+        key = self.monitored.key
+        return self.monitored.best_of(records, self.keep_best, lambda each: each.metrics.get(key))
 
 
 def _ends_fit(scope: str, open_scopes: tuple[str, ...]) -> bool:

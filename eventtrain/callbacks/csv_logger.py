@@ -1,19 +1,18 @@
-"""One row an epoch in a CSV file."""
+"""One row an epoch, or a validation, in a CSV file."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import absolute_path, flag
 from ..atomic_file import replace_file
-from ..callback import Callback
 from ..priorities import REPORTS
 from .shared.readings import epoch_row
+from .shared.row_ends import RowCallback, RowClock
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -21,13 +20,14 @@ if TYPE_CHECKING:
 _END = "end"
 
 
-class CSVLogger(Callback):
+class CSVLogger(RowCallback):
     """Writes ``run.history`` to a CSV file, one row an epoch, each whole as soon as it ends.
 
     The columns are ``epoch``, what callbacks wrote to ``run.history`` at
     priorities above REPORTS, ``seconds`` (wall time of the epoch) and ``outcome``.
-    When a later epoch brings a new column, the file is replaced in one step by one
-    with the wider header; rows without a value have an empty cell. Numbers that
+    In a fit with ``validate_every`` a row is of a validation and what was trained before it, and
+    ``step`` is the second column. When a later row brings a new column, the file is replaced in
+    one step by one with the wider header; rows without a value have an empty cell. Numbers that
     are not finite are written ``nan``, ``inf`` and ``-inf``.
 
     The checkpointed state holds all rows. A run that resumes makes the file hold
@@ -54,10 +54,11 @@ class CSVLogger(Callback):
         self._columns: list[str] = []
         self._rows: list[dict[str, Any]] = []
         self._is_new = True
-        self._start: float | None = None
+        self._clock = RowClock()
 
     def begin_fit(self, run: Runner) -> None:
         """See that the file can be written, and read what it holds where rows are added to it."""
+        self._clock = RowClock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._is_new and not self.append
         if not self._is_new and not self.path.exists():
@@ -91,12 +92,11 @@ class CSVLogger(Callback):
 
     def begin_epoch(self, run: Runner) -> None:
         """Start the epoch's clock."""
-        self._start = time.perf_counter()
+        self._clock.begin_epoch(run)
 
-    def after_epoch(self, run: Runner) -> None:
-        """Write the epoch's row."""
-        seconds = None if self._start is None else time.perf_counter() - self._start
-        row = epoch_row(run, seconds)
+    def end_row(self, run: Runner) -> None:
+        """Write the row."""
+        row = epoch_row(run, self._clock.lap(run))
         self._rows.append(row)
         new = [name for name in row if name not in self._columns]
         self._columns += new

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..arguments import flag, whole_number
-from ..callback import Callback, handler
+from ..callback import handler
 from ..data.batch import model_device
 from ..distributed.reductions import ONE_PROCESS, OneProcess
 from ..priorities import METRICS
+from .shared.row_ends import RowCallback
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 _PLACE = ("epoch", "n_iter")
 
 
-class DeviceStats(Callback):
-    """Takes stock of memory and processor time at the end of every epoch.
+class DeviceStats(RowCallback):
+    """Takes stock of memory and processor time at the end of every row of ``run.history``.
 
     A row has ``epoch``, ``n_iter`` (training batches so far) and
 
@@ -44,8 +45,8 @@ class DeviceStats(Callback):
 
     Args:
         every: Take stock after every N-th training batch too. ``None`` (default): at
-            the ends of epochs only.
-        history: Write the epoch's row to ``run.history``, without what is ``None``; of several
+            the ends of epochs only, or of validations with ``validate_every``.
+        history: Write what it is then to ``run.history``, without what is ``None``; of several
             processes the largest value of any, while ``rows`` are this one's. Default ``False``.
 
     Attributes:
@@ -79,8 +80,8 @@ class DeviceStats(Callback):
         if run.token.scope is None:
             self._take(run)
 
-    def after_epoch(self, run: Runner) -> None:
-        """Take stock of the epoch."""
+    def end_row(self, run: Runner) -> None:
+        """Take stock of the row: an epoch, or a validation and the training before it."""
         self._take(run)
 
     def _take(self, run: Runner) -> None:

@@ -84,12 +84,27 @@ class GradStats(Callback):
 
     def after_train(self, run: Runner) -> None:
         """Read the epoch's numbers, and put those of all processes together."""
+        self._share(run)
+        if run.validate_every is None:
+            self._write(run, [row for row in self._measured if row["epoch"] == run.epoch])
+
+    def after_row(self, run: Runner) -> None:
+        """Write what was measured since the row before, in a fit with ``validate_every``."""
+        if run.validate_every is not None:
+            self._share(run)
+            first = next((row["step"] for row in run.history[-2:-1]), 0)
+            self._write(run, [row for row in self._measured if row["step"] >= first])
+
+    def _share(self, run: Runner) -> None:
+        """Read what is new, and put it together with that of all processes."""
         if run.outcome != "failed":
             _put_together(
                 [row for row in self._read()[self._shared :] if row["sharded"]], run.world
             )
             self._shared = len(self._measured)
-        here = [row for row in self._read() if row["epoch"] == run.epoch]
+        self._read()
+
+    def _write(self, run: Runner, here: list[dict[str, Any]]) -> None:
         if self.history_written and here:
             rows = [_total(row["stats"], row["sizes"]) for row in here]
             norms = [row["norm"] for row in rows]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..arguments import flag
-from ..callback import Callback, handler
+from ..callback import handler
 from ..priorities import METRICS, REPORTS
 from .shared.extras import import_extra
 from .shared.readings import (
@@ -19,6 +18,7 @@ from .shared.readings import (
     plain_row,
     to_host,
 )
+from .shared.row_ends import RowCallback, RowClock
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 Kind = Literal["epochs", "batches"]
 
 
-class History(Callback):
+class History(RowCallback):
     """Keeps a row for every epoch of every fit, and for every training batch where asked.
 
     ``run.history`` is the current run's alone and starts over with each; this
     callback goes on. The runner shows it as ``run.history_table``, since
     ``run.history`` is the runner's own.
+
+    In a fit with ``validate_every`` the rows are of validations instead, with their ``step``.
 
     An epoch's row has ``fit`` (counted from 0), ``epoch``, what callbacks wrote to
     ``run.history`` at priorities above REPORTS, ``seconds`` and ``outcome``. A
@@ -54,7 +56,7 @@ class History(Callback):
         self._batch_rows: list[dict[str, Any]] = []
         self._new: list[dict[str, Any]] = []
         self._weights: list[Any] = []  # of this phase's losses, which are yet to be shared
-        self._start: float | None = None
+        self._clock = RowClock()
 
     @cached_property
     def name(self) -> str:
@@ -64,11 +66,12 @@ class History(Callback):
     def begin_fit(self, run: Runner) -> None:
         """Count the fit."""
         self._weights = []
+        self._clock = RowClock()
         self._fit += 1
 
     def begin_epoch(self, run: Runner) -> None:
         """Start the epoch's clock."""
-        self._start = time.perf_counter()
+        self._clock.begin_epoch(run)
 
     @handler(during="train", priority=METRICS)
     def after_loss(self, run: Runner) -> None:
@@ -104,10 +107,11 @@ class History(Callback):
             row = plain_row(run.history[-1])
             self._epoch_rows.append({"fit": None, **row, "outcome": run.outcome})
 
-    def after_epoch(self, run: Runner) -> None:
-        """Keep the epoch's row, and read its losses."""
-        seconds = None if self._start is None else time.perf_counter() - self._start
-        self._start = None
+    def end_row(self, run: Runner) -> None:
+        """Keep the row, and read the losses so far."""
+        seconds = self._clock.lap(run)
+        if run.validate_every is None:
+            self._clock = RowClock()
         self._epoch_rows.append({"fit": self._fit, **epoch_row(run, seconds)})
         self._read()
 

@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from ..arguments import absolute_path, flag
 from ..atomic_file import replace_file
-from ..callback import Callback
 from ..errors import describe
 from ..priorities import REPORTS
 from .shared.readings import epoch_row
+from .shared.row_ends import RowCallback, RowClock
 
 if TYPE_CHECKING:
     from ..runner import Runner
 
 
-class JSONLLogger(Callback):
+class JSONLLogger(RowCallback):
     """Writes ``run.history`` to a file of JSON lines, each whole as soon as it is known.
 
     An epoch's line has ``event`` (``"after_epoch"``), ``epoch``, what callbacks wrote
-    to ``run.history`` at priorities above REPORTS, ``seconds`` and ``outcome``. The last
+    to ``run.history`` at priorities above REPORTS, ``seconds`` and ``outcome``. In a
+    fit with ``validate_every`` there is a line a validation instead, with ``"after_row"`` and the
+    ``step``. The last
     line of a fit has ``event`` (``"after_fit"``), ``outcome``, ``reason``, ``epochs``
     (those that completed), ``steps`` and ``seconds``. Numbers that are not finite,
     which JSON does not have, become ``null``.
@@ -52,11 +54,13 @@ class JSONLLogger(Callback):
         self._is_new = True
         self._is_open = False
         self._epochs = 0
-        self._fit_start = self._start = 0.0
+        self._fit_start = 0.0
+        self._clock = RowClock()
 
     def begin_fit(self, run: Runner) -> None:
         """See that the file can be written, and read what it holds where lines are added to it."""
         self._epochs = 0
+        self._clock = RowClock()
         self._fit_start = time.perf_counter()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._is_new and not self.append
@@ -73,13 +77,17 @@ class JSONLLogger(Callback):
 
     def begin_epoch(self, run: Runner) -> None:
         """Start the epoch's clock."""
-        self._start = time.perf_counter()
+        self._clock.begin_epoch(run)
 
     def after_epoch(self, run: Runner) -> None:
-        """Write the epoch's line."""
+        """Count the epoch, and write its line where a row is of an epoch."""
         self._epochs += run.outcome == "completed"
-        seconds = time.perf_counter() - self._start
-        self._write({"event": "after_epoch", **epoch_row(run, seconds)})
+        super().after_epoch(run)
+
+    def end_row(self, run: Runner) -> None:
+        """Write the row's line."""
+        event = "after_epoch" if run.validate_every is None else "after_row"
+        self._write({"event": event, **epoch_row(run, self._clock.lap(run))})
 
     def after_fit(self, run: Runner) -> None:
         """Write how the fit ended."""

@@ -47,6 +47,7 @@ class LabelSmoothing(Callback):
         self.eps = float(eps)
         self._original: Loss | None = None
         self._smoothed: Loss | None = None
+        self._is_between = False
 
     def begin_fit(self, run: Runner) -> None:
         """See that the loss function is one that can be smoothed."""
@@ -54,6 +55,20 @@ class LabelSmoothing(Callback):
 
     def begin_train(self, run: Runner) -> None:
         """Put the smoothed loss in place."""
+        self._put_in_place(run)
+
+    def begin_validate(self, run: Runner) -> None:
+        """Validate without, also between two training batches."""
+        self._is_between = self._smoothed is not None
+        self.after_train(run)
+
+    def after_validate(self, run: Runner) -> None:
+        """Go on with the smoothed loss where training does."""
+        if self._is_between:
+            self._is_between = False
+            self._put_in_place(run)
+
+    def _put_in_place(self, run: Runner) -> None:
         assert run.learn is not None
         self._original = run.loss_func
         run.learn.loss_func = self._smoothed = _smoothed(run.loss_func, self.eps)

@@ -130,6 +130,11 @@ class LRFinder(Callback):
             raise TypeError(f"LRFinder needs a torch.optim optimizer, got {run.opt!r}")
         self._reset()
         batches = fit_length(run).batches
+        if batches and run.total_steps and batches < self.steps:
+            raise ValueError(
+                f"LRFinder needs {self.steps} training batches, and this fit of {run.total_steps} "
+                f"steps has {batches}: call fit with steps={self.steps}, or lower LRFinder's steps"
+            )
         if batches and run.epochs and batches < self.steps:
             epochs = math.ceil(self.steps * run.epochs / batches)
             raise ValueError(
@@ -188,10 +193,14 @@ class LRFinder(Callback):
             self._read(ONE_PROCESS if run.outcome == "failed" else run.world)
         finally:
             point.restore(run)
-        if run.outcome == "completed" and run.epochs and not self._has_blown_up:
+        if (
+            run.outcome == "completed"
+            and (run.epochs or run.total_steps)
+            and not self._has_blown_up
+        ):
             warnings.warn(
                 f"the range test ended after {len(self.losses)} of {self.steps} batches, before "
-                f"max_lr: the fit held no more. Call fit with more epochs, or lower steps",
+                f"max_lr: the fit held no more. Call fit with more epochs or steps, or lower steps",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -146,7 +146,8 @@ class LRScheduler(SchedulerCallback):
             return None
         return (
             f"its OneCycleLR ends after {total} steps, and this fit has {now}, of which torch "
-            "refuses the rest. Resume with the same number of epochs, or use the callback OneCycle"
+            "refuses the rest. Resume with the same number of epochs or steps, or use the callback "
+            "OneCycle"
         )
 
     def _length_of(self, run: RunState) -> int | None:

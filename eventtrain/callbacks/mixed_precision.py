@@ -178,8 +178,10 @@ class MixedPrecision(Callback):
 
     @handler(["after_train", "after_validate", "after_predict"], priority=AFTER_EVERYONE)
     def let_go(self, run: Runner) -> None:
-        """Remove all hooks."""
+        """Remove all hooks; but for those of a training that goes on after a validation."""
         self._calls.let_go()
+        if run.phase != "train" and "train" in run.token.open_scopes:
+            return
         if self._scaling is not None:
             self._scaling.gradients.let_go()
         watching, self._watching = self._watching, None

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 class Progress(Callback):
-    """Shows a bar over the epochs of a fit, and one over the batches of each phase.
+    """Shows a bar over the epochs or steps of a fit, and one over the batches of each phase.
 
     The bars are tqdm's, redrawn every ``every`` seconds at most; a batch in between
     costs one look at the clock. The bar of a phase is gone when the phase has ended,
-    and that of the epochs is out of the way while ``after_epoch`` runs, so what others
-    print there (``AvgStatsCallback`` does) stands on lines of its own. What is printed
+    and that of the epochs is out of the way while ``after_epoch`` and ``after_row`` run, so what
+    others print there (``AvgStatsCallback`` does) stands on lines of its own. What is printed
     in the middle of a phase goes through ``write``.
 
     With ``loss=True`` the batch's loss is read each time the bar is drawn, and the host
@@ -74,6 +74,7 @@ class Progress(Callback):
         self._options: dict[str, Any] = {**options, "disable": disable, "file": file}
         self._epochs: Any = None
         self._batches: Any = None
+        self._outer: Any = None  # that of the training, while a validation comes in between
         self._due = 0.0
 
     def write(self, text: str) -> None:
@@ -81,11 +82,12 @@ class Progress(Callback):
         self._tqdm.write(text)
 
     def begin_fit(self, run: Runner) -> None:
-        """Show the bar over the epochs."""
+        """Show the bar over the epochs, or steps where the fit goes by them."""
+        length, unit = fit_length(run), "epoch" if run.total_steps is None else "step"
         self._epochs = self._tqdm(
-            total=fit_length(run).epochs,
-            desc="epochs",
-            unit="epoch",
+            total=length.epochs if run.total_steps is None else length.steps,
+            desc=f"{unit}s",
+            unit=unit,
             leave=self.leave,
             **self._options,
         )
@@ -96,12 +98,15 @@ class Progress(Callback):
         if bar is None or run.epoch is None:
             return
         if bar.n == 0:  # what a fit has resumed from took none of this bar's time
-            bar.initial = run.epoch
-        bar.n = run.epoch
+            bar.initial = _done(run)
+        bar.n = _done(run)
 
     @handler(["begin_train", "begin_validate", "begin_predict"])
     def open_batches(self, run: Runner) -> None:
         """Show the bar over the batches of a phase."""
+        if self._batches is not None:
+            self._outer = self._batches
+            self._outer.clear()
         epoch = "" if run.epoch is None else f"epoch {run.epoch} "
         self._batches = self._tqdm(
             total=_batches_of(run),
@@ -121,6 +126,8 @@ class Progress(Callback):
         if now < self._due:
             return
         self._due = now + self.every
+        if run.in_train and run.total_steps is not None and self._epochs is not None:
+            self._epochs.update(run.steps - self._epochs.n)
         if self.loss_shown and run.loss is not None:
             bar.set_postfix_str(f"loss={float(run.loss.detach().mean()):.4g}", refresh=False)
         bar.update(run.batch_index + 1 - bar.n)
@@ -130,22 +137,34 @@ class Progress(Callback):
         """Take the phase's bar away before anybody prints."""
         if self._batches is not None:
             self._batches.close()
-            self._batches = None
+            self._batches, self._outer = self._outer, None
 
-    @handler("after_epoch", priority=BEFORE_EVERYONE)
+    @handler(["after_epoch", "after_row"], priority=BEFORE_EVERYONE)
     def make_room(self, run: Runner) -> None:
-        """Take the bar over the epochs off the screen for what others print."""
-        if self._epochs is not None and not self._epochs.disable:
-            self._epochs.clear()
+        """Take the bars off the screen for what others print."""
+        for bar in (self._batches, self._epochs):
+            if bar is not None and not bar.disable:
+                bar.clear()
+
+    @handler(priority=AFTER_EVERYONE)
+    def after_row(self, run: Runner) -> None:
+        """Show the bars again, with the metrics of a validation."""
+        bar = self._epochs
+        if bar is None or bar.disable or run.validate_every is None:
+            return
+        bar.set_postfix(self._chosen(run.history[-1]), refresh=False)
+        bar.n = _done(run)
+        bar.refresh()
 
     @handler(priority=AFTER_EVERYONE)
     def after_epoch(self, run: Runner) -> None:
-        """Show the bar again, with the epoch's metrics."""
+        """Show the bar again, with the epoch's metrics where a row is of an epoch."""
         bar = self._epochs
         if bar is None or bar.disable or run.epoch is None:
             return
-        bar.set_postfix(self._chosen(run.history[-1]), refresh=False)
-        bar.n = run.epoch + (run.outcome == "completed")
+        if run.validate_every is None:
+            bar.set_postfix(self._chosen(run.history[-1]), refresh=False)
+        bar.n = _done(run) + (run.total_steps is None and run.outcome == "completed")
         bar.refresh()
 
     def _chosen(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -161,6 +180,11 @@ class Progress(Callback):
         if self._epochs is not None:
             self._epochs.close()
             self._epochs = None
+
+
+def _done(run: Runner) -> int:
+    """Return how many epochs are done, or steps in a fit that goes by them."""
+    return run.epoch or 0 if run.total_steps is None else run.steps
 
 
 def _batches_of(run: Runner) -> int | None:

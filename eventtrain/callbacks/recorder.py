@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..arguments import whole_number
 from ..bus.handlers import is_among
-from ..callback import Callback, handler, listify
+from ..callback import handler, listify
 from ..priorities import METRICS, REPORTS
 from .shared.plots import FAINT, MAIN, SECOND, saved_figure, shown_figure, tidy
 from .shared.readings import (
@@ -20,6 +20,7 @@ from .shared.readings import (
     plain_row,
     to_host,
 )
+from .shared.row_ends import RowCallback
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _USUAL = ("lr", "momentum", "betas", "weight_decay")
 
 
-class Recorder(Callback):
+class Recorder(RowCallback):
     """Keeps the loss and the optimizer's settings of every training batch.
 
     Losses stay on their device, cut from the graph, until the epoch ends or
@@ -45,7 +46,7 @@ class Recorder(Callback):
             those of them that the optimizer has.
 
     Attributes:
-        rows: One row an epoch as in ``run.history``, with its ``outcome``, and
+        rows: One row an epoch or validation as in ``run.history``, with its ``outcome``, and
             ``batches``: how many training losses there were by its end.
 
     Raises:
@@ -96,8 +97,8 @@ class Recorder(Callback):
         shared = last_over_processes(losses, self._weights, run)
         losses[len(losses) - len(shared) :] = shared
 
-    def after_epoch(self, run: Runner) -> None:
-        """Read the epoch's losses, and keep its row."""
+    def end_row(self, run: Runner) -> None:
+        """Read the losses so far, and keep the row."""
         row = plain_row(run.history[-1])
         self.rows.append({**row, "outcome": run.outcome, "batches": len(self.losses)})
 

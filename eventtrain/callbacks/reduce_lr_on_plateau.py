@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch.optim import lr_scheduler as torch_schedulers
 
 from ..arguments import real_number, whole_number
-from .shared.monitored import Monitored, MonitoringCallback
+from .shared.monitored import Monitored, MonitoringCallback, checked_mode
 from .shared.schedulers import SchedulerCallback, stand_in
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ _THRESHOLD_MODES = ("rel", "abs")
 class ReduceLROnPlateau(MonitoringCallback, SchedulerCallback):
     """Tells ``torch.optim.lr_scheduler.ReduceLROnPlateau`` a metric after every epoch.
 
+    In a fit with ``validate_every`` it does so after every validation, which ``patience`` counts.
+
     An epoch without a step of the optimizer is passed over, and one that was cut short and
     left no such metric, or the metric of a validation that was cancelled.
 
@@ -26,7 +28,8 @@ class ReduceLROnPlateau(MonitoringCallback, SchedulerCallback):
         monitor: A key of ``run.history``'s rows, which ``AvgStatsCallback`` and others
             fill in. Default ``"valid_loss"``.
         **options: torch's: ``mode``, ``factor``, ``patience``, ``threshold``,
-            ``threshold_mode``, ``cooldown``, ``min_lr``, ``eps``.
+            ``threshold_mode``, ``cooldown``, ``min_lr``, ``eps``. ``mode`` must be said for a
+            key that is called accuracy, f1, auc or the like.
 
     Raises:
         TypeError, ValueError: An option is unknown or out of range.
@@ -37,7 +40,9 @@ class ReduceLROnPlateau(MonitoringCallback, SchedulerCallback):
     monitored: Monitored
 
     def __init__(self, monitor: str = "valid_loss", **options: Any) -> None:
-        self.monitored = Monitored(monitor, options.get("mode", "min"), user="ReduceLROnPlateau")
+        if "mode" in options:
+            checked_mode(options["mode"])  # None is none of torch's
+        self.monitored = Monitored(monitor, options.get("mode"), user="ReduceLROnPlateau")
         _check_numbers(options)
         # torch knows best which options it takes.
         torch_schedulers.ReduceLROnPlateau(stand_in(*options.values()), **options)
@@ -62,9 +67,11 @@ class ReduceLROnPlateau(MonitoringCallback, SchedulerCallback):
         super().load_state_dict(state)
         self.is_cut_short = state.get("is_cut_short", False)
 
-    def after_epoch(self, run: Runner) -> None:
-        """Step the scheduler with the metric, if the epoch counts."""
-        if not self.epoch_counts(run):
+    def end_row(self, run: Runner) -> None:
+        """Step the scheduler with the metric, if the row counts."""
+        by_epochs = run.validate_every is None
+        counts = self.epoch_counts(run) if by_epochs else run.outcome == "completed"
+        if not counts:
             return
         value = self.reading(run)
         if value is not None:

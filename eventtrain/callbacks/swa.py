@@ -131,7 +131,8 @@ class SWA(Callback):
             raise TypeError(f"SWA needs an nn.Module, got {type(run.model).__name__}")
         self._first = self._first_of(run)
         self._check_rates(run)
-        if self.load and self.update_bn and run.epochs and norms_of(run.model):
+        has_epochs = run.epochs != 0 and run.total_steps != 0
+        if self.load and self.update_bn and has_epochs and norms_of(run.model):
             _check_measurable(run)
         self._model = run.model
 
@@ -223,11 +224,12 @@ class SWA(Callback):
         rate = state["rate"]
         has_begun = bool(state["averaged"]) or bool(rate and rate["scheduler"])
         first, own = state["first"], self._first_of(run)
+        length = f"{run.epochs} epochs" if run.total_steps is None else f"{run.total_steps} steps"
         if not has_begun or first == own:
             return None
         return (
-            f"SWA has averaged from epoch {first} on, and in a fit of {run.epochs} epochs "
-            f"start={self.start} is epoch {own}. Resume with the same number of epochs, or with "
+            f"SWA has averaged from epoch {first} on, and in a fit of {length} "
+            f"start={self.start} is epoch {own}. Resume with the length of that fit, or with "
             f"SWA(start={first}) to go on with that average"
         )
 

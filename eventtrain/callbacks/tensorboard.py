@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import absolute_path, flag, whole_number
-from ..callback import Callback, handler
+from ..callback import handler
 from ..priorities import METRICS, REPORTS
 from .shared.extras import import_extra
 from .shared.readings import (
@@ -19,19 +19,21 @@ from .shared.readings import (
     plain_row,
     to_host,
 )
+from .shared.row_ends import RowCallback
 
 if TYPE_CHECKING:
     from ..runner import Runner
 
 
-class TensorBoard(Callback):
+class TensorBoard(RowCallback):
     """Writes a fit to a folder that TensorBoard shows.
 
     Every N-th training batch gives ``batch/loss`` and ``batch/lr`` (``batch/lr/0``,
     ``batch/lr/1``, ... where there are several parameter groups). They stay on their
     device until the epoch ends, and are then read in one transfer and written with
     the step numbers they belong to. Every epoch gives the numbers in its row of
-    ``run.history``, with the prefix ``epoch/``.
+    ``run.history``, with the prefix ``epoch/``; in a fit with ``validate_every`` every validation
+    does, with the prefix ``row/``.
 
     On several processes rank 0 alone writes, and losses are those of all of them; ``live`` has them
     exchanged every ``every`` batches.
@@ -130,18 +132,25 @@ class TensorBoard(Callback):
         if not self.runs_here:
             self._new = []
 
+    @handler("after_row", priority=METRICS, ranks="all")
+    def share_at_row(self, run: Runner) -> None:
+        """Have those losses be of all processes that are written with a validation's row."""
+        if run.validate_every is not None:
+            self.share(run)
+
     @handler(during="train", ranks="all")
     def after_batch(self, run: Runner) -> None:
         """Count the batch."""
         self.step += 1
 
-    def after_epoch(self, run: Runner) -> None:
-        """Write the epoch's batches and its row, and flush."""
+    def end_row(self, run: Runner) -> None:
+        """Write the batches so far and the row, and flush."""
         if self.writer is None:
             return
         self._write_batches()
+        kind = "epoch" if run.validate_every is None else "row"
         for name, value in numbers_of(run.history[-1]).items():
-            self.writer.add_scalar(f"epoch/{name}", value, max(self.step - 1, 0))
+            self.writer.add_scalar(f"{kind}/{name}", value, max(self.step - 1, 0))
         self.writer.flush()
 
     def _write_batches(self) -> None:
@@ -159,7 +168,10 @@ class TensorBoard(Callback):
         """Write the hyperparameters, and close the writer whatever has happened."""
         try:
             if self.writer is not None and self.hparams:
-                row = numbers_of(run.history[-1]) if run.history else {}
+                rows = run.history
+                if run.validate_every is not None:  # the last one may be still to be filled in
+                    rows = [row for row in rows if "step" in row]
+                row = numbers_of(rows[-1]) if rows else {}
                 metrics = {f"hparam/{name}": value for name, value in row.items()}
                 values = plain_row(self.hparams)
                 # In this folder, not in one of its own that shows up as another run.

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from ..runner import Runner
 
 
+_CLOCK = (
+    *("_seen", "_start", "_wait_start", "_waited", "_batches", "_samples", "_end"),
+    *("_together", "_together_start"),
+)
+
+
 class Throughput(Callback):
     """Writes to ``run.history`` how fast an epoch went, training and validation apart.
 
@@ -51,6 +57,8 @@ class Throughput(Callback):
     def __init__(self, skip: int = 0) -> None:
         self.skip = whole_number("skip", skip, 0)
         self._is_on = False
+        self._phase: str | None = None
+        self._paused: dict[str, Any] | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -64,8 +72,11 @@ class Throughput(Callback):
     @handler(["begin_train", "begin_validate"], priority=AFTER_EVERYONE)
     def phase_starts(self, run: Runner) -> None:
         """Start the clock."""
+        if run.in_interlude and self._is_on:
+            now = time.perf_counter()
+            self._paused = {"_paused_at": now, **{name: getattr(self, name) for name in _CLOCK}}
         self._reset()
-        self._is_on = True
+        self._is_on, self._phase = True, run.phase
         _wait_for(model_device(run.model))
         self._start = self._wait_start = time.perf_counter()
 
@@ -113,9 +124,24 @@ class Throughput(Callback):
     @handler(["after_train", "after_validate"], priority=METRICS)
     def phase_ends(self, run: Runner) -> None:
         """Write the phase's rates to the epoch's row."""
-        if not self._is_on:
+        if not self._is_on or self._phase != run.phase:
             return
         self._is_on = False
+        self._write(run)
+        paused = self._paused
+        if paused is not None and run.in_interlude:
+            self._go_on(paused)
+
+    def _go_on(self, paused: dict[str, Any]) -> None:
+        """Let the clock of the training go on, which a validation between batches has stopped."""
+        self._paused, self._is_on, self._phase = None, True, "train"
+        lost = time.perf_counter() - paused.pop("_paused_at")
+        for name, value in paused.items():
+            setattr(self, name, value)
+        for name in ("_start", "_wait_start", "_end", "_together_start"):
+            setattr(self, name, getattr(self, name) + lost)
+
+    def _write(self, run: Runner) -> None:
         if self._seen <= self.skip:
             return
         before = time.perf_counter()

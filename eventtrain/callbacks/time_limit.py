@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SCOPES = Vocabulary().around("batch")
 _OPENING = [e.name for e in EVENTS if e.scope in _SCOPES and e.kind == "opening"]
 _CLOSING = [
-    *(e.name for e in EVENTS if e.scope in _SCOPES and e.kind == "closing" and not e.only_after),
+    *(e.name for e in EVENTS if e.scope in _SCOPES and e.closes_scope),
 ]
 
 

@@ -16,6 +16,7 @@ from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS
 if TYPE_CHECKING:
     from ..runner import Runner
 
+_Paused = tuple[float, dict[str, float], int, torch.device | None, bool]
 PARTS = ("data", "forward", "loss", "backward", "step")
 
 
@@ -52,12 +53,14 @@ class Timing(Callback):
         self.cuda = flag("cuda", cuda)
         self.history_written = flag("history", history)
         self.rows: list[dict[str, Any]] = []
+        self._paused: _Paused | None = None
         self._reset()
 
     def _reset(self) -> None:
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._batches = 0
         self._phase_start: float | None = None
+        self._phase: str | None = None
         # The host's clock, and an event on the device's stream.
         self._part_start: tuple[float, Any] | None = None
         self._events: list[tuple[str, Any, Any]] = []
@@ -67,15 +70,18 @@ class Timing(Callback):
     def begin_fit(self, run: Runner) -> None:
         """Start over."""
         self.rows = []
+        self._paused = None
         self._reset()
 
     @handler(["begin_train", "begin_validate", "begin_predict"], priority=AFTER_EVERYONE)
     def phase_starts(self, run: Runner) -> None:
         """Start the clock of a phase, and wait for data."""
+        if run.in_interlude and self._phase_start is not None:
+            self._pause(self._phase_start)
         self._reset()
         device = model_device(run.model)
         self._device = device if self.cuda and device.type == "cuda" else None
-        self._phase_start = time.perf_counter()
+        self._phase_start, self._phase = time.perf_counter(), run.phase
         self._start()
 
     @handler("begin_batch", priority=BEFORE_EVERYONE)
@@ -134,7 +140,7 @@ class Timing(Callback):
     @handler(["after_train", "after_validate", "after_predict"], priority=BEFORE_EVERYONE)
     def phase_ends(self, run: Runner) -> None:
         """Write the row of a phase."""
-        if self._phase_start is None:
+        if self._phase_start is None or self._phase != run.phase:
             return
         self._read_events()
         total = time.perf_counter() - self._phase_start
@@ -149,6 +155,23 @@ class Timing(Callback):
             keys = (f"seconds_{phase}_{part}" for part in seconds)
             run.history[-1].update(zip(keys, means, strict=True))
         self._reset()
+        if self._paused is not None and run.in_interlude:
+            self._go_on(self._paused)
+
+    def _pause(self, start: float) -> None:
+        """Stop the clock of the training for a validation that comes between two batches."""
+        self._read_events()
+        place = self._device, self._part_start is not None
+        elapsed = time.perf_counter() - start
+        self._paused = elapsed, self._seconds, self._batches, *place
+
+    def _go_on(self, paused: _Paused) -> None:
+        """Let the clock of the training go on."""
+        elapsed, self._seconds, self._batches, self._device, is_waiting = paused
+        self._paused = None
+        self._phase_start, self._phase = time.perf_counter() - elapsed, "train"
+        if is_waiting:
+            self._start()
 
     def _start(self) -> None:
         self._part_start = time.perf_counter(), self._event_now() if self._on_device else None
@@ -214,3 +237,4 @@ class Timing(Callback):
             self._seconds = dict(state["seconds"])
             self._batches = state["batches"]
             self._phase_start = time.perf_counter() - state["elapsed"]
+            self._phase = None if self.run is None else self.run.phase

@@ -55,7 +55,7 @@ class ToDevice(Callback):
                 "'mps' or 'cpu', or leave it out for the device of the model"
             ) from error
         self.prefetch = whole_number("prefetch", prefetch, 1, "batches")
-        self._replaced: tuple[Any, str, Any, _Ahead] | None = None
+        self._replaced: dict[str, tuple[Any, Any, _Ahead]] = {}  # by the attribute
         # One for all epochs: freed memory stays with the stream that it was allocated on.
         self._sides: dict[torch.device, torch.cuda.Stream] = {}
 
@@ -70,10 +70,10 @@ class ToDevice(Callback):
     @handler(event=["after_train", "after_validate"], priority=BEFORE_EVERYONE)
     def put_back(self, run: Runner) -> None:
         """Close what still reads; put the loader back, unless somebody has set another since."""
-        if self._replaced is None:
+        attribute = "train_dl" if run.phase == "train" else "valid_dl"
+        if attribute not in self._replaced:
             return
-        data, attribute, loader, ahead = self._replaced
-        self._replaced = None
+        data, loader, ahead = self._replaced.pop(attribute)
         if getattr(data, attribute) is ahead:
             setattr(data, attribute, loader)
         ahead.close()
@@ -84,7 +84,7 @@ class ToDevice(Callback):
         has_length = hasattr(type(loader), "__len__")
         made = _SizedAhead if has_length else _Ahead
         ahead = made(loader, device, self.prefetch, self._side_of(device))
-        self._replaced = run.data, attribute, loader, ahead
+        self._replaced[attribute] = run.data, loader, ahead
         setattr(run.data, attribute, ahead)
 
     def _side_of(self, device: torch.device) -> torch.cuda.Stream | None:

@@ -118,7 +118,7 @@ class Scope:
         errors = self._run([*calls, _called(self, "on_closed"), token.obey])
         self._has_told_failure = False
         if errors:
-            raised = combine_errors([error, *errors] if error and failing else errors)
+            raised = combine_errors([error, *errors] if error is not None and failing else errors)
             if raised is not error:
                 _raise_without_unwind(raised)
         if failing:
@@ -186,12 +186,17 @@ def _called(scope: Scope, name: str) -> Callable[[], object]:
     return call
 
 
-def _raise_without_unwind(error: BaseException) -> NoReturn:
-    """Raise ``error`` with the context it came with, less the private unwinding."""
+def hide_unwind(error: BaseException) -> None:
+    """Take the private unwinding, during which an exception was raised, out of its context."""
     link = error
     while link.__context__ is not None and not isinstance(link.__context__, Unwind):
         link = link.__context__
     set_context(link, None)
+
+
+def _raise_without_unwind(error: BaseException) -> NoReturn:
+    """Raise ``error`` with the context it came with, less the private unwinding."""
+    hide_unwind(error)
     context = error.__context__
     try:
         raise error

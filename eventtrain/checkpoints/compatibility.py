@@ -27,17 +27,11 @@ def check_fits(content: Mapping[str, Any], run: RunState, origin: str) -> None:
         origin: Where the snapshot comes from, for messages.
 
     Raises:
-        CheckpointError: It lies behind the last epoch, is of another model, loss function,
+        CheckpointError: It lies behind the last epoch or step, is of another model, loss function,
             optimizer or training loader, or holds the state of callbacks that the run lacks, or
             that does not fit them.
     """
-    position = content["position"]
-    assert run.epochs is not None
-    if position["phase"] is not None and position["epoch"] >= run.epochs:
-        raise CheckpointError(
-            f"{origin} was taken in epoch {position['epoch']}, counted from 0, and a fit of "
-            f"{run.epochs} epochs ends before that: ask for {position['epoch'] + 1} or more"
-        )
+    _check_extent(content, run, origin)
     model = content.get("training_model", content["model"])
     _check_module("model", model, state_of(run.model), origin)
     if content["loss_func"]:  # a handler may have put one without state in its place for a while
@@ -56,6 +50,29 @@ def check_fits(content: Mapping[str, Any], run: RunState, origin: str) -> None:
         reason = callback.why_not_load(state, run) if state else None
         if reason is not None:
             raise CheckpointError(f"{origin} does not fit this run: {reason}")
+
+
+def _check_extent(content: Mapping[str, Any], run: RunState, origin: str) -> None:
+    position, steps = content["position"], content["counters"]["steps"]
+    is_within = position["phase"] is not None
+    if run.epochs is not None and is_within and position["epoch"] >= run.epochs:
+        raise CheckpointError(
+            f"{origin} was taken in epoch {position['epoch']}, counted from 0, and a fit of "
+            f"{run.epochs} epochs ends before that: ask for {position['epoch'] + 1} or more"
+        )
+    if run.total_steps is not None and steps > run.total_steps:
+        raise CheckpointError(
+            f"{origin} was taken after {steps} steps, and a fit of {run.total_steps} ends before "
+            f"that: ask for {steps} or more"
+        )
+    every = content.get("validate_every")  # earlier formats lack it
+    if (every is None) != (run.validate_every is None):
+        was = "an epoch each" if every is None else f"those of validate_every={every}"
+        remedy = "without validate_every" if every is None else f"with validate_every={every}"
+        raise CheckpointError(
+            f"{origin} has rows in its history that are {was}, and those of this fit would be "
+            f"others: resume {remedy}"
+        )
 
 
 def state_of(part: Any) -> dict[str, Any]:

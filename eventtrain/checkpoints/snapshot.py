@@ -85,6 +85,7 @@ def take_snapshot(
         "position": {"epoch": epoch, "phase": phase, "batch": batch},
         "world_size": run.world.size,
         "epochs": run.epochs,
+        "validate_every": run.validate_every,
         "counters": counters_at(run, phase),
         "history": plain_data(list(run.history), "history"),
         "model": plain_data(state_of(run.model), "model"),

@@ -169,14 +169,15 @@ class _Picture:
             # It belongs to the scope that is just closing: one further in than the record's.
             self._close_down_to(record["scope"], keep=1)
             self._put(record, 0 if len(self._blocks) > 1 else 1)
-        elif event.kind == "closing":
+        elif event.closes_scope or event.only_after is not None:
             self._close_to(event.scope, record)
             self._put(record, 0)
             if event.only_after is None:
                 self._close()
         else:
             self._close_to(record["scope"], record)
-            self._put(record, 1)
+            if event.kind == "point" or not self._follow(event.scope, record):
+                self._put(record, 1)
 
     def _open(self, scope: str, record: Record) -> None:
         if scope in self._open_scopes():
@@ -189,6 +190,19 @@ class _Picture:
         if len(self._blocks) == 1:
             depth = 0
         self._blocks[-1].items.append(_Line(depth, _one_line(record["event"]), _note(record)))
+
+    def _follow(self, scope: str, record: Record) -> bool:
+        """Draw an event that comes right after its scope as a part of that, if it does."""
+        items = self._blocks[-1].items
+        before, last = [None, None, *items][-2:]
+        if not isinstance(last, _Folded) or last.scope != scope or last.count > 1:
+            return False
+        line = _Line(last.lines[0].depth, _one_line(record["event"]), _note(record))
+        last.lines.append(line)
+        if isinstance(before, _Folded) and (before.scope, before.lines) == (scope, last.lines):
+            before.count, before.last = before.count + 1, last.last
+            items.pop()
+        return True
 
     def _open_scopes(self) -> list[str]:
         return [block.scope for block in self._blocks]
@@ -260,7 +274,7 @@ def _note(record: Record) -> str:
     """Say what is special about an event: outcome, exception, cancellations told of in it."""
     notes = []
     event, outcome = _event_of(record), record["outcome"]
-    if event.kind == "closing" and event.only_after is None and not record["scope"]:
+    if event.closes_scope and not record["scope"]:
         notes.append(f"{outcome} after {record['t']:.2f} s")
     elif outcome not in (None, "completed"):
         notes.append(_one_line(outcome))

@@ -102,7 +102,7 @@ def end_at(
     run: Runner, event: str, nth: int, end: Callable[[Runner], object], **options: Any
 ) -> None:
     """Have ``end`` called at the n-th time that ``event`` fires, or the last if it fires less."""
-    is_rare = any(name in event for name in ("epoch", "train", "validate"))
+    is_rare = any(name in event for name in ("epoch", "train", "validate", "row"))
     left = min(nth, EPOCHS) if is_rare else nth
 
     @run.on(event, **options)

@@ -76,7 +76,7 @@ def test_the_trace_of_a_fit_is_what_handlers_saw(learner: Learner) -> None:
     seen = witness(run)
     run.fit(2, learner)
     assert brief(log.records) == seen
-    assert len(seen) == 2 * (3 * 7 + 2 * 4 + 6) + 2
+    assert len(seen) == 2 * (3 * 7 + 2 * 4 + 7) + 2
 
 
 @pytest.mark.parametrize("event", ["begin_fit", "begin_batch", "after_loss", "begin_validate"])
@@ -389,7 +389,7 @@ dl = TensorLoader(x, y, bs=4)
 model, opt = get_model(DataBunch(dl, dl, c=3))
 learn = Learner(model, opt, torch.nn.functional.cross_entropy, DataBunch(dl, dl))
 run = Runner(EventLog(sys.argv[1], flush_every=10))
-run.on("after_epoch", lambda run: os.kill(os.getpid(), signal.SIGKILL), when=lambda r: r.epoch == 2)
+run.on("after_train", lambda run: os.kill(os.getpid(), signal.SIGKILL), when=lambda r: r.epoch == 2)
 run.fit(5, learn)
 """
 

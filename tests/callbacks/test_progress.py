@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from eventtrain import AvgStatsCallback, Learner, Runner
-from eventtrain.callbacks import Progress
+from eventtrain.callbacks import Checkpoint, Progress
 
 pytest.importorskip("tqdm", reason="needs tqdm (extra 'watch')")
 
@@ -273,3 +274,24 @@ def test_without_tqdm_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatc
 def test_other_arguments_of_the_wrong_type_are_refused(options: Any) -> None:
     with pytest.raises(TypeError, match=f"^{next(iter(options))} must be"):
         Progress(**options)
+
+
+def test_a_fit_by_steps_has_a_bar_over_its_steps(learner: Learner) -> None:
+    terminal = Terminal()
+    with redirect_stdout(terminal), redirect_stderr(terminal):
+        Runner(Progress(every=0)).fit(steps=5, learn=learner)
+    assert "5/5" in terminal.screen()[-2] + terminal.screen()[-1]
+    assert "steps:  80%" in terminal.getvalue()
+
+
+def test_the_bar_over_steps_goes_on_where_a_fit_is_resumed(
+    make_learner: Make, tmp_path: Path
+) -> None:
+    Runner(Checkpoint(tmp_path)).fit(steps=3, learn=make_learner())
+    terminal = Terminal()
+    run = Runner([Checkpoint(tmp_path), Progress(every=0)])
+    with redirect_stdout(terminal), redirect_stderr(terminal):
+        run.fit(steps=5, learn=make_learner(), resume="auto")
+    assert "4/5" in terminal.getvalue()
+    assert "1/5" not in terminal.getvalue()
+    assert "5/5" in terminal.getvalue()

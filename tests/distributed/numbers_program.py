@@ -117,6 +117,26 @@ def logs(weight: Any = None) -> dict[str, Any]:
     return outcome_of(run, learn)
 
 
+def has_parts() -> dict[str, Any]:
+    """One rank has another order of names; one name is of some batches, one of one rank."""
+    learn = learner()
+    run = runner([AvgStatsCallback(report=None)])
+
+    def loss_func(pred: Tensor, yb: Tensor) -> dict[str, Tensor]:
+        loss, is_last = nn.functional.mse_loss(pred, yb), run.world.rank == run.world.size - 1
+        parts = {"half": loss / 2, "tenth": loss / 10}
+        if run.batch_index == 1:
+            parts["second"] = loss
+        if is_last:
+            parts = {"constant": loss.detach() * 0 + 5, **dict(reversed(parts.items()))}
+        return {"loss": loss, **parts}
+
+    learn.loss_func = loss_func
+    run.fit(2, learn)
+    assert set(run.avg_stats.train_stats.names) >= {"half", "tenth", "second", "constant"}
+    return outcome_of(run, learn)
+
+
 def computes_metrics() -> dict[str, Any]:
     from torchmetrics.regression import MeanAbsoluteError, SpearmanCorrCoef
 
@@ -260,6 +280,7 @@ DEEDS: dict[str, Callable[[], dict[str, Any]]] = {
     "accumulates with a weight": lambda: trains(count_large, n=3),
     "logs": logs,
     "logs with a weight": lambda: logs(count_large),
+    "has parts": has_parts,
     "computes metrics": computes_metrics,
     "computes over all": computes_over_all,
     "trains sharded": lambda: sharded_deeds.trains(fit, data(), 1),

@@ -17,6 +17,7 @@ from torch import distributed as dist, nn
 from torch.nn.functional import mse_loss
 
 from eventtrain import (
+    AvgStatsCallback,
     CancellationToken,
     DataBunch,
     Distributed,
@@ -60,6 +61,12 @@ class Plan:
     asks: list[Ask]
     held_by: int | None
     """The rank whose token is cancelled before the fit."""
+    steps: int | None
+    """How many the fit is to take; by epochs where it is ``None``."""
+    every: int | None
+    """Steps from one validation to the next; each follows an epoch where it is ``None``."""
+    asked: int
+    """A handler validates after every so many batches of training; 0: after none."""
 
     @classmethod
     def of(cls, seed: int, size: int) -> Plan:
@@ -86,6 +93,9 @@ class Plan:
             pauses=[slow * dice.random() for _ in range(size)],
             asks=asks,
             held_by=rank() if dice.random() < 0.1 else None,
+            steps=dice.choice((None, None, dice.randint(1, 8))),
+            every=dice.choice((None, None, dice.randint(1, 4))),
+            asked=dice.choice((0, 0, dice.randint(1, 3))),
         )
 
 
@@ -121,8 +131,9 @@ def fit(seed: int) -> list[Any]:
     """Do what the plan of a seed says; return what must be equal."""
     rank, size = dist.get_rank(), dist.get_world_size()
     plan = Plan.of(seed, size)
-    callbacks = [GradientAccumulation(plan.group)] if plan.group > 1 else []
-    run = Runner([Distributed(lost_after=20), *callbacks], on_interrupt="return")
+    callbacks: list[Any] = [GradientAccumulation(plan.group)] if plan.group > 1 else []
+    callbacks = [Distributed(lost_after=20), AvgStatsCallback(report=None), *callbacks]
+    run = Runner(callbacks, on_interrupt="return")
     token = CancellationToken()
     begun: list[Any] = []
     if plan.held_by == rank:
@@ -137,7 +148,11 @@ def fit(seed: int) -> list[Any]:
             is_signalled |= ask.origin == "signal"
             _prepare(run, token, ask, f"{ask.origin} {number}")
     learn = learner(plan.batches, plan.valid[rank])
-    run.fit(plan.epochs, learn, token=token)
+    if plan.asked:
+        run.on("after_batch", lambda run: run.validate_now(), every=plan.asked, during="train")
+    run.on("after_row", lambda run: begun.append((run.steps, dict(run.history[-1]))))
+    length: Any = {"epochs": plan.epochs} if plan.steps is None else {"steps": plan.steps}
+    run.fit(**length, learn=learn, token=token, validate_every=plan.every)
     for thread in threads:
         thread.join()
     threads.clear()

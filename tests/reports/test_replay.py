@@ -58,6 +58,7 @@ begin_fit
       after_batch
     after_validate
   after_epoch
+  after_row
 after_fit                completed after SECONDS s"""
     )
 

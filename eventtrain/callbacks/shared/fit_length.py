@@ -18,7 +18,8 @@ class FitLength:
 
     Attributes:
         steps: Optimizer steps; ``None`` where neither the loader's length nor a limit is known.
-        limit: Optimizer steps after which a callback ends the fit; ``None`` for no limit.
+        limit: Optimizer steps after which the fit ends, as was asked for or by a callback; ``None``
+            for no limit.
         batches: Training batches; ``None`` where the loader cannot tell its length.
         epochs: Epochs that are begun; ``None`` where a limit may come before they are over, and
             the loader cannot tell its length.
@@ -41,19 +42,20 @@ def fit_length(run: RunState, *, batches_per_step: int | None = None) -> FitLeng
         batches_per_step: How many batches there are to a step; ``None`` (default) asks the
             callbacks. What is left over at the end of an epoch counts as a step.
     """
-    limits = [n for cb in run.cbs if (n := cb.fit_ends_after_steps) is not None]
+    asked = [run.total_steps, *(cb.fit_ends_after_steps for cb in run.cbs)]
+    limits = [n for n in asked if n is not None]
     limit = min(limits, default=None)
     per_step = batches_per_step
     if per_step is None:
         per_step = math.prod(cb.batches_per_step for cb in run.cbs)
     length = loader_length(run.data.train_dl)
-    if length is None or run.epochs is None:
+    if length is None or (limit is None and run.epochs is None):
         epochs = run.epochs if limit is None else None
         return FitLength(limit, limit, None, epochs)
     an_epoch = math.ceil(length / per_step)
-    steps = run.epochs * an_epoch
-    if limit is None or limit >= steps:
-        return FitLength(steps, limit, run.epochs * length, run.epochs)
+    if run.epochs is not None and (limit is None or limit >= run.epochs * an_epoch):
+        return FitLength(run.epochs * an_epoch, limit, run.epochs * length, run.epochs)
+    assert limit is not None
     whole, rest = divmod(limit, an_epoch or 1)
     batches = whole * length + min(rest * per_step, length)
     return FitLength(limit, limit, batches, whole + (rest > 0))
@@ -74,9 +76,9 @@ def other_length(name: str, saved: int | None, own: int | None) -> str | None:
         return None
     return (
         f"{name} was laid out over the {saved} steps of its fit, and this fit has {own}. Resume "
-        f"with the same number of epochs, or say how many steps it is to span: total_steps={own} "
-        f"goes on in a schedule over {own} steps, total_steps={saved} ends as it was to end, and "
-        "keeps its last value from there on"
+        "with the same number of epochs or steps, or say how many steps it is to span: "
+        f"total_steps={own} goes on in a schedule over {own} steps, total_steps={saved} ends as it "
+        "was to end, and keeps its last value from there on"
     )
 
 

@@ -1,13 +1,15 @@
-"""The number in the history by which a callback judges an epoch."""
+"""The number in the history by which a callback judges a row: an epoch, or a validation."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from ...callback import Callback, handler
+from ...callback import handler
 from ...priorities import BEFORE_EVERYONE
+from .row_ends import RowCallback
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +18,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Mode = Literal["min", "max"]
+# By what a key says of itself. A loss or an error of any name is better the lower it is.
+_LOWER = re.compile(r"loss|error")
+_HIGHER = re.compile(
+    r"accuracy|precision|recall|auroc|jaccard|bleu|rouge|f1"
+    r"|(?<![a-z])(acc|auc|map|iou|miou|dice|mrr|ndcg|psnr|ssim|r2)(?![a-z])"
+)
 
 
 class Monitored:
@@ -23,26 +31,34 @@ class Monitored:
 
     Args:
         key: The number's key in the rows.
-        mode: ``"min"`` when lower is better (default), ``"max"`` when higher is.
+        mode: ``"min"`` when lower is better, ``"max"`` when higher is. ``None`` (default) is
+            ``"min"``, but for a key whose name says the reverse.
         user: Who monitors it, for messages.
 
     Raises:
         TypeError: ``key`` is no text.
-        ValueError: ``mode`` is neither.
+        ValueError: ``mode`` is neither; or it is ``None``, and the key is that of an accuracy, say.
     """
 
-    def __init__(self, key: str, mode: Mode = "min", *, user: str) -> None:
+    def __init__(self, key: str, mode: Mode | None = None, *, user: str) -> None:
         if not isinstance(key, str):
             raise TypeError(f"monitor must be a key of run.history's rows, got {key!r}")
+        name = key.lower()
+        if mode is None and _HIGHER.search(name) and not _LOWER.search(name):
+            raise ValueError(
+                f"{user} monitors {key!r}, and without mode= the smallest value is the best, which "
+                "the name of this one speaks against: mode='max' takes the largest, mode='min' "
+                "the smallest"
+            )
         self.key = key
-        self.mode: Mode = checked_mode(mode)
+        self.mode: Mode = checked_mode("min" if mode is None else mode)
         self.user = user
 
     def read(self, run: RunState, *, is_cut_short: bool) -> float | None:
-        """Return the number in the row of the epoch that is closing.
+        """Return the number in the row that is complete.
 
         Args:
-            run: In ``after_epoch``.
+            run: In ``after_epoch`` or ``after_row``.
             is_cut_short: Whether something of the epoch was cancelled and left its row
                 without the number, perhaps.
 
@@ -58,7 +74,9 @@ class Monitored:
         if self.key not in row:
             if may_lack:
                 return None
-            keys = ", ".join(map(repr, (key for key in row if key != "epoch"))) or "none"
+            keys = (
+                ", ".join(map(repr, (key for key in row if key not in ("epoch", "step")))) or "none"
+            )
             raise ValueError(
                 f"{self.user} monitors {self.key!r}, and the history of epoch {run.epoch} has no "
                 f"such key (there are: {keys}). Name one of these, or add a callback that writes "
@@ -94,7 +112,7 @@ class Monitored:
         return sorted(known, key=lambda each: sign * value_of(each))[:count]
 
 
-class MonitoringCallback(Callback):
+class MonitoringCallback(RowCallback):
     """Knows which numbers of the epoch's row can be judged, and which weights gave them.
 
     A number is one of training if it stood in the row before the validation ended, or its key
@@ -130,16 +148,21 @@ class MonitoringCallback(Callback):
     @handler(["after_cancel_train", "after_cancel_validate"])
     def note_cancellation(self, run: RunState) -> None:
         """Remember that numbers of this epoch may be missing."""
-        self.is_cut_short = True
+        self.is_cut_short |= not _is_aside(run)
 
     @handler("begin_validate", priority=BEFORE_EVERYONE)
     def note_last_batch(self, run: RunState) -> None:
         """Remember the batch before those of the validation."""
+        if _is_aside(run):
+            return
+        self._is_validation_partial = False
         self._batch = run.batch
 
     @handler("after_validate", priority=BEFORE_EVERYONE)  # before what it measured is written
     def note_validation(self, run: RunState) -> None:
         """Remember whether the validation saw a part of its data, and what was measured before."""
+        if _is_aside(run):
+            return
         has_begun = run.batch is not self._batch
         self._is_validation_partial = has_begun and run.outcome != "completed"
         self._batch, self._known = None, frozenset(run.history[-1])
@@ -170,6 +193,11 @@ class MonitoringCallback(Callback):
 
     def _is_of_training(self, key: str) -> bool:
         return key.startswith("train_") or key in self._known
+
+
+def _is_aside(run: RunState) -> bool:
+    """Whether the validation is one that no row is told of."""
+    return run.in_interlude and run.validate_every is None
 
 
 def checked_mode(mode: Any) -> Mode:

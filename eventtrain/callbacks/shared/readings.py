@@ -119,20 +119,21 @@ def plain_row(row: Mapping[str, Any]) -> dict[str, bool | int | float | str | No
 
 
 def numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
-    """Return what is measured in a row of the history: its numbers, but for the epoch's."""
-    plain = {key: value for key, value in plain_row(row).items() if key != "epoch"}
+    """Return what is measured in a row of the history: its numbers, but for epoch and step."""
+    plain = {key: value for key, value in plain_row(row).items() if key not in ("epoch", "step")}
     return {key: float(v) for key, v in plain.items() if isinstance(v, (int, float))}
 
 
 def epoch_row(run: RunState, seconds: float | None) -> dict[str, Any]:
-    """Return the row of the epoch that is closing: ``run.history[-1]`` and how it went.
+    """Return the row that is complete: ``run.history[-1]`` and how it went.
 
     Args:
-        run: In ``after_epoch``.
-        seconds: Wall time of the epoch; ``None`` where it is not known.
+        run: In ``after_epoch`` or ``after_row``.
+        seconds: Wall time of the row; ``None`` where it is not known.
 
     Returns:
-        ``epoch``, what callbacks measured, ``seconds`` and ``outcome``.
+        ``epoch``, ``step`` with ``validate_every``, what callbacks measured, ``seconds`` and
+        ``outcome``.
     """
     return {**plain_row(run.history[-1]), "seconds": seconds, "outcome": run.outcome}
 

@@ -113,7 +113,7 @@ class SchedulerCallback(Callback, ABC):
         if self.scheduler is None:
             return {}
         state = {"scheduler": _plain(self.scheduler.state_dict()), "steps": self._steps}
-        return {**state, "began": list(self._began)}
+        return {**state, "began": list(self._began), "groups": self._groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state_dict`` returned.
@@ -127,8 +127,11 @@ class SchedulerCallback(Callback, ABC):
             raise ValueError(
                 f"{type(self).__name__} makes its scheduler in begin_fit: load its state after that"
             )
-        self.scheduler.load_state_dict(_revived(state["scheduler"], self.scheduler))
+        saved = _revived(state["scheduler"], self.scheduler)
+        _widen(self.scheduler, saved)
+        self.scheduler.load_state_dict(saved)
         self._began, self._steps = list(state["began"]), state["steps"]
+        self._groups = state.get("groups", self._groups)  # earlier formats lack it
 
 
 def _rates(opt: Any) -> list[float]:
@@ -146,6 +149,15 @@ def _take_in(scheduler: Any, rate: Any) -> None:
     functions = getattr(scheduler, "lr_lambdas", [])
     if functions and all(function is functions[0] for function in functions):
         functions.append(functions[0])
+
+
+def _widen(scheduler: Any, saved: dict[str, Any]) -> None:
+    """Have torch's scheduler take the functions of groups that had been added when it was saved."""
+    inner = getattr(scheduler, "_schedulers", ())
+    for each, state in zip(inner, saved.get("_schedulers", ()), strict=False):
+        _widen(each, state)
+    functions = getattr(scheduler, "lr_lambdas", [])
+    functions.extend(functions[:1] * (len(saved.get("lr_lambdas", ())) - len(functions)))
 
 
 def stand_in(*options: Any) -> torch.optim.Optimizer:

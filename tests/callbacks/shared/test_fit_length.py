@@ -99,3 +99,23 @@ def test_of_two_limits_the_nearer_one_counts() -> None:
     other.name = "other"
     Runner([MaxSteps(4), other, watch]).fit(3, learner_of(batches(3)))
     assert watch.told.steps == watch.seen["steps"] == 2
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 6), st.integers(1, 12), st.integers(1, 4), limits)
+def test_a_fit_by_steps_is_as_long_as_is_said(
+    length: int, steps: int, group: int, limit: Any
+) -> None:
+    watch = Watch()
+    callbacks = [GradientAccumulation(group), *([] if limit is None else [MaxSteps(limit)])]
+    Runner([*callbacks, watch]).fit(steps=steps, learn=learner_of(batches(length)))
+    assert watch.seen == {name: getattr(watch.told, name) for name in watch.seen}
+    assert watch.shares == sorted(watch.shares)
+    assert watch.shares[0] == 0
+
+
+def test_a_fit_by_steps_over_a_loader_without_a_length_knows_its_steps() -> None:
+    watch = Watch()
+    Runner(watch).fit(steps=5, learn=learner_of(Unsized(batches(3))))
+    assert watch.told == FitLength(steps=5, limit=5, batches=None, epochs=None)
+    assert watch.shares == [0, 0.2, 0.4, 0.6, 0.8]
