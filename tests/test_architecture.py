@@ -42,7 +42,7 @@ HOUSE = """
     distributed.gathering  over_all  distributed.transport  distributed.tallies
     distributed.connections  distributed.failures  distributed.agreed_scopes
     distributed.participation
-    submodules  distributed.arrival_order  distributed.engines  discriminative  model_call
+    distributed.arrival_order  submodules  distributed.engines  discriminative  model_call
     learner  extent  rows  phase_log  state  diagnosis  background  param_groups
     handler_options  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.shard_metadata
