@@ -13,20 +13,32 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from eventtrain import AvgStatsCallback, Callback, DataBunch, DataError, Learner, Runner
+from eventtrain import (
+    AvgStatsCallback,
+    Callback,
+    DataBunch,
+    DataError,
+    Learner,
+    Runner,
+    load_checkpoint,
+)
 from eventtrain.callbacks import (
     EMA,
     Checkpoint,
     EarlyStopping,
+    EventLog,
     GradientAccumulation,
     JSONLLogger,
     LabelSmoothing,
+    LRFinder,
     MixedPrecision,
     Throughput,
     Timing,
     ToDevice,
 )
+from eventtrain.checkpoints.files import list_checkpoints
 from eventtrain.errors import CheckpointError
+from eventtrain.reports.replay import replay
 
 Make = Callable[..., Learner]
 Row = dict[str, Any]
@@ -423,9 +435,14 @@ def test_a_batch_that_was_cancelled_is_known_as_such_after_a_validation(learner:
     run, outcomes = Runner(), []
     run.on("after_loss", lambda run: run.token.cancel("batch"), during="train")
     run.on("after_batch", lambda run: run.validate_now(), during="train")
-    run.on("after_batch", lambda run: outcomes.append(run.outcome), during="train", priority=-1)
+    run.on(
+        "after_batch",
+        lambda run: outcomes.append((run.outcome, run.scope.batch.outcome)),
+        during="train",
+        priority=-1,
+    )
     run.fit(1, learner)
-    assert outcomes == ["cancelled"] * 3
+    assert outcomes == [("cancelled", "cancelled")] * 3
 
 
 def test_a_failure_in_a_validation_in_between_is_one_of_the_fit(learner: Learner) -> None:
@@ -483,6 +500,21 @@ def test_precision_goes_on_after_a_validation_in_between(dtype: Any, make_learne
     assert are_equal(plain.model.parameters(), asked.model.parameters())
 
 
+def test_precision_watches_the_batches_after_a_validation_in_between(learner: Learner) -> None:
+    run = Runner(MixedPrecision("bf16"))
+    run.on("after_batch", lambda run: run.validate_now(), during="train")
+
+    @run.on("after_pred", during="train", when=lambda run: run.n_iter > 0)
+    def step_too_early(run: Runner) -> None:
+        with run.mixed_precision.autocast():
+            run.model(run.xb).sum().backward()
+        run.mixed_precision._enter()
+        run.opt.step()
+
+    with pytest.raises(RuntimeError, match="a step begins while autocast is on"):
+        run.fit(1, learner)
+
+
 def test_smoothing_is_left_out_in_between_and_goes_on(make_learner: Make) -> None:
     plain, asked = make_learner(), make_learner()
     expected = Runner([LabelSmoothing(0.3), AvgStatsCallback(report=None)]).fit(1, plain)
@@ -514,8 +546,8 @@ def test_the_time_of_a_validation_in_between_is_none_of_the_training(learner: Le
 # Going on from a checkpoint
 
 
-def saving(folder: Path, *cbs: Any, **options: Any) -> Runner:
-    checkpoint = Checkpoint(folder, every_steps=1, keep_last=100, **options)
+def saving(folder: Path, *cbs: Any, every_steps: int | None = 1, **options: Any) -> Runner:
+    checkpoint = Checkpoint(folder, every_steps=every_steps, keep_last=100, **options)
     jsonl = JSONLLogger(folder.parent / f"{folder.name}.jsonl")
     return Runner([checkpoint, AvgStatsCallback(report=None), EMA(0.5), jsonl, *cbs])
 
@@ -525,7 +557,7 @@ def lines_of(path: Path) -> list[str]:
     return [line.partition(', "seconds"')[0] for line in path.read_text().splitlines()]
 
 
-@settings(max_examples=30)
+@settings(max_examples=40)
 @given(
     at=st.integers(0, 12),
     event=st.sampled_from(
@@ -534,18 +566,25 @@ def lines_of(path: Path) -> list[str]:
     ),
     every=st.integers(1, 5),
     monitor=st.sampled_from([None, "valid_loss"]),
+    every_steps=st.sampled_from([None, 1]),
 )  # fmt: skip
 def test_a_fit_that_is_cancelled_anywhere_goes_on_bit_for_bit(
-    tmp_path_factory: pytest.TempPathFactory, at: int, event: str, every: int, monitor: Any
+    tmp_path_factory: pytest.TempPathFactory,
+    at: int,
+    event: str,
+    every: int,
+    monitor: Any,
+    every_steps: Any,
 ) -> None:
     folder = tmp_path_factory.mktemp("rows")
-    whole, learner = saving(folder / "whole", monitor=monitor), learner_with_dropout()
+    options = {"monitor": monitor, "every_steps": every_steps}
+    whole, learner = saving(folder / "whole", **options), learner_with_dropout()
     expected = whole.fit(steps=7, learn=learner, validate_every=every)
     calls = itertools.count()
-    cut, other = saving(folder / "cut", monitor=monitor), learner_with_dropout()
+    cut, other = saving(folder / "cut", **options), learner_with_dropout()
     cut.on(event, lambda run: run.token.cancel("fit", "now"), when=lambda run: next(calls) == at)
     cut.fit(steps=7, learn=other, validate_every=every)
-    again, third = saving(folder / "cut", monitor=monitor), learner_with_dropout()
+    again, third = saving(folder / "cut", **options), learner_with_dropout()
     result = again.fit(steps=7, learn=third, resume="auto", validate_every=every)
     assert (result.outcome, result.steps) == ("completed", 7)
     assert result.history == expected.history
@@ -619,3 +658,41 @@ def test_a_history_of_other_rows_is_refused(saved: Any, own: Any, tmp_path: Path
     saving(tmp_path / "cut").fit(1, learner_with_dropout(), validate_every=saved)
     with pytest.raises(CheckpointError, match="rows in its history that are"):
         saving(tmp_path / "cut").fit(2, learner_with_dropout(), resume="auto", validate_every=own)
+
+
+def test_an_exception_in_after_row_shows_nothing_of_how_the_fit_is_left(learner: Learner) -> None:
+    run = Runner()
+    run.on("after_epoch", lambda run: run.token.cancel("fit", "enough"))
+    run.on("after_row", lambda run: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as error:
+        run.fit(2, learner)
+    assert error.value.__context__ is None
+
+
+def test_of_a_row_that_several_checkpoints_hold_one_is_among_the_best(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, monitor="mine", keep_best=2, keep_last=1)
+    run, values = Runner(checkpoint), {2: 3.0, 4: 1.0, 6: 2.0, 8: 4.0}
+    run.on("after_validate", lambda run: run.history[-1].update(mine=values[run.steps]))
+    # That of step 4 comes at the end of an epoch, which is saved as well.
+    run.fit(2, learner_with_dropout(), validate_every=2)
+    kept = [record.steps for record in list_checkpoints(tmp_path) if "mine" in record.metrics]
+    assert kept[:2] == [4, 6]
+    assert (
+        checkpoint.best is not None and load_checkpoint(checkpoint.best)["counters"]["steps"] == 4
+    )
+
+
+def test_a_log_of_a_fit_with_validations_within_can_be_replayed(
+    learner: Learner, tmp_path: Path
+) -> None:
+    Runner(EventLog(tmp_path / "log")).fit(steps=4, learn=learner, validate_every=2)
+    picture = replay(tmp_path / "log").splitlines()
+    indents = {line.split()[0]: len(line) - len(line.lstrip()) for line in reversed(picture)}
+    assert indents["begin_validate"] == indents["after_row"] == indents["begin_train"] + 2
+
+
+def test_a_range_test_goes_on_to_its_end_without_validating(learner: Learner) -> None:
+    finder = LRFinder(steps=10, check_every=1)
+    run = Runner([finder, AvgStatsCallback(report=None)])
+    run.fit(steps=10, learn=learner, validate_every=2)
+    assert len(finder.losses) > 5

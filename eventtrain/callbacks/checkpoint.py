@@ -128,6 +128,7 @@ class Checkpoint(MonitoringCallback):
         self._row_saved = -1  # of the last row that is in a checkpoint: its step
         self._pace = Pace(math.inf if every_seconds is None else every_seconds)
         self._is_phase_over = False
+        self._is_within_batch = False  # a validation that somebody makes in after_batch
         self._save_point: SavePoint | None = None
         self._tensors: KeptTensors | None = None
 
@@ -144,12 +145,17 @@ class Checkpoint(MonitoringCallback):
         return best[0].path if best else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which fit the checkpoints belong to, and whether its epoch was cut short."""
-        return {"fit": self._fit, "is_partial": self.is_cut_short}
+        """Return which fit the checkpoints belong to, and what they have of its epoch."""
+        return {
+            "fit": self._fit,
+            "is_partial": self.is_cut_short,
+            "row_saved": self._row_saved,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Count the checkpoints that were there as this fit's own."""
         self._fit, self.is_cut_short = state["fit"], state["is_partial"]
+        self._row_saved = state.get("row_saved", -1)  # earlier formats lack it
         if self._writer is not None:
             self._writer.fit = self._fit
         if self.run is not None:
@@ -167,8 +173,18 @@ class Checkpoint(MonitoringCallback):
         self._steps, self._row_saved = run.steps, -1
         self._pace.restart()
         self._save_point, self._tensors = None, KeptTensors(run)
+        self._is_within_batch = False
         if run.token.grant_by is None:  # otherwise others see to it that batches are ended
             run.token.grant_by = self._grant
+
+    @handler("begin_validate", priority=float("inf"))
+    def note_whether_within_batch(self, run: Runner) -> None:
+        """See whether a batch has yet to end, so that what ends the fit waits for that.
+
+        A run that goes on behind the batch does not make this validation anew.
+        """
+        is_asked_for = run.in_interlude and not run.rows.is_between_batches
+        self._is_within_batch = is_asked_for and run.batch_index is not None
 
     @handler(["begin_train", "begin_validate"], priority=AFTER_EVERYONE)
     def note_random_states(self, run: Runner) -> None:
@@ -201,6 +217,8 @@ class Checkpoint(MonitoringCallback):
 
     def after_batch(self, run: Runner) -> None:
         """Save when it is time to, and where the run is about to end."""
+        if self._is_within_batch:
+            return
         pending = run.token.pending
         if pending is None or run.outcome == "failed":
             run.token.release()  # else an inner scope is being left, and its end is the place
@@ -226,6 +244,9 @@ class Checkpoint(MonitoringCallback):
     @handler(["after_train", "after_validate"], priority=AFTER_EVERYONE)
     def save_at_phase_end(self, run: Runner) -> None:
         """Save where the fit is cancelled between two batches, or between the phases."""
+        if self._is_within_batch:
+            self._is_within_batch = False
+            return
         run.token.release()
         if run.epoch is None or run.token.closing_error is not None or run.in_interlude:
             return
@@ -251,9 +272,9 @@ class Checkpoint(MonitoringCallback):
 
         Where somebody asked for it in ``after_batch``, other handlers have yet to hear of that.
         """
+        run.token.release()
         if not run.rows.is_between_batches:
             return
-        run.token.release()
         assert run.epoch is not None
         pending = run.token.pending
         is_ending = pending is not None and _ends_fit(pending.scope, run.token.open_scopes)
@@ -264,6 +285,11 @@ class Checkpoint(MonitoringCallback):
             self._note(run, *place)
         if is_ending or self._is_row_due(run):
             self._save(run, *place)
+
+    @handler("after_row", priority=AFTER_EVERYONE)
+    def release_what_waits(self, run: Runner) -> None:
+        """Have what was asked for by then take effect: no handler of the epoch comes after."""
+        run.token.release()
 
     def after_epoch(self, run: Runner) -> None:
         """Save every so many epochs."""
@@ -302,11 +328,9 @@ class Checkpoint(MonitoringCallback):
             place is not None and place.steps != run.steps
         )
         may_wait = "batch" in scopes or token.outcome is not None  # in a closing event
-        if (
-            may_wait
-            and _ends_fit(request.cancellation.scope, scopes)
-            and (is_past_step or not request.is_by_handler)
-        ):
+        waits = is_past_step or not request.is_by_handler or self._is_within_batch
+        is_in_time = may_wait or self._is_within_batch
+        if is_in_time and waits and _ends_fit(request.cancellation.scope, scopes):
             token.hold_back(request)
         else:
             token.grant(request)
@@ -386,16 +410,16 @@ class Checkpoint(MonitoringCallback):
         assert writer is not None
 
         def take_with_record() -> tuple[Record, dict[str, Any]]:
+            is_of_row, is_by_steps = self._is_of_row(run, phase), run.validate_every is not None
+            if is_of_row and is_by_steps:
+                self._row_saved = run.steps
             content = take()
-            metrics = numbers_of(run.history[-1])
-            is_of_row = self._is_of_row(run, phase)
+            metrics = numbers_of(run.history[-1], is_by_steps=is_by_steps)
             if self.monitored is not None:
                 metrics.pop(self.monitored.key, None)
                 value = self.reading(run) if is_of_row else None
                 metrics |= {} if value is None else {self.monitored.key: value}
             weights = self.validated_weights_of(run) if is_of_row else None
-            if is_of_row and run.validate_every is not None:
-                self._row_saved = run.steps
             if weights is not None:
                 content = with_validated_weights(content, run, weights)
             about = Record(Path(), 0, writer.fit, epoch, phase, batch, run.steps, metrics)

@@ -148,8 +148,9 @@ class TensorBoard(RowCallback):
         if self.writer is None:
             return
         self._write_batches()
-        kind = "epoch" if run.validate_every is None else "row"
-        for name, value in numbers_of(run.history[-1]).items():
+        is_by_steps = run.validate_every is not None
+        kind = "row" if is_by_steps else "epoch"
+        for name, value in numbers_of(run.history[-1], is_by_steps=is_by_steps).items():
             self.writer.add_scalar(f"{kind}/{name}", value, max(self.step - 1, 0))
         self.writer.flush()
 
@@ -168,10 +169,10 @@ class TensorBoard(RowCallback):
         """Write the hyperparameters, and close the writer whatever has happened."""
         try:
             if self.writer is not None and self.hparams:
-                rows = run.history
-                if run.validate_every is not None:  # the last one may be still to be filled in
+                rows, is_by_steps = run.history, run.validate_every is not None
+                if is_by_steps:  # the last one may be still to be filled in
                     rows = [row for row in rows if "step" in row]
-                row = numbers_of(rows[-1]) if rows else {}
+                row = numbers_of(rows[-1], is_by_steps=is_by_steps) if rows else {}
                 metrics = {f"hparam/{name}": value for name, value in row.items()}
                 values = plain_row(self.hparams)
                 # In this folder, not in one of its own that shows up as another run.

@@ -458,3 +458,32 @@ def test_a_torchmetrics_metric_goes_with_a_loss_that_is_a_float(learner: Learner
     learner.data.valid_dl = learner.data.train_dl
     row = Runner(AvgStatsCallback(metric, report=None)).validate(learner).history[0]
     assert row["valid_loss"] == 2.0
+
+
+def test_a_fit_with_validations_within_prints_a_line_for_each(learner: Learner) -> None:
+    lines: list[str] = []
+    Runner(AvgStatsCallback(report=lines.append)).fit(2, learner, validate_every=4)
+    titles, *rows = [line.split() for line in lines]
+    assert titles == ["epoch", "step", "train_loss", "valid_loss", "seconds"]
+    assert [row[:2] for row in rows] == [["1", "4"], ["1", "6"]]
+
+
+def test_a_validation_without_training_since_the_last_has_no_average_of_it(
+    learner: Learner,
+) -> None:
+    run = Runner(AvgStatsCallback(report=None))
+    run.on("begin_train", lambda run: run.validate_now())
+    result = run.fit(1, learner, validate_every=3)
+    assert [list(row) for row in result.history] == [
+        ["epoch", "step", "valid_loss"], ["epoch", "step", "train_loss", "valid_loss"]
+    ]  # fmt: skip
+
+
+def test_a_validation_asked_for_leaves_no_average_to_an_epoch_without_one(
+    learner: Learner,
+) -> None:
+    run = Runner(AvgStatsCallback(report=None))
+    run.on("begin_train", lambda run: run.validate_now())
+    run.on("after_loss", lambda run: run.token.cancel("epoch"), during="train")
+    result = run.fit(1, learner)
+    assert list(result.history[0]) == ["epoch", "train_loss"]

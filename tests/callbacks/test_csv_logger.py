@@ -238,3 +238,17 @@ def test_append_must_be_a_flag(tmp_path: Path) -> None:
 def test_what_is_no_path_is_refused_by_name() -> None:
     with pytest.raises(TypeError, match=r"^path must be a path, got None"):
         CSVLogger(None)  # type: ignore[arg-type]
+
+
+def test_validations_within_a_fit_are_its_rows(learner: Learner, tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    run = Runner([AvgStatsCallback(report=None), CSVLogger(path)])
+    result = run.fit(steps=5, learn=learner, validate_every=2)
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:4] == ["epoch", "step", "train_loss", "valid_loss"]
+    assert [(row["step"], row["outcome"]) for row in rows] == [
+        ("2", "completed"), ("4", "completed"), ("5", "completed")
+    ]  # fmt: skip
+    assert [float(row["train_loss"]) for row in rows] == [r["train_loss"] for r in result.history]
+    assert all(float(row["seconds"]) >= 0 for row in rows)

@@ -168,3 +168,10 @@ def test_on_cuda_the_allocators_numbers_are_there(learner: Learner) -> None:
 def test_a_bad_interval_is_refused(every: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="every"):
         DeviceStats(every=every)
+
+
+def test_stock_is_taken_of_each_validation_within_a_fit(learner: Learner) -> None:
+    stats = DeviceStats(history=True)
+    result = Runner(stats).fit(steps=5, learn=learner, validate_every=2)
+    assert [row["n_iter"] for row in stats.rows] == [2, 4, 5]
+    assert [row["cpu_seconds"] for row in result.history] == [r["cpu_seconds"] for r in stats.rows]

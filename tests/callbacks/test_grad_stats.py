@@ -237,3 +237,20 @@ def test_what_was_not_measured_is_an_error(learner: Learner) -> None:
 def test_a_bad_interval_is_refused(every: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="every"):
         GradStats(every=every)
+
+
+def test_each_validation_within_a_fit_has_the_norms_of_the_steps_before_it(
+    learner: Learner,
+) -> None:
+    stats, norms = GradStats(history=True), []
+    run = Runner(stats)
+
+    @run.on("begin_step", priority=-1)
+    def note(run: Runner) -> None:
+        squares = [p.grad.square().sum() for p in run.model.parameters()]
+        norms.append(float(sum(squares)) ** 0.5)
+
+    result = run.fit(steps=5, learn=learner, validate_every=2)
+    groups = [norms[:2], norms[2:4], norms[4:]]
+    found = [row["grad_norm"] for row in result.history]
+    assert found == pytest.approx([sum(group) / len(group) for group in groups])

@@ -209,3 +209,14 @@ def test_a_resumed_fit_keeps_its_number(learner: Learner) -> None:
     run.on("begin_fit", lambda run: second.load_state_dict(state), priority=-100)
     run.fit(1, learner)
     assert [row["fit"] for row in second.to_dicts()] == [0, 1, 1]
+
+
+def test_validations_within_a_fit_are_its_rows(learner: Learner) -> None:
+    history = History()
+    run = Runner([AvgStatsCallback(report=None), history])
+    result = run.fit(steps=4, learn=learner, validate_every=3)
+    rows = history.to_dicts()
+    assert [(row["fit"], row["step"], row["outcome"]) for row in rows] == [
+        (0, 3, "completed"), (0, 4, "completed")
+    ]  # fmt: skip
+    assert [row["valid_loss"] for row in rows] == [row["valid_loss"] for row in result.history]

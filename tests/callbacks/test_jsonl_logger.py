@@ -224,3 +224,13 @@ def test_append_must_be_a_flag(tmp_path: Path) -> None:
 def test_what_is_no_path_is_refused_by_name() -> None:
     with pytest.raises(TypeError, match=r"^path must be a path, got None"):
         JSONLLogger(None)  # type: ignore[arg-type]
+
+
+def test_validations_within_a_fit_are_its_lines(learner: Learner, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    run = Runner([AvgStatsCallback(report=None), JSONLLogger(path)])
+    result = run.fit(2, learner, validate_every=4)
+    *rows, last = map(json.loads, path.read_text().splitlines())
+    assert [(row["event"], row["step"]) for row in rows] == [("after_row", 4), ("after_row", 6)]
+    assert [row["valid_loss"] for row in rows] == [row["valid_loss"] for row in result.history]
+    assert (last["event"], last["epochs"], last["steps"]) == ("after_fit", 2, 6)

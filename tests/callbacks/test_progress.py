@@ -295,3 +295,15 @@ def test_the_bar_over_steps_goes_on_where_a_fit_is_resumed(
     assert "4/5" in terminal.getvalue()
     assert "1/5" not in terminal.getvalue()
     assert "5/5" in terminal.getvalue()
+
+
+def test_a_validation_within_a_fit_has_a_bar_and_shows_its_metrics(learner: Learner) -> None:
+    terminal = Terminal()
+    with redirect_stdout(terminal), redirect_stderr(terminal):
+        run = Runner([AvgStatsCallback(), Progress(every=0)])
+        result = run.fit(steps=4, learn=learner, validate_every=2)
+    assert "epoch 0 validate" in terminal.getvalue()
+    lines = [line for line in terminal.screen() if line]
+    assert [line.split()[:2] for line in lines[:3]] == [["epoch", "step"], ["0", "2"], ["1", "4"]]
+    assert "4/4" in lines[-1]
+    assert f"valid_loss={result.history[-1]['valid_loss']:.3g}"[:14] in lines[-1]

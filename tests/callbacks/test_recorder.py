@@ -349,3 +349,9 @@ def test_the_pictures_are_saved(learner: Learner, tmp_path: Path) -> None:
 def test_a_field_is_missed_in_a_whole_sentence_where_none_was_kept() -> None:
     with pytest.raises(KeyError, match="no field 'lr' was recorded; there are none"):
         Recorder().values("lr")
+
+
+def test_validations_within_a_fit_are_its_rows(learner: Learner) -> None:
+    recorder = Recorder()
+    Runner([AvgStatsCallback(report=None), recorder]).fit(2, learner, validate_every=4)
+    assert [(row["step"], row["batches"]) for row in recorder.rows] == [(4, 4), (6, 6)]

@@ -163,3 +163,12 @@ def test_a_number_of_a_part_of_the_validation_is_not_judged(
     run.on("after_loss", lambda run: run.token.cancel(cancel), during="validate")
     run.fit(3, make_learner())
     assert run.reduce_lr_on_plateau.scheduler.last_epoch == 0
+
+
+def test_it_is_told_the_metric_of_each_validation_within_a_fit(learner: Learner) -> None:
+    plateau = ReduceLROnPlateau("mine", patience=0, factor=0.5)
+    run, rates = Runner(plateau), []
+    run.on("after_validate", lambda run: run.history[-1].update(mine=1.0))
+    run.on("after_row", lambda run: rates.append(run.opt.param_groups[0]["lr"]), priority=-90)
+    run.fit(steps=6, learn=learner, validate_every=2)
+    assert rates == [0.1, 0.05, 0.025]

@@ -345,3 +345,15 @@ def test_a_bad_interval_is_refused(every: Any, error: type[Exception], tmp_path:
 def test_other_arguments_of_the_wrong_type_are_refused(options: Any, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=f"^{next(iter(options))} must be"):
         TensorBoard(**{"logdir": tmp_path, **options})
+
+
+def test_the_metrics_of_a_validation_within_a_fit_stand_at_the_batch_before_it(
+    learner: Learner, tmp_path: Path
+) -> None:
+    run = Runner([AvgStatsCallback(report=None), TensorBoard(tmp_path, every=1, hparams={"a": 1})])
+    history = run.fit(steps=5, learn=learner, validate_every=2).history
+    written = scalars(tmp_path, "row/valid_loss")
+    assert [step for step, _ in written] == [1, 3, 4]
+    assert [value for _, value in written] == pytest.approx([r["valid_loss"] for r in history])
+    assert [step for step, _ in scalars(tmp_path, "batch/loss")] == [0, 1, 2, 3, 4]
+    assert "row/step" not in read(tmp_path).Tags()["scalars"]

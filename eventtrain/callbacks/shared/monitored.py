@@ -155,7 +155,6 @@ class MonitoringCallback(RowCallback):
         """Remember the batch before those of the validation."""
         if _is_aside(run):
             return
-        self._is_validation_partial = False
         self._batch = run.batch
 
     @handler("after_validate", priority=BEFORE_EVERYONE)  # before what it measured is written

@@ -118,9 +118,16 @@ def plain_row(row: Mapping[str, Any]) -> dict[str, bool | int | float | str | No
     return {key: plain_value(value) for key, value in row.items()}
 
 
-def numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
-    """Return what is measured in a row of the history: its numbers, but for epoch and step."""
-    plain = {key: value for key, value in plain_row(row).items() if key not in ("epoch", "step")}
+def numbers_of(row: Mapping[str, Any], *, is_by_steps: bool = False) -> dict[str, float]:
+    """Return what is measured in a row of the history: its numbers, but for its place.
+
+    Args:
+        row: The row.
+        is_by_steps: Whether its ``"step"`` says where it is, as in a fit with ``validate_every``.
+            Default ``False``.
+    """
+    place = ("epoch", "step") if is_by_steps else ("epoch",)
+    plain = {key: value for key, value in plain_row(row).items() if key not in place}
     return {key: float(v) for key, v in plain.items() if isinstance(v, (int, float))}
 
 
