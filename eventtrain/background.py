@@ -25,7 +25,17 @@ WhenFull = Literal["wait", "drop"]
 TENSORS = ("pred", "xb", "yb", "batch", "weight")
 """What is copied into a record where it is asked for."""
 _NUMBERS = (
-    *("epoch", "epochs", "n_epochs", "n_iter", "steps", "phase", "in_train", "batch_index"),
+    *(
+        "epoch",
+        "epochs",
+        "total_steps",
+        "n_epochs",
+        "n_iter",
+        "steps",
+        "phase",
+        "in_train",
+        "batch_index",
+    ),
     *("iters", "train_iters", "outcome", "rank"),
 )
 _ROOTS = ("fit", "validate", "predict")
