@@ -59,10 +59,14 @@ class PhaseLog(NoPhase):
     Args:
         prefix: What columns begin with, ``"train"`` or ``"valid"``.
         outer: That of the phase around it, which goes on later.
+
+    Attributes:
+        is_of_train: Whether it is of training.
     """
 
     def __init__(self, prefix: str, outer: NoPhase) -> None:
         self.prefix, self._outer = prefix, outer
+        self.is_of_train = prefix == "train"
         # Value and weight added up, by name. Never changed in place: a checkpoint may hold them.
         self._sums: dict[str, tuple[Any, Any]] = {}
 
@@ -90,7 +94,7 @@ class PhaseLog(NoPhase):
             raise TypeError(f"run.log takes a name first, a text, got {name!r}")
         column = f"{self.prefix}_{name}"
         owners = [repr(cb) for cb in run.cbs if name in cb.phase_columns]
-        if column in run.history[-1]:
+        if column in run.history[-1] and "step" not in run.history[-1]:  # it is complete then
             owners.append("run.history[-1]")
         if owners:
             raise ValueError(

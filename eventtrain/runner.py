@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 
+from .background import Backgrounds, without_background
 from .bus.event_bus import EventBus
 from .bus.handlers import OnError
 from .bus.receivers import Receiver
@@ -35,12 +37,14 @@ from .reports.picture import picture
 from .resuming import FromTheStart, find_start
 from .rows import EpochRows, rows_every
 from .state import FitResult
+from .stepping import PLACES, Moments, Pause, as_generators
 from .train_eval import TrainEvalCallback, modes_of, set_modes
 
 if TYPE_CHECKING:
     from .plugins import Plugin, Requested
 
 F = TypeVar("F", bound=Receiver)
+During = Literal["train", "validate"] | None
 
 
 class Runner(Loop):
@@ -94,6 +98,7 @@ class Runner(Loop):
         self.starting_point, self.extent, self.rows = FromTheStart(), NOTHING, EpochRows()
         self.bus = EventBus() if bus is None else bus
         self._on_interrupt = on_interrupt
+        self._background = Backgrounds()
         made = [_made_by(make) for make in listify(cb_funcs)]
         self.cbs: list[Callback] = []
         callbacks = [TrainEvalCallback(), *listify(cbs), *made]
@@ -133,8 +138,22 @@ class Runner(Loop):
     def on(self, event: str | Iterable[str], **options: Any) -> Callable[[F], F]: ...
 
     def on(self, event: str | Iterable[str], *fn: Any, **options: Any) -> Any:
-        """Subscribe a handler to this runner's events; see ``EventBus.on``."""
-        return self.bus.on(event, *fn, sender=self, **options)
+        """Subscribe a handler to this runner's events; see ``EventBus.on``.
+
+        Args:
+            event: As for ``EventBus.on``.
+            *fn: As there: the function, or nothing for a decorator.
+            **options: As there, and: ``background=True`` has the handler run in a thread of its
+                own, in the order of the events, with a frozen ``Record`` of the run in its place.
+                ``queue`` records may wait (default 1000); ``full`` says what happens to one for
+                which there is no room, ``"wait"`` (default: the loop waits) or ``"drop"``;
+                ``tensors`` names what a record is to have copies of, of ``"pred"``, ``"xb"``,
+                ``"yb"``, ``"batch"`` and ``"weight"``. What it raises is raised at the next
+                closing event, and ``after_fit`` waits until it has worked off all of them.
+        """
+        if options.pop("background", False):
+            return self._background.subscribe(self.on, event, fn, options)
+        return self.bus.on(event, *fn, sender=self, **without_background(options))
 
     @overload
     def fit(
@@ -230,6 +249,57 @@ class Runner(Loop):
             DataError: There is no validation loader.
         """
         return validate_between(self)
+
+    def iterate(
+        self, *args: Any, at: str = "after_batch", during: During = None, **kwargs: Any
+    ) -> Moments:
+        """Step through a fit: ``for moment in run.iterate(2, learn): ...``.
+
+        Each time that ``at`` has fired and all of its handlers have run, the fit stands still and
+        the body of the ``for`` gets the run. It is the fit that ``fit`` would be, in the same
+        thread, to the bit. The body has the gradient mode and the signal handlers of its own
+        surroundings, and may cancel. Leaving the ``for`` ends the fit as a cancellation: all
+        closing events fire, and ``run.result`` is there. An exception of the body is the
+        caller's, and none of the run's.
+
+        Args:
+            *args: As for ``fit``.
+            at: An event at which nothing of a batch is under way: ``"after_batch"`` (default),
+                ``"begin_fit"``, or ``begin_`` and ``after_`` of ``epoch``, ``train``, ``validate``.
+            during: Only in this phase, ``"train"`` or ``"validate"``; in any by default.
+            **kwargs: As for ``fit``.
+
+        Returns:
+            An iterator, which is a context manager too: ``with run.iterate(...) as moments:`` ends
+            the fit where the block ends, and raises what its closing events have raised.
+
+        Raises:
+            UnknownEventError: There is no event ``at``.
+            ValueError: It is another one.
+            TypeError: This runner's class overrides what is stepped through.
+            RuntimeError: This runner is running already.
+        """
+        self.bus.signal(at)  # which must be there
+        if at not in PLACES:
+            raise ValueError(f"a fit can stand still at {', '.join(PLACES)}, and not at {at}")
+        for name in _STEPS:
+            if getattr(type(self), name) is not getattr(Runner, name):
+                raise TypeError(
+                    f"run.iterate steps through the loop of Runner, and {type(self).__name__} has "
+                    f"a {name} of its own: subscribe a handler, run.on({at!r}, ...), in its place"
+                )
+        if self.is_running:
+            raise RuntimeError(_RUNS_ALREADY)
+        inspect.signature(self.fit).bind(*args, **kwargs)
+        pause = Pause()
+        stepped = as_generators({name: getattr(Runner, name) for name in _STEPS}, pause)
+
+        def steps() -> Generator[Any, None, None]:
+            last = float("-inf")
+            with self.on(at, pause.note, during=during, priority=last, name="iterate"):
+                yield from stepped["fit"](self, *args, **kwargs)
+
+        return Moments(steps(), pause)
 
     def validate(self, learn: Learner, token: CancellationToken | None = None) -> FitResult:
         """Run the validation phase alone: no gradients, the model in evaluation mode.
@@ -336,7 +406,7 @@ class Runner(Loop):
     ) -> FitResult:
         """Run ``loop`` with state, token and signal handlers in place, and clean up after it."""
         if self.is_running:
-            raise RuntimeError("this runner is running already: inside a handler, use another one")
+            raise RuntimeError(_RUNS_ALREADY)
         if not (token is None or isinstance(token, CancellationToken)):
             raise TypeError(
                 f"token must be a CancellationToken, got {token!r}: CancellationToken()"
@@ -360,6 +430,7 @@ class Runner(Loop):
                 return self._timed(loop, root, part)
             finally:
                 self.is_running = False  # first: a second signal may raise in here
+                self._background.stop()
                 interrupts.run_has_ended()
                 if is_own:
                     token.finish()
@@ -421,6 +492,14 @@ class Runner(Loop):
 
     def __str__(self) -> str:
         return picture(self.bus, self)
+
+
+_STEPS = (
+    *("fit", "_run", "_timed", "all_epochs", "one_epoch", "training_phase", "validation_phase"),
+    "all_batches",
+)
+"""Methods that ``iterate`` steps through, from the outermost in."""
+_RUNS_ALREADY = "this runner is running already: inside a handler, use another one"
 
 
 def _nothing() -> None:

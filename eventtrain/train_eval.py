@@ -8,7 +8,7 @@ from typing import Any
 
 from .callback import Callback, handler
 from .optimizer_modes import set_optimizer_modes
-from .phase_log import NO_PHASE, PhaseLog, merged
+from .phase_log import NO_PHASE, NoPhase, PhaseLog, merged
 from .state import RunState
 
 Modes = list[tuple[Any, bool]]
@@ -48,7 +48,8 @@ class TrainEvalCallback(Callback):
     as a whole.
 
     It also opens and closes what ``run.log`` adds up, so that the averages stand in the row before
-    anybody else hears of the end of the phase.
+    anybody else hears of the end of the phase. Where a row is of the steps since the last
+    validation, what is logged in training is averaged over these.
     """
 
     counts_within_batch = True
@@ -56,10 +57,12 @@ class TrainEvalCallback(Callback):
 
     def __init__(self) -> None:
         self._kept_in_eval: Iterable[Any] = ()
+        self._of_row: NoPhase = NO_PHASE  # what has been logged of a row that goes on
 
     def begin_fit(self, run: RunState) -> None:
         """Enter training mode."""
         self._kept_in_eval = _what_stays(run.model)
+        self._of_row = NO_PHASE
         self._enter(run, None, training=True)
 
     def begin_epoch(self, run: RunState) -> None:
@@ -69,12 +72,23 @@ class TrainEvalCallback(Callback):
     def begin_train(self, run: RunState) -> None:
         """Enter training mode, and begin to log."""
         self._enter(run, "train", training=True)
-        run.phase_log = PhaseLog("train", run.phase_log)
+        log, self._of_row = self._of_row, NO_PHASE
+        run.phase_log = PhaseLog("train", run.phase_log) if log is NO_PHASE else log
 
     def begin_validate(self, run: RunState) -> None:
         """Enter evaluation mode, and begin to log."""
         self._enter(run, "validate", training=False)
+        if run.validate_every is not None:
+            self._complete_row(run)
         run.phase_log = PhaseLog("valid", run.phase_log)
+
+    def _complete_row(self, run: RunState) -> None:
+        """Write what was logged in training since the last validation."""
+        if run.phase_log is NO_PHASE:
+            log, self._of_row = self._of_row, NO_PHASE
+            log.write(run)
+        else:
+            run.phase_log = PhaseLog("train", run.phase_log.write(run))
 
     def begin_predict(self, run: RunState) -> None:
         """Enter evaluation mode."""
@@ -88,25 +102,34 @@ class TrainEvalCallback(Callback):
     def write_log(self, run: RunState) -> None:
         """Write what was logged in the phase."""
         written, run.phase_log = run.phase_log, NO_PHASE  # which stays, should it fail
-        run.phase_log = written.write(run)
+        if run.validate_every is not None and isinstance(written, PhaseLog) and written.is_of_train:
+            self._of_row = written
+        else:
+            run.phase_log = written.write(run)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was logged in the current phase; nothing if nothing was."""
         logged = [] if self.run is None else self.run.phase_log.state()
-        return {"logged": logged} if any(logged) else {}
+        of_row = self._of_row.state()
+        return {"logged": logged, "row": of_row} if any((*logged, *of_row)) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the averages of the phase in which the state was saved."""
         run = self.run
         if run is not None and state:
             run.phase_log.load(state["logged"])
+            if state.get("row"):
+                self._of_row = PhaseLog("train", NO_PHASE)
+                self._of_row.load(state["row"])
 
     def state_for_rank(
         self, states: Sequence[dict[str, Any]], rank: int, size: int, phase: str | None
     ) -> dict[str, Any]:
         """Give the first rank what all have logged in a phase, and the others nothing."""
-        logged = [state["logged"] for state in states if state]
-        return {"logged": merged(logged)} if logged and rank == 0 else {}
+        known = [state for state in states if state]
+        if not known or rank:
+            return {}
+        return {key: merged([state[key] for state in known]) for key in ("logged", "row")}
 
     def _enter(self, run: RunState, phase: str | None, *, training: bool) -> None:
         run.phase = phase

@@ -274,3 +274,71 @@ def test_a_resumed_phase_has_the_averages_of_one_that_was_not_interrupted(
 def test_states_of_several_processes_are_added_up_also_where_their_names_differ() -> None:
     states = [[{"a": [1.0, 2.0], "b": [3.0, 1.0]}], [{"a": [2.0, 2.0], "c": [5.0, 1.0]}]]
     assert merged(states) == [{"a": [3.0, 4.0], "b": [3.0, 1.0], "c": [5.0, 1.0]}]
+
+
+# Rows that are of the steps since the last validation
+
+
+def by_steps(learn: Learner, **options: Any) -> list[dict[str, Any]]:
+    run = Runner(options.pop("cbs", []))
+    run.on("after_batch", lambda run: run.log("n", float(run.n_iter), weight=1), during="train")
+    run.on("after_batch", lambda run: run.log("index", float(run.batch_index or 0), weight=1))
+    stop = options.pop("stop", None)
+    run.on(
+        "after_batch",
+        lambda run: run.token.cancel("fit") if run.n_iter == stop and run.in_train else None,
+        priority=-1,
+    )
+    return run.fit(learn=learn, **options).history
+
+
+def test_with_validate_every_training_is_averaged_since_the_last_validation(
+    make_learner: Any,
+) -> None:
+    rows = by_steps(make_learner(train=3), steps=7, validate_every=2)
+    assert [row["step"] for row in rows] == [2, 4, 6, 7]
+    assert [row["train_n"] for row in rows] == [1.5, 3.5, 5.5, 7.0]
+    assert [row["train_index"] for row in rows] == [0.5, 1.0, 1.5, 0.0]
+    assert [row["valid_index"] for row in rows] == [0.5] * 4
+
+
+def test_validate_now_without_it_leaves_the_training_of_the_epoch_as_it_is(
+    make_learner: Any,
+) -> None:
+    run, found = Runner(), []
+    run.on("after_batch", lambda run: run.log("n", float(run.n_iter), weight=1), during="train")
+    run.on("after_batch", lambda run: run.log("index", float(run.batch_index), weight=1))
+    run.on(
+        "after_batch",
+        lambda run: found.append(run.validate_now()),
+        priority=-1,
+        when=lambda run: run.in_train and run.n_iter == 2,
+    )
+    rows = run.fit(1, make_learner()).history
+    assert found == [{"epoch": 0, "step": 2, "valid_index": 0.5}]
+    assert rows == [{"epoch": 0, "train_n": 2.0, "train_index": 1.0, "valid_index": 0.5}]
+
+
+def test_a_handler_may_log_again_in_the_event_in_which_it_has_validated(make_learner: Any) -> None:
+    run = Runner()
+    run.on("after_batch", lambda run: run.log("n", 1.0, weight=1), during="train", name="one")
+    run.on(
+        "after_batch", lambda run: run.validate_now() and None, during="train", priority=-1, every=2
+    )
+    run.on("after_batch", lambda run: run.log("n", 3.0, weight=1), during="train", priority=-2)
+    rows = run.fit(steps=4, learn=make_learner(), validate_every=100).history
+    assert [row["train_n"] for row in rows] == [(1 + 3 + 1) / 3, (3 + 1 + 3 + 1) / 4, 3.0][
+        : len(rows)
+    ]
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 5])
+def test_a_resumed_fit_by_steps_has_the_same_rows(
+    make_learner: Any, tmp_path: Path, stop: int
+) -> None:
+    torch.manual_seed(0)
+    options = {"steps": 7, "validate_every": 2}
+    whole = by_steps(make_learner(), **options)
+    by_steps(make_learner(), cbs=[Checkpoint(tmp_path)], stop=stop, **options)
+    rows = by_steps(make_learner(), cbs=[Checkpoint(tmp_path)], resume="auto", **options)
+    assert rows == whole

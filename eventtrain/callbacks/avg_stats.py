@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, count
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from ..callback import camel2snake, handler, listify
 from ..data.weights import form_of
 from ..distributed.reductions import OneProcess
 from ..errors import DataError, add_note
+from ..over_all import OverAll as OverAll
 from ..phase_log import merged, over_all
 from ..runner import Runner
 from ..text_table import table_line
@@ -26,7 +28,9 @@ from .shared.readings import detached_mean, to_host
 from .shared.row_ends import RowCallback, RowClock
 
 Metric = Any
-"""``metric(pred, yb)`` returning one number, or a torchmetrics metric or collection."""
+"""``metric(pred, yb)`` returning one number, ``OverAll``, or one of torchmetrics, or several."""
+Pick = Callable[[Any], Any]
+"""``pick(run)`` returns what metrics get of a batch."""
 
 
 class AvgStats:
@@ -43,13 +47,22 @@ class AvgStats:
             averaged; a torchmetrics metric is updated and computed, a collection's
             members each under the collection's name for it.
         in_train: Whether these are the training batches' averages.
+        pred, target: Functions of the run that return what metrics get; ``None`` (default) stands
+            for ``run.pred`` and ``run.yb``.
 
     Attributes:
         names: ``"loss"``, the metrics' names and those of the parts of the loss, in the order of
             ``avg_stats``. A phase whose batches had no loss has none of it.
     """
 
-    def __init__(self, metrics: Metric | Iterable[Metric] | None, in_train: bool) -> None:
+    def __init__(
+        self,
+        metrics: Metric | Iterable[Metric] | None,
+        in_train: bool,
+        pred: Pick | None = None,
+        target: Pick | None = None,
+    ) -> None:
+        self._pick = _picker("pred", pred), _picker("target", target)
         named = [pair for metric in _listed(metrics) for pair in _members(metric)]
         self.metrics: list[Metric] = [metric for _, metric in named]
         self.names = _told_apart(["loss", *(name for name, _ in named)])
@@ -137,6 +150,9 @@ class AvgStats:
                 f"that keep state ({', '.join(self.names[1:])}) cannot be computed without: use a "
                 "larger data set or fewer processes"
             )
+        for metric in self.metrics:
+            if isinstance(metric, OverAll):
+                metric.gather(world)
         self._computed = self._compute()
         rows = world.gather(list(self._computed.values()))
         for index, values in zip(self._computed, zip(*rows, strict=True), strict=True):
@@ -156,6 +172,7 @@ class AvgStats:
         if not isinstance(weight, Tensor) and not weight:
             return  # it counts for nothing, and its row may be another process's
         self._updates += 1
+        pred, yb = self._picked(run) if self.metrics else (None, None)
         numbers = {}
         if self.has_loss:
             numbers[0] = _one_number(detached_mean(run.loss), "loss_func returned")
@@ -168,11 +185,11 @@ class AvgStats:
                 if _keeps_state(metric):
                     if isinstance(run.loss, Tensor):
                         metric.to(run.loss.device)
-                    metric.update(run.pred, run.yb)
+                    metric.update(pred, yb)
                     continue
-                found = metric(run.pred, run.yb)
+                found = metric(pred, yb)
             except Exception as error:
-                given = f"pred of {form_of(run.pred)}, yb of {form_of(run.yb)}"
+                given = f"pred of {form_of(pred)}, yb of {form_of(yb)}"
                 add_note(error, f"Raised by metric {self.names[index]!r}, given {given}.")
                 raise
             numbers[index] = _one_number(found, f"metric {self.names[index]!r} returned")
@@ -184,6 +201,20 @@ class AvgStats:
             if name not in self._parts:
                 self.names.append(name)
             self._parts[name] = added(total, part, weight), count + weight
+
+    def _picked(self, run: Runner) -> list[Any]:
+        found = []
+        for name, pick in zip(("pred", "target"), self._pick, strict=True):
+            try:
+                found.append(pick(run))
+            except Exception as error:
+                add_note(
+                    error,
+                    f"Raised by the function {name}= of the metrics, which is called with the run: "
+                    f"run.pred is {form_of(run.pred)}, run.yb is {form_of(run.yb)}.",
+                )
+                raise
+        return found
 
     def _check_parts(self, parts: Iterable[str]) -> None:
         for name in parts:
@@ -252,12 +283,15 @@ class AvgStatsCallback(RowCallback):
         metrics: As for ``AvgStats``.
         report: Called with each line, of several processes on rank 0 alone; ``None`` for
             silence.
+        pred, target: As for ``AvgStats``: ``pred=lambda run: run.pred["logits"]``, say, and
+            ``target=lambda run: run.batch["labels"]``.
 
     Attributes:
         train_stats, valid_stats: The ``AvgStats`` of the last epoch, or row.
 
     Raises:
-        TypeError: A metric is none, or ``report`` takes something else than a line.
+        TypeError: A metric is none, ``report`` takes something else than a line, or ``pred`` or
+            ``target`` than the run.
     """
 
     priority = 50  # metrics: before anything that reads run.history
@@ -267,12 +301,15 @@ class AvgStatsCallback(RowCallback):
         self,
         metrics: Metric | Iterable[Metric] | None = None,
         report: Callable[[str], object] | None = print,
+        *,
+        pred: Pick | None = None,
+        target: Pick | None = None,
     ) -> None:
         metrics = _listed(metrics)
         if report is not None:
             _check_report(report)
-        self.train_stats = AvgStats(metrics, in_train=True)
-        self.valid_stats = AvgStats(copy.deepcopy(metrics), in_train=False)
+        self.train_stats = AvgStats(metrics, True, pred, target)
+        self.valid_stats = AvgStats(copy.deepcopy(metrics), False, pred, target)
         self._report = report
         self._titles: list[str] = []
         self._clock = RowClock()
@@ -426,6 +463,20 @@ def _check_report(report: Any) -> None:
         )
 
 
+def _picker(name: str, pick: Pick | None) -> Pick:
+    if pick is None:
+        return attrgetter({"pred": "pred", "target": "yb"}[name])
+    if not callable(pick) or isinstance(pick, type) or not takes_one_argument(pick):
+        raise TypeError(
+            f"{name} must be a function of the run that returns what metrics get, got {pick!r}: "
+            f"{name}=lambda run: {_EXAMPLES[name]}"
+        )
+    return pick
+
+
+_EXAMPLES = {"pred": 'run.pred["logits"]', "target": 'run.batch["labels"]'}
+
+
 def _keeps_state(metric: Any) -> bool:
     """Whether it is a torchmetrics metric, or one that behaves alike."""
     if isinstance(metric, type):
@@ -450,6 +501,8 @@ def _members(metric: Metric) -> list[tuple[str, Metric]]:
         )
     if not _keeps_state(metric):
         return [(name_of(metric), metric)]
+    if isinstance(metric, OverAll):
+        return [(metric.name, metric)]
     if hasattr(metric, "items"):
         return list(metric.items())
     return [(camel2snake(type(metric).__name__), metric)]

@@ -26,7 +26,14 @@ from eventtrain import (
     Runner,
     TensorLoader,
 )
-from eventtrain.callbacks import GradientAccumulation, LRFinder, Seed, TerminateOnNaN, Throughput
+from eventtrain.callbacks import (
+    GradientAccumulation,
+    LRFinder,
+    OverAll,
+    Seed,
+    TerminateOnNaN,
+    Throughput,
+)
 from eventtrain.distributed.reductions import World
 
 
@@ -136,6 +143,17 @@ def computes_metrics() -> dict[str, Any]:
     learn = learner(rows=23, bs=7)
     metrics = [mean_abs, MeanAbsoluteError(), SpearmanCorrCoef()]
     return outcome_of(fit([AvgStatsCallback(metrics, report=None)], learn, 1), learn)
+
+
+def computes_over_all() -> dict[str, Any]:
+    learn = learner(rows=22, bs=7)
+    metrics = OverAll(correlation, "correlation")
+    target = {"target": lambda run: {"y": run.yb}}
+    return outcome_of(fit([AvgStatsCallback(metrics, None, **target)], learn, 2), learn)
+
+
+def correlation(pred: Tensor, target: dict[str, Tensor]) -> float:
+    return float(torch.corrcoef(torch.cat([pred, target["y"]], 1).T)[0, 1])
 
 
 def is_cut_short() -> dict[str, Any]:
@@ -264,6 +282,7 @@ DEEDS: dict[str, Callable[[], dict[str, Any]]] = {
     "logs with a weight": lambda: logs(count_large),
     "has parts": has_parts,
     "computes metrics": computes_metrics,
+    "computes over all": computes_over_all,
     "trains sharded": lambda: sharded_deeds.trains(fit, data(), 1),
     "accumulates sharded": lambda: sharded_deeds.trains(fit, data(), 3),
     "overflows sharded": lambda: sharded_deeds.overflows(fit, sharded_deeds.learner(data())),
