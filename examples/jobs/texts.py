@@ -1,0 +1,34 @@
+"""Text that ships with Python, as bytes: what the programs on language read. Nothing is loaded."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pydoc_data.topics import topics
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+PADDING = 0  # no text has this byte
+
+
+def blocks(length: int, count: int) -> list[Tensor]:
+    """Return ``count`` pieces of ``length`` bytes."""
+    text = "".join(topics[name] for name in sorted(topics)).encode("ascii", "replace")
+    pieces = [text[at : at + length] for at in range(0, count * length, length)]
+    return [torch.tensor(list(piece)) for piece in pieces]
+
+
+def sentences(count: int, shortest: int = 8, longest: int = 48) -> list[Tensor]:
+    """Return ``count`` pieces of text of many lengths, in a random order that is always the same."""
+    order = random.Random(0)
+    return [each[: order.randint(shortest, longest)] for each in blocks(longest, count)]
+
+
+def padded(pieces: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Make a batch for a language model of pieces of several lengths."""
+    tokens = pad_sequence(list(pieces), batch_first=True, padding_value=PADDING)
+    mask = (tokens != PADDING).long()
+    labels = tokens.masked_fill(mask == 0, -100)
+    return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
