@@ -21,9 +21,9 @@ def blocks(length: int, count: int) -> list[Tensor]:
 
 
 def sentences(count: int, shortest: int = 8, longest: int = 48) -> list[Tensor]:
-    """Return ``count`` pieces of text of many lengths, in a random order that is always the same."""
-    order = random.Random(0)
-    return [each[: order.randint(shortest, longest)] for each in blocks(longest, count)]
+    """Return ``count`` pieces of text of many lengths, always the same."""
+    rng = random.Random(0)
+    return [each[: rng.randint(shortest, longest)] for each in blocks(longest, count)]
 
 
 def padded(pieces: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests_of_jobs import needs
 
 from eventtrain import Runner, load_checkpoint
-from tests_of_jobs import needs
 
 needs("transformers", "accelerate")
 
