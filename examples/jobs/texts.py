@@ -32,3 +32,16 @@ def padded(pieces: Sequence[Tensor]) -> dict[str, Tensor]:
     mask = (tokens != PADDING).long()
     labels = tokens.masked_fill(mask == 0, -100)
     return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
+
+
+def pages(classes: int) -> tuple[list[tuple[Tensor, int]], list[tuple[Tensor, int]]]:
+    """Return pieces of the longest texts with their number, to train on and to validate with."""
+    longest = sorted(topics.values(), key=len)[-classes:]
+    rng, rows = random.Random(0), []
+    for label, text in enumerate(longest):
+        content = text.encode("ascii", "replace")
+        for at in range(0, 60 * 40, 40):
+            piece = content[at : at + rng.randint(20, 40)]
+            rows.append((torch.tensor(list(piece)), label))
+    rng.shuffle(rows)
+    return rows[:200], rows[200:]

@@ -42,5 +42,3 @@ def test_losses_and_weights_are_those_of_timms_loop(name: str) -> None:
     run.ema.copy_to(learn.model)
     for key, each in averages.named_parameters():
         torch.testing.assert_close(learn.model.get_parameter(key), each, atol=1e-5, rtol=1e-4)
-
-
