@@ -57,7 +57,7 @@ HOUSE = """
     checkpoint_files
     pieces  split_call  resuming  interlude  loop  stepping
     reports.picture  reports.replay  reports.plugin_reports  reports
-    runner
+    adoption  execution  runner
     callbacks.shared  callbacks  eventtrain
     commands  cli  __main__
 """
