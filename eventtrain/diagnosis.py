@@ -176,7 +176,8 @@ def _about_step(error: Exception, run: RunState) -> str:
         return ""
     return (
         f"{type(run.opt).__name__} takes its steps with a closure, which computes the loss anew, "
-        "and the loop steps without one: override optimizer_step of a Runner of yours"
+        "and the loop gives one to optimizers alone whose step requires it, step(self, closure): "
+        "override optimizer_step of a Runner of yours"
     )
 
 
@@ -188,6 +189,11 @@ def _about_loss(error: Exception, run: RunState) -> str:
         return (
             f"the loss is {loss!r}, a plain number, which has no gradient: have loss_func return "
             "the tensor, without .item() or float()"
+        )
+    if isinstance(loss, Mapping) and "loss" in loss:
+        return (
+            f"the loss is {described(loss)}, and the first one of the run was no mapping: have "
+            "loss_func return a mapping for every batch, in training and validation, or for none"
         )
     if not isinstance(loss, Tensor):
         return f"the loss is {described(loss)}: have loss_func return one tensor, a scalar"

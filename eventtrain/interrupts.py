@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from types import CodeType, FrameType
 from typing import Any, Literal
 
@@ -51,13 +51,27 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             _entered.append(self)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                previous = signal.getsignal(number)
-                # None: installed by something other than Python, which cannot be put back.
-                if previous is not None and previous is not signal.SIG_IGN:
-                    self._previous[number] = previous
-                    signal.signal(number, self._receive)
+            self._install()
         return self
+
+    def _install(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous = signal.getsignal(number)
+            # None: installed by something other than Python, which cannot be put back.
+            if previous is not None and previous is not signal.SIG_IGN:
+                self._previous[number] = previous
+                signal.signal(number, self._receive)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Have the handlers that stood before stand for a while."""
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+        try:
+            yield
+        finally:
+            self._previous.clear()
+            self._install()
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         wake_up = self._wake_up
@@ -163,6 +177,13 @@ def hear_at_once(token: CancellationToken) -> None:
     for interrupts in _entered:
         if interrupts.token is token:
             interrupts.hear_at_once()
+
+
+def aside(token: CancellationToken) -> AbstractContextManager[None]:
+    """Do so for the run that ``token`` steers, if it takes signals; see ``Interrupts``."""
+    is_main = threading.current_thread() is threading.main_thread()
+    found = [interrupts for interrupts in _entered if interrupts.token is token and is_main]
+    return found[-1].aside() if found else nullcontext()
 
 
 def _hand_over(

@@ -55,7 +55,8 @@ def own_loss(pred: Any, model: str, *, in_train: bool) -> Any:
         in_train: Whether there must be a loss, and may be several.
 
     Returns:
-        ``pred.loss``, ``pred["loss"]``, in training all of a mapping of losses, else ``None``.
+        ``pred.loss``, or ``pred["loss"]``; in training, where the model gave a mapping of losses,
+        these with their sum at ``"loss"``; else ``None``.
 
     Raises:
         TypeError: There must be a loss, and there is none.
@@ -63,14 +64,17 @@ def own_loss(pred: Any, model: str, *, in_train: bool) -> Any:
     loss = getattr(pred, "loss", None)
     if loss is None and isinstance(pred, Mapping):
         loss = pred.get("loss")
-        if loss is None and in_train and pred and all(map(_is_number, pred.values())):
-            return dict(pred)
+        if loss is None and in_train and _are_losses(pred):
+            loss = pred
     if loss is None and in_train:
         raise TypeError(
             f"there is no loss to train {model} with: the Learner has loss_func=None, so the model "
-            "must return one, as out.loss, as out['loss'] or as a mapping of losses, and returned "
-            f"{form_of(pred)}. Pass the labels in the batch, or a loss_func(pred, yb)"
+            "must return one, as out.loss, as out['loss'] or as a mapping of losses, all of them "
+            f"scalar tensors of floating point, and returned {form_of(pred)}. Pass the labels in "
+            "the batch, or a loss_func(pred, yb)"
         )
+    if isinstance(loss, Mapping) and "loss" not in loss and _are_losses(loss):
+        return {"loss": sum(loss.values()), **loss}
     return loss
 
 
@@ -85,11 +89,17 @@ def total_loss(losses: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return the loss among several, and the others, which are its parts.
 
     Args:
-        losses: With the whole at ``"loss"``; without it, all are added up.
+        losses: With the whole at ``"loss"``.
 
     Raises:
-        TypeError: There is nothing, or a part is no single number.
+        TypeError: There is no whole, or a part is no single number.
     """
+    if "loss" not in losses:
+        names = ", ".join(map(repr, losses)) or "nothing"
+        raise TypeError(
+            f"a mapping of losses has what is trained on at 'loss', and this one has {names}: "
+            "return {'loss': ..., **parts}, the sum of the parts, say"
+        )
     parts = {str(name): part for name, part in losses.items() if name != "loss"}
     for name, part in parts.items():
         if not _is_number(part):
@@ -97,12 +107,15 @@ def total_loss(losses: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
                 f"part {name!r} of the loss is of {form_of(part)}: a mapping that loss_func "
                 "returns has a scalar tensor at each name; leave out what is none, or take its mean"
             )
-    if "loss" in losses:
-        return losses["loss"], parts
-    if not parts:
-        raise TypeError("the mapping of losses is empty: it must have the loss at 'loss'")
-    whole: Any = sum(parts.values())
-    return whole, parts
+    return losses["loss"], parts
+
+
+def _are_losses(losses: Mapping[str, Any]) -> bool:
+    """Whether all are losses, and none a count or a rate that stands beside them."""
+    return bool(losses) and all(
+        isinstance(each, Tensor) and each.numel() == 1 and each.is_floating_point()
+        for each in losses.values()
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -29,7 +29,7 @@ from typing import Any, Literal
 
 from .bus.event_bus import EventBus
 from .bus.handlers import OnError
-from .bus.receivers import is_async, name_of, why_not_run
+from .bus.receivers import is_async, name_of, why_not_run, why_nothing_ran
 from .bus.running import Provider
 from .callback import Callback, listify
 from .cancellation import Unwind
@@ -270,7 +270,12 @@ def _subscribe(
         raise TypeError(f"{name_of(offered)} {refusal}")
     if is_register:
         _check_options(offered, options, 1)
-        offered(bus, **options)
+        kind = why_nothing_ran(offered(bus, **options))
+        if kind is not None:
+            raise TypeError(
+                f"its {name_of(offered)}(bus) returned {kind}, which nobody runs: subscribe the "
+                "handlers in the function itself, and return nothing"
+            )
         return
     callbacks = _callbacks(offered, options)
     handlers = [handler for callback in callbacks for handler in callback.handlers(plugin.label)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 
+from .background import Backgrounds, without_background
 from .bus.event_bus import EventBus
 from .bus.handlers import OnError
 from .bus.receivers import Receiver
@@ -29,16 +31,20 @@ from .interlude import validate_between
 from .interrupts import Interrupts, OnInterrupt
 from .learner import Learner, Use
 from .loop import Loop
+from .optimizer_modes import optimizer_modes_of
+from .optimizers import names_in_text, needs_closure
 from .reports.picture import picture
 from .resuming import FromTheStart, find_start
 from .rows import EpochRows, rows_every
 from .state import FitResult
+from .stepping import PLACES, Moments, Pause, as_generators
 from .train_eval import TrainEvalCallback, modes_of, set_modes
 
 if TYPE_CHECKING:
     from .plugins import Plugin, Requested
 
 F = TypeVar("F", bound=Receiver)
+During = Literal["train", "validate"] | None
 
 
 class Runner(Loop):
@@ -92,6 +98,7 @@ class Runner(Loop):
         self.starting_point, self.extent, self.rows = FromTheStart(), NOTHING, EpochRows()
         self.bus = EventBus() if bus is None else bus
         self._on_interrupt = on_interrupt
+        self._background = Backgrounds()
         made = [_made_by(make) for make in listify(cb_funcs)]
         self.cbs: list[Callback] = []
         callbacks = [TrainEvalCallback(), *listify(cbs), *made]
@@ -131,8 +138,22 @@ class Runner(Loop):
     def on(self, event: str | Iterable[str], **options: Any) -> Callable[[F], F]: ...
 
     def on(self, event: str | Iterable[str], *fn: Any, **options: Any) -> Any:
-        """Subscribe a handler to this runner's events; see ``EventBus.on``."""
-        return self.bus.on(event, *fn, sender=self, **options)
+        """Subscribe a handler to this runner's events; see ``EventBus.on``.
+
+        Args:
+            event: As for ``EventBus.on``.
+            *fn: As there: the function, or nothing for a decorator.
+            **options: As there, and: ``background=True`` has the handler run in a thread of its
+                own, in the order of the events, with a frozen ``Record`` of the run in its place.
+                ``queue`` records may wait (default 1000); ``full`` says what happens to one for
+                which there is no room, ``"wait"`` (default: the loop waits) or ``"drop"``;
+                ``tensors`` names what a record is to have copies of, of ``"pred"``, ``"xb"``,
+                ``"yb"``, ``"batch"`` and ``"weight"``. What it raises is raised at the next
+                closing event, and ``after_fit`` waits until it has worked off all of them.
+        """
+        if options.pop("background", False):
+            return self._background.subscribe(self.on, event, fn, options)
+        return self.bus.on(event, *fn, sender=self, **without_background(options))
 
     @overload
     def fit(
@@ -202,7 +223,11 @@ class Runner(Loop):
             for callback in self.cbs:
                 callback.joined_engine()  # all processes go on from what the first one finds
         start = find_start(self, resume)
-        return self._run(learn, token, "fit", lambda: self.all_epochs(extent, rows), start)
+        put_optimizers_back = optimizer_modes_of(learn.opt, exact=False)
+        try:
+            return self._run(learn, token, "fit", lambda: self.all_epochs(extent, rows), start)
+        finally:
+            put_optimizers_back()
 
     def validate_now(self) -> dict[str, Any]:
         """Validate within the fit that is under way, and go on as if nothing had been.
@@ -224,6 +249,57 @@ class Runner(Loop):
             DataError: There is no validation loader.
         """
         return validate_between(self)
+
+    def iterate(
+        self, *args: Any, at: str = "after_batch", during: During = None, **kwargs: Any
+    ) -> Moments:
+        """Step through a fit: ``for moment in run.iterate(2, learn): ...``.
+
+        Each time that ``at`` has fired and all of its handlers have run, the fit stands still and
+        the body of the ``for`` gets the run. It is the fit that ``fit`` would be, in the same
+        thread, to the bit. The body has the gradient mode and the signal handlers of its own
+        surroundings, and may cancel. Leaving the ``for`` ends the fit as a cancellation: all
+        closing events fire, and ``run.result`` is there. An exception of the body is the
+        caller's, and none of the run's.
+
+        Args:
+            *args: As for ``fit``.
+            at: An event at which nothing of a batch is under way: ``"after_batch"`` (default),
+                ``"begin_fit"``, or ``begin_`` and ``after_`` of ``epoch``, ``train``, ``validate``.
+            during: Only in this phase, ``"train"`` or ``"validate"``; in any by default.
+            **kwargs: As for ``fit``.
+
+        Returns:
+            An iterator, which is a context manager too: ``with run.iterate(...) as moments:`` ends
+            the fit where the block ends, and raises what its closing events have raised.
+
+        Raises:
+            UnknownEventError: There is no event ``at``.
+            ValueError: It is another one.
+            TypeError: This runner's class overrides what is stepped through.
+            RuntimeError: This runner is running already.
+        """
+        self.bus.signal(at)  # which must be there
+        if at not in PLACES:
+            raise ValueError(f"a fit can stand still at {', '.join(PLACES)}, and not at {at}")
+        for name in _STEPS:
+            if getattr(type(self), name) is not getattr(Runner, name):
+                raise TypeError(
+                    f"run.iterate steps through the loop of Runner, and {type(self).__name__} has "
+                    f"a {name} of its own: subscribe a handler, run.on({at!r}, ...), in its place"
+                )
+        if self.is_running:
+            raise RuntimeError(_RUNS_ALREADY)
+        inspect.signature(self.fit).bind(*args, **kwargs)
+        pause = Pause()
+        stepped = as_generators({name: getattr(Runner, name) for name in _STEPS}, pause)
+
+        def steps() -> Generator[Any, None, None]:
+            last = float("-inf")
+            with self.on(at, pause.note, during=during, priority=last, name="iterate"):
+                yield from stepped["fit"](self, *args, **kwargs)
+
+        return Moments(steps(), pause)
 
     def validate(self, learn: Learner, token: CancellationToken | None = None) -> FitResult:
         """Run the validation phase alone: no gradients, the model in evaluation mode.
@@ -311,12 +387,14 @@ class Runner(Loop):
     def _run_in_mode_of(
         self, learn: Learner, token: CancellationToken | None, root: str, loop: Callable[[], None]
     ) -> FitResult:
-        """Run ``loop`` and put the mode of every module back."""
+        """Run ``loop`` and put the mode of every module, and of the optimizer, back."""
         modes = modes_of(learn.model)
+        put_optimizers_back = optimizer_modes_of(learn.opt, exact=True)
         try:
             return self._run(learn, token, root, loop)
         finally:
             set_modes(modes)
+            put_optimizers_back()
 
     def _run(
         self,
@@ -328,7 +406,7 @@ class Runner(Loop):
     ) -> FitResult:
         """Run ``loop`` with state, token and signal handlers in place, and clean up after it."""
         if self.is_running:
-            raise RuntimeError("this runner is running already: inside a handler, use another one")
+            raise RuntimeError(_RUNS_ALREADY)
         if not (token is None or isinstance(token, CancellationToken)):
             raise TypeError(
                 f"token must be a CancellationToken, got {token!r}: CancellationToken()"
@@ -352,6 +430,7 @@ class Runner(Loop):
                 return self._timed(loop, root, part)
             finally:
                 self.is_running = False  # first: a second signal may raise in here
+                self._background.stop()
                 interrupts.run_has_ended()
                 if is_own:
                     token.finish()
@@ -405,6 +484,7 @@ class Runner(Loop):
         part.prepare(self.learn)
         if root == "fit" and self.token.pending is None:
             self.learn.make_optimizer()
+            _check_stepping(self)
 
     def __repr__(self) -> str:
         state = "running" if self.is_running else "idle"
@@ -412,6 +492,14 @@ class Runner(Loop):
 
     def __str__(self) -> str:
         return picture(self.bus, self)
+
+
+_STEPS = (
+    *("fit", "_run", "_timed", "all_epochs", "one_epoch", "training_phase", "validation_phase"),
+    "all_batches",
+)
+"""Methods that ``iterate`` steps through, from the outermost in."""
+_RUNS_ALREADY = "this runner is running already: inside a handler, use another one"
 
 
 def _nothing() -> None:
@@ -425,6 +513,37 @@ def _checked_learner(learn: Any, use: Use) -> Learner:
         )
     learn.check(use)
     return learn
+
+
+def _check_stepping(run: Runner) -> None:
+    """Refuse optimizers that the loop could not step rightly.
+
+    Those are several that nobody steps by name, and one with a closure where computing a batch
+    anew is not known to be right.
+    """
+    kind = type(run)
+    if kind.optimizer_step is not Loop.optimizer_step:
+        return
+    if isinstance(run.opt, Mapping) and kind.one_batch is Loop.one_batch:
+        raise TypeError(
+            f"the Learner has several optimizers, {names_in_text(run.opt)}, and nobody says which "
+            "steps when: make a Runner of yours, class Own(Runner), with a one_batch that calls "
+            f"self.optimizer_step({next(iter(run.opt))!r}) where that one is to step"
+        )
+    if not needs_closure(run.opt):
+        return
+    said = f"{type(run.opt).__name__} takes its steps with a closure, which computes the loss anew"
+    if kind.one_batch is not Loop.one_batch:
+        raise TypeError(
+            f"{said} as the loop does, and {kind.__name__} has a one_batch of its own: override "
+            "optimizer_step too, with self.opt.step(closure) in it, or have Learner(..., forward=) "
+            "or loss_func do what is special"
+        )
+    if run.world.size > 1:
+        raise TypeError(
+            f"{said}, and decides by it, which would be another decision in each of the "
+            f"{run.world.size} processes: train in one process, or use another optimizer"
+        )
 
 
 def _made_by(make: Callable[[], Callback]) -> Callback:

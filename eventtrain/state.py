@@ -19,6 +19,7 @@ from .distributed.reductions import ONE_PROCESS, OneProcess
 from .errors import DataError, describe
 from .learner import Learner
 from .model_call import total_loss
+from .phase_log import NO_PHASE, NoPhase
 
 _OF_THE_BATCH = (
     *("phase", "in_train", "iters", "batch_index", "batch", "xb", "yb", "pred", "loss"),
@@ -91,6 +92,7 @@ class RunState:
         in_interlude: Whether a validation is under way that comes in the midst of an epoch:
             ``validate_now`` or ``validate_every`` asked for it.
         result: The ``FitResult`` of the last run, also when it raised.
+        phase_log: What ``log`` adds up in the current phase.
         world: Asks the other processes of the run for their numbers; nobody where it is alone.
     """
 
@@ -115,6 +117,7 @@ class RunState:
         "loss",
         "n_iter",
         "phase",
+        "phase_log",
         "pred",
         "result",
         "scope",
@@ -178,8 +181,16 @@ class RunState:
 
     @property
     def opt(self) -> Any:
-        """``learn.opt``."""
+        """``learn.opt``: the optimizer, or several by their names."""
         return self._learner().opt
+
+    @property
+    def stepping(self) -> str | None:
+        """The name of the optimizer that steps, or was the last to; ``None`` of one alone.
+
+        For handlers of ``begin_step``, ``after_step`` and ``after_cancel_step``.
+        """
+        return self._learner().steppers.chosen
 
     @property
     def loss_func(self) -> Any:
@@ -227,14 +238,36 @@ class RunState:
         """Return the whole of several losses, and have ``losses`` be their parts.
 
         Args:
-            losses: Scalar tensors by name, the whole at ``"loss"``; without it, all are added up.
+            losses: Scalar tensors by name, the whole at ``"loss"``.
 
         Raises:
-            TypeError: There is none, or one is no single number.
+            TypeError: There is no whole, or a part is no single number.
         """
         whole, parts = total_loss(losses)
         self._parts = (self.batch_index, self.phase, self.epoch), parts
         return whole
+
+    def log(self, name: str, value: Any, weight: Any = None) -> None:
+        """Average a number over the phase, and have the average stand in its row.
+
+        Called from a handler in training it gives the column ``train_NAME``, in validation
+        ``valid_NAME``, in ``history`` from ``after_train`` and ``after_validate`` on. The sums stay
+        on the device of the value until then; over several processes they are those of all,
+        whoever has logged.
+
+        Args:
+            name: Any text that no other column has.
+            value: A number, or a tensor of one element, which is cut from the graph.
+            weight: What the value is a mean of: a number of at least 0, or a tensor without
+                dimensions. ``None`` (default) weights it as the loss of the batch is.
+
+        Raises:
+            RuntimeError: Neither training nor validation goes on.
+            TypeError: ``value`` or ``weight`` is no single number, or ``name`` no text.
+            ValueError: Another column has the name; ``weight`` is negative, NaN or infinite, or
+                missing where there is no batch.
+        """
+        self.phase_log.add(self, name, value, weight)
 
     @property
     def n_epochs(self) -> float:
@@ -267,6 +300,7 @@ class RunState:
 
     def reset_counters(self) -> None:
         """Be where a run begins."""
+        self.phase_log: NoPhase = NO_PHASE
         self.epoch: int | None = None
         self.epochs: int | None = None
         self.total_steps: int | None = None
@@ -305,6 +339,7 @@ class RunState:
 
     def drop_references(self) -> None:
         """Forget everything that would keep a model, its data or its graph alive."""
+        self.phase_log = NO_PHASE
         self.learn: Learner | None = None
         self.batch: Any = None
         self.xb: Any = None

@@ -92,7 +92,8 @@ def main() -> None:
     run = Runner(callbacks)
     result = run.fit(options.epochs, learn, resume="auto" if options.resume else None)
     recorder.save_plots(options.out)
-    print(f"validation accuracy: {result.history[-1]['valid_accuracy']:.4f}")
+    if result.epochs:
+        print(f"validation accuracy: {result.history[-1]['valid_accuracy']:.4f}")
 
 
 if __name__ == "__main__":

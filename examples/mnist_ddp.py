@@ -75,7 +75,7 @@ def main() -> None:
         ]
     )
     result = run.fit(options.epochs, learn, resume="auto" if save else None)
-    if run.is_zero:
+    if run.is_zero and result.epochs:
         found = result.history[-1]["valid_accuracy"]
         print(f"{len(x_train)} images, {run.world_size} processes, accuracy {found:.4f}")
     if distributed.is_initialized():

@@ -37,12 +37,15 @@ HOUSE = """
     bus  profiling
     data.batch  data.weights  data.joining  data.global_order  data.loaders  data.lengths
     data.worker_signals  data.workers  data.bunch  data.sharding  data.mnist  data.datasets  data
+    host_reading  weighted_sums
     distributed.groups  distributed.gradient_sync  distributed.reductions  distributed.global_mean
-    distributed.gathering  distributed.transport  distributed.tallies
+    distributed.gathering  over_all  distributed.transport  distributed.tallies
     distributed.connections  distributed.failures  distributed.agreed_scopes
     distributed.participation
-    submodules  distributed.engines  discriminative  model_call  learner  extent  rows  state
-    diagnosis  param_groups
+    distributed.arrival_order
+    submodules  optimizers  optimizer_modes  distributed.engines  discriminative  model_call
+    steppers  learner  extent  rows  phase_log  state
+    diagnosis  background  param_groups
     handler_options  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.shard_metadata
     checkpoints.shards  checkpoints.files  checkpoints.rank_states  checkpoints.reading
@@ -52,7 +55,7 @@ HOUSE = """
     checkpoints.snapshot  checkpoints.kept_tensors  checkpoints.save_point
     checkpoints.restore_point  checkpoints
     checkpoint_files
-    resuming  interlude  loop
+    pieces  split_call  resuming  interlude  loop  stepping
     reports.picture  reports.replay  reports.plugin_reports  reports
     runner
     callbacks.shared  callbacks  eventtrain

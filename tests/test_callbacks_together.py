@@ -72,6 +72,7 @@ MAKE: dict[str, Function[[Path], Callback]] = {
     "ReduceLROnPlateau": lambda _: kit.ReduceLROnPlateau("score"),
     "SWA": lambda _: kit.SWA(start=0, lr=0.05),
     "Seed": lambda _: kit.Seed(7),
+    "SplitOnOOM": lambda _: kit.SplitOnOOM(3),
     "StopFile": lambda path: kit.StopFile(path / "stop"),
     "TensorBoard": lambda path: kit.TensorBoard(path / "board"),
     "TerminateOnNaN": lambda _: kit.TerminateOnNaN(every=50),

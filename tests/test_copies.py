@@ -111,6 +111,7 @@ MAKE: dict[str, Callable[[], Callback]] = {
     "ReduceLROnPlateau": stock.ReduceLROnPlateau,
     "SWA": stock.SWA,
     "Seed": lambda: stock.Seed(1),
+    "SplitOnOOM": stock.SplitOnOOM,
     "StopFile": lambda: stock.StopFile("stop"),
     "TensorBoard": lambda: stock.TensorBoard("board"),
     "TerminateOnNaN": stock.TerminateOnNaN,
@@ -327,6 +328,7 @@ def bound(index: int) -> Any:
 PUBLIC: dict[str, Callable[[], Any]] = {
     "EVENTS": lambda: eventtrain.EVENTS,
     "AvgStats": lambda: stock.AvgStats(accuracy, True),
+    "OverAll": lambda: stock.OverAll(accuracy),
     "Callback": Callback,
     "Cancellation": lambda: a_run().result.cancellations[0],
     "DataBunch": some_data,

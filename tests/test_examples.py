@@ -58,6 +58,13 @@ def test_the_convolutional_example_draws_saves_and_goes_on(
     assert again.splitlines()[-1] == printed.splitlines()[-1]
 
 
+def test_the_convolutional_example_of_no_epoch_says_nothing_of_accuracy(
+    mnist_folder: Path, tmp_path: Path
+) -> None:
+    arguments = ("mnist_cnn.py", "--data", str(mnist_folder), "--out", str(tmp_path))
+    assert "accuracy" not in run_example(*arguments, "--resume", "--epochs", "0")
+
+
 def test_the_stopping_example_counts_to_ten_and_no_further() -> None:
     lines = run_example("stop_after_ten.py").splitlines()
     assert [line for line in lines if line.isdigit()] == [str(n) for n in range(1, 11)]

@@ -46,7 +46,12 @@ class Touchy(BaseException):
         raise RuntimeError(f"{name} is not to be set")
 
 
-KINDS = [Frozen, Mute, NoNotes, StrangeNotes, NotesOfOthers, Touchy]
+class Empty(Exception):
+    def __len__(self) -> int:
+        return 0
+
+
+KINDS = [Frozen, Mute, NoNotes, StrangeNotes, NotesOfOthers, Touchy, Empty]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,6 +100,22 @@ def test_of_two_in_closing_handlers_one_arrives_and_the_others_run(
     with pytest.raises((first, second)):
         run.fit(1, learner)
     assert seen == ["third", "closed"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_closing_handler_raises_does_not_take_the_place_of_a_failure(
+    kind: type[BaseException], learner: Learner
+) -> None:
+    raised, run = kind(), Runner()
+
+    def fail(run: Any) -> None:
+        raise raised
+
+    run.on("after_loss", fail)
+    run.on("after_batch", lambda run: 1 / 0)
+    with pytest.raises(kind) as caught:
+        run.fit(1, learner)
+    assert caught.value is raised
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -194,6 +194,8 @@ def test_accumulation_weights_losses_that_the_model_computes() -> None:
     [
         (lambda x: x, "returned shape"),
         (lambda x: {"logits": x}, "'logits': shape"),
+        (lambda x: {"near": x.mean(), "rows": 4}, "'rows': type int"),
+        (lambda x: {"near": x.mean(), "rows": torch.tensor(4)}, "'rows': shape"),
         (lambda x: {}, r"returned \{\}"),
         (lambda x: None, "returned None"),
     ],
@@ -210,7 +212,11 @@ def test_a_model_without_a_loss_is_told_what_it_must_return(returned: Any, said:
 @pytest.mark.parametrize(
     ("losses", "said"),
     [
-        ({}, "the mapping of losses is empty"),
+        ({}, "what is trained on at 'loss', and this one has nothing"),
+        (
+            {"total": torch.zeros(()), "main": torch.zeros(())},
+            "this one has 'total', 'main': return",
+        ),
         ({"loss": torch.zeros(()), "pred": torch.zeros(3)}, "part 'pred' of the loss"),
         ({"loss": torch.zeros(()), "text": "a"}, "part 'text' of the loss"),
     ],
@@ -218,6 +224,57 @@ def test_a_model_without_a_loss_is_told_what_it_must_return(returned: Any, said:
 def test_a_mapping_that_is_none_of_losses_is_refused(losses: Any, said: str) -> None:
     with pytest.raises(TypeError, match=said):
         Runner().fit(1, learner(nn.Linear(5, 3), lambda pred, yb: losses, pairs()))
+
+
+def test_a_part_that_is_not_always_there_is_averaged_over_the_batches_that_gave_it() -> None:
+    run = Runner(AvgStatsCallback(report=None))
+
+    def loss_func(pred: Tensor, yb: Tensor) -> dict[str, Tensor]:
+        loss = cross_entropy(pred, yb)
+        some = {"some": torch.tensor(float(len(yb)))} if run.batch_index in (1, 2) else {}
+        return {"loss": loss, **some, "all": loss}
+
+    sizes = [4, 2, 4, 3]
+    batches = [(x[:n], y[:n]) for n, (x, y) in zip(sizes, pairs() * 2, strict=False)]
+    run.fit(1, learner(nn.Linear(5, 3), loss_func, batches))
+    row = run.history[0]
+    assert row["train_some"] == pytest.approx((2 * 2 + 4 * 4) / 6)
+    assert row["train_all"] == row["train_loss"]
+
+
+def test_processes_that_go_on_as_another_number_know_the_parts_of_all() -> None:
+    def state(parts: dict[str, list[float]]) -> dict[str, Any]:
+        stats = AvgStatsCallback(report=None)
+        stats.train_stats.load_state_dict(
+            {**stats.train_stats.state_dict(), "sums": [6.0], "count": 3, "parts": parts}
+        )
+        return stats.state_dict()
+
+    own = AvgStatsCallback(report=None)
+    states = [state({"a": [4.0, 2]}), state({"b": [9.0, 3], "a": [2.0, 1]})]
+    own.load_state_dict(own.state_for_rank(states, 0, 1, "train"))
+    found = dict(zip(own.train_stats.names, own.train_stats.avg_stats, strict=True))
+    assert found == {"loss": 2.0, "a": 2.0, "b": 3.0}
+    own.load_state_dict(own.state_for_rank(states, 1, 3, "train"))
+    assert own.train_stats.avg_stats == []
+
+
+def test_a_state_of_parts_without_names_of_their_own_is_read() -> None:
+    stats = AvgStatsCallback(report=None).train_stats
+    state = {**stats.state_dict(), "sums": [6.0, 3.0], "count": 3, "parts": ["a"]}
+    stats.load_state_dict(state)
+    assert dict(zip(stats.names, stats.avg_stats, strict=True)) == {"loss": 2.0, "a": 1.0}
+
+
+def test_a_loss_that_becomes_a_mapping_is_told_that_it_must_be_one_from_the_start() -> None:
+    def loss_func(pred: Tensor, yb: Tensor) -> Any:
+        loss = cross_entropy(pred, yb)
+        return loss if pred.requires_grad else {"loss": loss, "size": pred.mean()}
+
+    run = Runner(AvgStatsCallback(report=None))
+    with pytest.raises(TypeError) as caught:
+        run.fit(1, learner(nn.Linear(5, 3), loss_func, pairs(), pairs()))
+    assert any("return a mapping for every batch" in note for note in caught.value.__notes__)
 
 
 def test_a_part_that_is_called_as_a_metric_is_refused() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -76,6 +78,23 @@ def test_it_stays_so_in_the_next_fit_of_the_model(learn: Learner) -> None:
     run.on("after_loss", lambda run: seen.append(modes(learn)), during="train")
     run.fit(1, learn)
     assert all(not row["backbone"] and row["head.0"] for row in seen)
+
+
+def test_it_stays_so_in_a_fit_of_another_runner(learn: Learner) -> None:
+    learn.model.backbone.eval()
+    mean = learn.model.backbone[1].running_mean.clone()
+    Runner().fit(1, learn)
+    Runner().fit(1, learn)
+    assert torch.equal(learn.model.backbone[1].running_mean, mean)
+
+
+def test_what_stays_so_does_not_keep_its_model_alive(learn: Learner) -> None:
+    learn.model.backbone.eval()
+    Runner().fit(1, learn)
+    model = weakref.ref(learn.model)
+    learn.model = learn.opt = None
+    gc.collect()
+    assert model() is None
 
 
 def test_training_mode_for_the_whole_model_ends_that(learn: Learner) -> None:

@@ -56,6 +56,17 @@ BROKEN = {
         "async def Demo(bus): bus.on('after_step', print)",
         "async and aw",
     ),
+    "a function that returns a coroutine": (
+        """
+        async def later(bus): bus.on('after_step', print)
+        def Demo(bus): return later(bus)
+        """,
+        r"Demo\(bus\) returned a coroutine, which nobody runs: subscribe the handlers in",
+    ),
+    "a function that returns a generator": (
+        "def Demo(bus): return (bus.on(event, print) for event in bus)",
+        r"Demo\(bus\) returned a generator",
+    ),
     "a factory to be awaited": ("async def Demo(): return []", "a coroutine function"),
     "failure halfway": (
         """

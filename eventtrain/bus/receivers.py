@@ -66,18 +66,21 @@ def reject_result(result: object) -> None:
             f"a handler returned {result}, which steers nothing here. To cancel, call "
             'run.token.cancel("batch", "why") (or another scope); otherwise return None.'
         )
-    lazy = _LAZY_RESULTS.get(type(result))
-    if lazy is not None:
-        kind, remedy = lazy
-        if (
-            inspect.iscoroutine(result)
-            and inspect.getcoroutinestate(result) == inspect.CORO_CREATED
-        ):
-            result.close()  # or Python would warn as well that nobody awaits it
+    kind = why_nothing_ran(result)
+    if kind is not None:
         raise TypeError(
             f"a handler returned {kind}, which nobody runs: handlers run synchronously. "
-            f"{remedy}; then return None."
+            f"{_LAZY_RESULTS[type(result)][1]}; then return None."
         )
+
+
+def why_nothing_ran(result: object) -> str | None:
+    """Return what somebody's function has returned, if its body is yet to run; else ``None``."""
+    if type(result) not in _LAZY_RESULTS:
+        return None
+    if inspect.iscoroutine(result) and inspect.getcoroutinestate(result) == inspect.CORO_CREATED:
+        result.close()  # or Python would warn as well that nobody awaits it
+    return _LAZY_RESULTS[type(result)][0]
 
 
 def reference_to(receiver: Receiver, callback: Callable[[Any], None]) -> Any:

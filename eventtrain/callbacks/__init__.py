@@ -7,7 +7,11 @@ from ..lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from .activation_checkpointing import ActivationCheckpointing as ActivationCheckpointing
     from .activation_stats import ActivationStats as ActivationStats
-    from .avg_stats import AvgStats as AvgStats, AvgStatsCallback as AvgStatsCallback
+    from .avg_stats import (
+        AvgStats as AvgStats,
+        AvgStatsCallback as AvgStatsCallback,
+        OverAll as OverAll,
+    )
     from .batch_transform import BatchTransform as BatchTransform
     from .channels_last import ChannelsLast as ChannelsLast
     from .checkpoint import Checkpoint as Checkpoint
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     from .recorder import Recorder as Recorder
     from .reduce_lr_on_plateau import ReduceLROnPlateau as ReduceLROnPlateau
     from .seed import Seed as Seed
+    from .split_on_oom import SplitOnOOM as SplitOnOOM
     from .stop_file import StopFile as StopFile
     from .swa import SWA as SWA
     from .tensorboard import TensorBoard as TensorBoard

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, count
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -17,14 +18,19 @@ from ..callback import camel2snake, handler, listify
 from ..data.weights import form_of
 from ..distributed.reductions import OneProcess
 from ..errors import DataError, add_note
+from ..over_all import OverAll as OverAll
+from ..phase_log import merged, over_all
 from ..runner import Runner
 from ..text_table import table_line
+from ..weighted_sums import added, one_number
 from .shared.metric_state import metric_state, set_metric_state
 from .shared.readings import detached_mean, to_host
 from .shared.row_ends import RowCallback, RowClock
 
 Metric = Any
-"""``metric(pred, yb)`` returning one number, or a torchmetrics metric or collection."""
+"""``metric(pred, yb)`` returning one number, ``OverAll``, or one of torchmetrics, or several."""
+Pick = Callable[[Any], Any]
+"""``pick(run)`` returns what metrics get of a batch."""
 
 
 class AvgStats:
@@ -32,7 +38,7 @@ class AvgStats:
 
     The sums stay on the device of the loss, in float64 where it has that, and
     are read once, when a property is. A torchmetrics metric keeps its own state. Parts of the loss
-    (``run.losses``) are averaged as it is, under their names.
+    (``run.losses``) are averaged as it is, under their names, each over the batches that gave it.
 
     On several processes they are those of this process, until ``share`` makes them those of all.
 
@@ -41,13 +47,22 @@ class AvgStats:
             averaged; a torchmetrics metric is updated and computed, a collection's
             members each under the collection's name for it.
         in_train: Whether these are the training batches' averages.
+        pred, target: Functions of the run that return what metrics get; ``None`` (default) stands
+            for ``run.pred`` and ``run.yb``.
 
     Attributes:
         names: ``"loss"``, the metrics' names and those of the parts of the loss, in the order of
             ``avg_stats``. A phase whose batches had no loss has none of it.
     """
 
-    def __init__(self, metrics: Metric | Iterable[Metric] | None, in_train: bool) -> None:
+    def __init__(
+        self,
+        metrics: Metric | Iterable[Metric] | None,
+        in_train: bool,
+        pred: Pick | None = None,
+        target: Pick | None = None,
+    ) -> None:
+        self._pick = _picker("pred", pred), _picker("target", target)
         named = [pair for metric in _listed(metrics) for pair in _members(metric)]
         self.metrics: list[Metric] = [metric for _, metric in named]
         self.names = _told_apart(["loss", *(name for name, _ in named)])
@@ -61,6 +76,8 @@ class AvgStats:
         del self.names[1 + len(self.metrics) :]
         self.has_loss = True
         self._sums: list[Any] = [0.0] * (1 + len(self.metrics))
+        # Value and weight of each part of the loss. Not every batch need have each.
+        self._parts: dict[str, tuple[Any, Any]] = {}
         # What metrics that keep state have computed of the samples of all processes.
         self._computed: dict[int, float] | None = None
         for metric in self.metrics:
@@ -70,7 +87,8 @@ class AvgStats:
     @property
     def all_stats(self) -> list[float]:
         """The sums, loss first, as plain floats; 0.0 for a torchmetrics metric."""
-        return [float(total) for total in to_host(self._sums)]
+        parts = (total for total, _ in self._parts.values())
+        return [float(total) for total in to_host([*self._sums, *parts])]
 
     @property
     def avg_stats(self) -> list[float]:
@@ -80,7 +98,7 @@ class AvgStats:
             DataError: A weight was negative or not finite.
             TypeError: A torchmetrics metric computes something else than one number.
         """
-        *sums, weights = to_host([*self._sums, self.count])
+        sums, weights, parts = to_host([self._sums, self.count, list(self._parts.values())])
         if not math.isfinite(weights):
             raise DataError(
                 "the learner's weight(batch) gave a negative number, NaN or infinity in one of "
@@ -92,7 +110,7 @@ class AvgStats:
         computed = self._compute() if self._computed is None else self._computed
         for index, value in computed.items():
             values[index] = value
-        return values
+        return [*values, *(total / weight if weight else math.nan for total, weight in parts)]
 
     def _compute(self) -> dict[int, float]:
         return {
@@ -104,7 +122,8 @@ class AvgStats:
     def share(self, world: OneProcess) -> None:
         """Have the averages be those over the samples of all processes; collective.
 
-        One all-reduce adds up all sums; metrics that keep state gather it themselves.
+        One all-reduce adds up all sums; parts of a loss travel with their names, and metrics that
+        keep state gather it themselves.
 
         Args:
             world: The processes; one alone has nothing to share.
@@ -117,8 +136,12 @@ class AvgStats:
             return
         has_state = any(map(_keeps_state, self.metrics))
         has_no_sample = bool(has_state and not self._updates)
-        *sums, self.count, without = world.sums([*self._sums, self.count, has_no_sample])
+        *sums, self.count, without, has_parts = world.sums(
+            [*self._sums, self.count, has_no_sample, bool(self._parts)]
+        )
         self._sums, self._computed = sums, {}
+        if has_parts:  # in one of them at least
+            self._set_parts(over_all(self._parts, world))
         if not has_state or not self.count:
             return
         if without:
@@ -127,6 +150,9 @@ class AvgStats:
                 f"that keep state ({', '.join(self.names[1:])}) cannot be computed without: use a "
                 "larger data set or fewer processes"
             )
+        for metric in self.metrics:
+            if isinstance(metric, OverAll):
+                metric.gather(world)
         self._computed = self._compute()
         rows = world.gather(list(self._computed.values()))
         for index, values in zip(self._computed, zip(*rows, strict=True), strict=True):
@@ -142,66 +168,65 @@ class AvgStats:
         weight = run.weight
         parts = run.losses
         self.has_loss = run.loss is not None or run.loss_func is not None
-        self._name_parts(parts)  # in all processes, also where the batch counts for nothing
+        self._check_parts(parts)
         if not isinstance(weight, Tensor) and not weight:
             return  # it counts for nothing, and its row may be another process's
         self._updates += 1
+        pred, yb = self._picked(run) if self.metrics else (None, None)
         numbers = {}
         if self.has_loss:
             numbers[0] = _one_number(detached_mean(run.loss), "loss_func returned")
-        for name, part in parts.items():
-            number = _one_number(detached_mean(part), f"part {name!r} of the loss is")
-            numbers[self.names.index(name)] = number
+        found_parts = {
+            name: _one_number(detached_mean(part), f"part {name!r} of the loss is")
+            for name, part in parts.items()
+        }
         for index, metric in enumerate(self.metrics, 1):
             try:
                 if _keeps_state(metric):
                     if isinstance(run.loss, Tensor):
                         metric.to(run.loss.device)
-                    metric.update(run.pred, run.yb)
+                    metric.update(pred, yb)
                     continue
-                found = metric(run.pred, run.yb)
+                found = metric(pred, yb)
             except Exception as error:
-                given = f"pred of {form_of(run.pred)}, yb of {form_of(run.yb)}"
+                given = f"pred of {form_of(pred)}, yb of {form_of(yb)}"
                 add_note(error, f"Raised by metric {self.names[index]!r}, given {given}.")
                 raise
             numbers[index] = _one_number(found, f"metric {self.names[index]!r} returned")
         self.count = self.count + weight  # not in place: the weight may be the user's own
         for index, number in numbers.items():
-            self._add(index, number, weight)
+            self._sums[index] = added(self._sums[index], number, weight)
+        for name, part in found_parts.items():
+            total, count = self._parts.get(name, (0.0, 0.0))
+            if name not in self._parts:
+                self.names.append(name)
+            self._parts[name] = added(total, part, weight), count + weight
 
-    def _name_parts(self, parts: Iterable[str]) -> None:
-        known = 1 + len(self.metrics)
+    def _picked(self, run: Runner) -> list[Any]:
+        found = []
+        for name, pick in zip(("pred", "target"), self._pick, strict=True):
+            try:
+                found.append(pick(run))
+            except Exception as error:
+                add_note(
+                    error,
+                    f"Raised by the function {name}= of the metrics, which is called with the run: "
+                    f"run.pred is {form_of(run.pred)}, run.yb is {form_of(run.yb)}.",
+                )
+                raise
+        return found
+
+    def _check_parts(self, parts: Iterable[str]) -> None:
         for name in parts:
-            if name in self.names[:known]:
+            if name in self.names[: 1 + len(self.metrics)]:
                 raise ValueError(
                     f"a part of the loss and a metric are both called {name!r}: give the part "
                     "another key in the mapping that loss_func returns"
                 )
-            if name not in self.names:
-                self.names.append(name)
-                self._sums.append(0.0)
 
-    def _add(self, index: int, value: Any, weight: Any) -> None:
-        if isinstance(weight, Tensor):
-            device = value.device if isinstance(value, Tensor) else weight.device
-            weight = weight.to(device, non_blocking=True)
-            # A mean over nothing is NaN, and counts for nothing.
-            value, weight = torch.where(weight == 0, 0.0, value * weight), 1
-        elif not weight:
-            return
-        if isinstance(value, Tensor):
-            total = self._sums[index]
-            if isinstance(total, Tensor):
-                if total.device != value.device:  # read from a checkpoint
-                    self._sums[index] = total.to(value.device)
-            else:
-                exact = torch.float32 if value.device.type == "mps" else torch.float64
-                # Filled, not copied from the host: a copy would wait for the device.
-                self._sums[index] = value.new_full((), total, dtype=exact)
-            # Not in place: a checkpoint may still hold the sum of before.
-            self._sums[index] = self._sums[index].add(value, alpha=weight)
-        else:
-            self._sums[index] += value * weight
+    def _set_parts(self, parts: Mapping[str, Any]) -> None:
+        self._parts = {name: (total, weight) for name, (total, weight) in parts.items()}
+        self.names[1 + len(self.metrics) :] = self._parts
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been added up since the last reset."""
@@ -212,7 +237,7 @@ class AvgStats:
             "metrics": kept,
             "updates": self._updates,
             "computed": self._computed,
-            "parts": self.names[1 + len(self.metrics) :],
+            "parts": {name: list(sums) for name, sums in self._parts.items()},
             "has_loss": self.has_loss,
         }
 
@@ -223,8 +248,8 @@ class AvgStats:
             ValueError: It is of other metrics.
         """
         keeping = [metric for metric in self.metrics if _keeps_state(metric)]
-        parts = state.get("parts", [])  # earlier formats lack them
-        metrics = len(state["sums"]) - len(parts) - 1
+        state = _with_named_parts(state)
+        metrics = len(state["sums"]) - 1
         if metrics != len(self.metrics) or len(state["metrics"]) != len(keeping):
             raise ValueError(
                 f"the state is of {metrics} metrics, and there are "
@@ -234,7 +259,7 @@ class AvgStats:
         self.count, self._sums = state["count"], list(state["sums"])
         # Earlier formats lack these.
         self._updates, self._computed = state.get("updates", 1), state.get("computed")
-        self.names += parts
+        self._set_parts(state["parts"])
         self.has_loss = state.get("has_loss", True)
         for metric, kept in zip(keeping, state["metrics"], strict=True):
             set_metric_state(metric, kept)
@@ -258,12 +283,15 @@ class AvgStatsCallback(RowCallback):
         metrics: As for ``AvgStats``.
         report: Called with each line, of several processes on rank 0 alone; ``None`` for
             silence.
+        pred, target: As for ``AvgStats``: ``pred=lambda run: run.pred["logits"]``, say, and
+            ``target=lambda run: run.batch["labels"]``.
 
     Attributes:
         train_stats, valid_stats: The ``AvgStats`` of the last epoch, or row.
 
     Raises:
-        TypeError: A metric is none, or ``report`` takes something else than a line.
+        TypeError: A metric is none, ``report`` takes something else than a line, or ``pred`` or
+            ``target`` than the run.
     """
 
     priority = 50  # metrics: before anything that reads run.history
@@ -273,17 +301,25 @@ class AvgStatsCallback(RowCallback):
         self,
         metrics: Metric | Iterable[Metric] | None = None,
         report: Callable[[str], object] | None = print,
+        *,
+        pred: Pick | None = None,
+        target: Pick | None = None,
     ) -> None:
         metrics = _listed(metrics)
         if report is not None:
             _check_report(report)
-        self.train_stats = AvgStats(metrics, in_train=True)
-        self.valid_stats = AvgStats(copy.deepcopy(metrics), in_train=False)
+        self.train_stats = AvgStats(metrics, True, pred, target)
+        self.valid_stats = AvgStats(copy.deepcopy(metrics), False, pred, target)
         self._report = report
         self._titles: list[str] = []
         self._clock = RowClock()
         self._is_written = False  # what has been averaged of training stands in a row already
         self._spans_epochs = False
+
+    @property
+    def phase_columns(self) -> Sequence[str]:
+        """The names of its averages."""
+        return self.train_stats.names if self.in_train else self.valid_stats.names
 
     def begin_fit(self, run: Runner) -> None:
         """Print the column titles again."""
@@ -308,8 +344,12 @@ class AvgStatsCallback(RowCallback):
         if self._is_written and run.in_train:
             self._is_written = False
             self.train_stats.reset()
+        stats = self.train_stats if run.in_train else self.valid_stats
+        known = len(stats.names)
         with torch.no_grad():
-            (self.train_stats if run.in_train else self.valid_stats).accumulate(run)
+            stats.accumulate(run)
+        if len(stats.names) != known:
+            run.phase_log.keep_free(stats.names)
 
     @handler("after_train")
     def share_train(self, run: Runner) -> None:
@@ -376,15 +416,17 @@ class AvgStatsCallback(RowCallback):
         return found
 
     def _part_of_rank(self, parts: Sequence[dict[str, Any]], rank: int) -> dict[str, Any]:
-        if any(part["metrics"] and part.get("updates", 1) for part in parts):
+        each = [_with_named_parts(part) for part in parts]
+        if any(one["metrics"] and one.get("updates", 1) for one in each):
             raise ValueError(
                 "AvgStatsCallback has a metric that keeps state, and is in the middle of a phase: "
                 f"go on with {len(parts)} processes, or from a checkpoint between epochs"
             )
-        totals = [sum(numbers) for numbers in zip(*(p["sums"] for p in parts), strict=True)]
-        count = sum(part["count"] for part in parts)
-        whole = {**parts[0], "sums": totals, "count": count}
-        nothing = {**whole, "sums": [0.0] * len(totals), "count": 0, "updates": 0}
+        totals = [sum(numbers) for numbers in zip(*(one["sums"] for one in each), strict=True)]
+        (named,) = merged([[one["parts"]] for one in each])
+        count = sum(one["count"] for one in each)
+        whole = {**each[0], "sums": totals, "count": count, "parts": named}
+        nothing = {**whole, "sums": [0.0] * len(totals), "count": 0, "updates": 0, "parts": {}}
         return whole if rank == 0 else nothing
 
     def _row(self, stats: AvgStats) -> dict[str, float]:
@@ -402,6 +444,16 @@ class AvgStatsCallback(RowCallback):
         self._report(_line(map(_text, shown.values()), self._titles))
 
 
+def _with_named_parts(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state as ``AvgStats.state_dict`` gives it, also of one of an earlier format."""
+    parts, sums, count = state.get("parts", []), state["sums"], state["count"]
+    if isinstance(parts, Mapping):
+        return dict(state)
+    own = len(sums) - len(parts)
+    named = {name: [total, count] for name, total in zip(parts, sums[own:], strict=True)}
+    return {**state, "sums": sums[:own], "parts": named}
+
+
 def _check_report(report: Any) -> None:
     """Refuse what could not print a line, before there is one to print."""
     if _keeps_state(report) or not callable(report) or not takes_one_argument(report):
@@ -409,6 +461,20 @@ def _check_report(report: Any) -> None:
             f"report is called with each line that is to be printed, got {report!r}: several "
             "metrics go into one list, AvgStatsCallback([first, second])"
         )
+
+
+def _picker(name: str, pick: Pick | None) -> Pick:
+    if pick is None:
+        return attrgetter({"pred": "pred", "target": "yb"}[name])
+    if not callable(pick) or isinstance(pick, type) or not takes_one_argument(pick):
+        raise TypeError(
+            f"{name} must be a function of the run that returns what metrics get, got {pick!r}: "
+            f"{name}=lambda run: {_EXAMPLES[name]}"
+        )
+    return pick
+
+
+_EXAMPLES = {"pred": 'run.pred["logits"]', "target": 'run.batch["labels"]'}
 
 
 def _keeps_state(metric: Any) -> bool:
@@ -435,6 +501,8 @@ def _members(metric: Metric) -> list[tuple[str, Metric]]:
         )
     if not _keeps_state(metric):
         return [(name_of(metric), metric)]
+    if isinstance(metric, OverAll):
+        return [(metric.name, metric)]
     if hasattr(metric, "items"):
         return list(metric.items())
     return [(camel2snake(type(metric).__name__), metric)]
@@ -450,18 +518,11 @@ def _told_apart(names: Iterable[str]) -> list[str]:
 
 
 def _one_number(value: Any, whose: str) -> Any:
-    """Return a number as a float, or as a tensor without dimensions or gradient."""
-    if isinstance(value, Tensor):
-        if value.numel() == 1 and not value.is_complex():
-            return value.detach().reshape(())
-        got = f"a tensor of shape {list(value.shape)} and {value.dtype}"
-    elif hasattr(value, "__float__") and not getattr(value, "ndim", 0):
-        return float(value)
-    else:
-        got = type(value).__name__
-    raise TypeError(
-        f"{whose} no single number but {got}: return a mean over the batch; several numbers are "
-        "several metrics, each a function of its own, or a handler of yours that reads them"
+    return one_number(
+        value,
+        whose,
+        "return a mean over the batch; several numbers are several metrics, each a function of "
+        "its own, or a handler of yours that reads them",
     )
 
 

@@ -21,7 +21,11 @@ from ..checkpoints.ranks import Ranks
 from ..checkpoints.records import Record
 from ..checkpoints.save_point import SavePoint
 from ..checkpoints.shards import mesh_of
-from ..checkpoints.snapshot import take_snapshot, with_validated_weights
+from ..checkpoints.snapshot import (
+    take_snapshot,
+    with_evaluation_weights,
+    with_validated_weights,
+)
 from ..param_groups import gradients
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, CHECKPOINTS
 from .shared.monitored import Mode, Monitored, MonitoringCallback, checked_mode
@@ -64,8 +68,9 @@ class Checkpoint(MonitoringCallback):
             saved too, and the best of these are kept. Needs ``every_epochs``. Default ``None``. The
             ``"model"`` in such a checkpoint has the weights that gave the number. Numbers of a
             validation that was cancelled do not count: they are of a part of the data.
-        mode: Whether the smallest (``"min"``, default) or the largest (``"max"``)
-            is best.
+        mode: Whether the smallest (``"min"``) or the largest (``"max"``) is best. ``None``
+            (default) is ``"min"``; it must be said for a key that is called accuracy, f1, auc or
+            the like.
         keep_best: How many of the best to keep. Default 1.
         asynchronous: Copy the state to host memory and write it in a thread while the
             run goes on. One is written at a time: the next one waits.
@@ -95,7 +100,7 @@ class Checkpoint(MonitoringCallback):
         every_seconds: float | None = None,
         keep_last: int = 2,
         monitor: str | None = None,
-        mode: Mode = "min",
+        mode: Mode | None = None,
         keep_best: int = 1,
         asynchronous: bool = False,
     ) -> None:
@@ -109,7 +114,8 @@ class Checkpoint(MonitoringCallback):
                 whole_number(name, value, 1)
         if every_seconds is not None and not real_number("every_seconds", every_seconds) > 0:
             raise ValueError(f"every_seconds must be positive, got {every_seconds!r}")
-        checked_mode(mode)
+        if mode is not None:
+            checked_mode(mode)
         if monitor is not None and every_epochs is None:
             raise ValueError("monitor needs every_epochs: it is known at the end of an epoch only")
         # Absolute: a handler may change the working directory.
@@ -284,6 +290,11 @@ class Checkpoint(MonitoringCallback):
         if is_ending or self._is_row_due(run):
             self._save(run, *place)
 
+    @handler("after_row", priority=AFTER_EVERYONE)
+    def release_what_waits(self, run: Runner) -> None:
+        """Have what was asked for by then take effect: no handler of the epoch comes after."""
+        run.token.release()
+
     def after_epoch(self, run: Runner) -> None:
         """Save every so many epochs."""
         run.token.release()
@@ -415,6 +426,8 @@ class Checkpoint(MonitoringCallback):
             weights = self.validated_weights_of(run) if is_of_row else None
             if weights is not None:
                 content = with_validated_weights(content, run, weights)
+            else:
+                content = with_evaluation_weights(content, run)
             about = Record(Path(), 0, writer.fit, epoch, phase, batch, run.steps, metrics)
             return about, content
 

@@ -30,7 +30,8 @@ class EarlyStopping(MonitoringCallback):
         monitor: The key in ``run.history[-1]``. Default ``"valid_loss"``.
         patience: Epochs without improvement after which the fit ends, at least 1.
         min_delta: A value counts as better when it differs by more than this, 0 or more.
-        mode: ``"min"`` when lower is better (default), ``"max"`` when higher is.
+        mode: ``"min"`` when lower is better, ``"max"`` when higher is. ``None`` (default) is
+            ``"min"``; it must be said for a key that is called accuracy, f1, auc or the like.
         restore_best: Keep a copy of the best epoch's parameters and buffers on
             their devices, and put it into the model in ``after_fit`` when this
             callback ended the fit or the fit completed. A fit that something
@@ -58,7 +59,7 @@ class EarlyStopping(MonitoringCallback):
         monitor: str = "valid_loss",
         patience: int = 3,
         min_delta: float = 0.0,
-        mode: Mode = "min",
+        mode: Mode | None = None,
         restore_best: bool = True,
     ) -> None:
         if not 0 <= real_number("min_delta", min_delta) < math.inf:

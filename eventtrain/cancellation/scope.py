@@ -118,7 +118,7 @@ class Scope:
         errors = self._run([*calls, _called(self, "on_closed"), token.obey])
         self._has_told_failure = False
         if errors:
-            raised = combine_errors([error, *errors] if error and failing else errors)
+            raised = combine_errors([error, *errors] if error is not None and failing else errors)
             if raised is not error:
                 _raise_without_unwind(raised)
         if failing:

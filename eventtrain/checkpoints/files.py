@@ -98,7 +98,9 @@ def remove_checkpoint(record: Record) -> None:
     for path in record.path.parent.glob(f"{record.path.stem}.*"):
         if _MORE_NAMES.fullmatch(path.name):
             _remove(path)
-    record.path.with_suffix(".json").unlink(missing_ok=True)
+    beside = record.path.with_suffix(".json")
+    if beside.is_file() or beside.is_symlink():  # a folder of that name is somebody's own
+        beside.unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path) -> None:

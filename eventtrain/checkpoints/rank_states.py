@@ -79,8 +79,9 @@ def for_another_world(
     content["gradients"] = _mean_gradients([each["gradients"] for each in contents])
     phase = content["position"]["phase"]
     content["callbacks"] = {}
-    for name in first["callbacks"]:
-        found = [each["callbacks"][name] for each in contents]
+    # In the order of the first, and those that had nothing to keep on it.
+    for name in dict.fromkeys(name for each in contents for name in each["callbacks"]):
+        found = [each["callbacks"].get(name, {}) for each in contents]
         state_for_rank: StateForRank = states.get(name, _own_or_first)
         content["callbacks"][name] = state_for_rank(found, rank, size, phase)
     for key in ("random", "phase_start"):

@@ -65,8 +65,10 @@ def check_loader(dl: Any, name: str) -> None:
         remedy = (
             "a data set, whose samples are no batches: DataLoader(dataset, ...) or get_dls(...)"
         )
-    elif isinstance(dl, Mapping) and name != "valid_dl":
+    elif isinstance(dl, Mapping):
         remedy = "whose keys are no batches: pass one loader"
+        if name == "valid_dl":
+            remedy += ", and validate on the others by run.validate(learn) with data of their own"
     elif isinstance(dl, Tensor):
         remedy = "whose rows are no batches: TensorLoader(x, y)"
     elif hasattr(type(dl), "__array__"):

@@ -11,7 +11,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from ..optimizers import named_optimizers
 from ..submodules import Choice, choose_submodules, fill
+from .arrival_order import ArrivalOrder
 from .groups import ALONE, Group, require_all_ranks
 
 
@@ -67,6 +69,7 @@ class Replicated:
         self._syncs_buffers = True
         self._around: Any = None
         self._trained: list[int] = []
+        self._order = ArrivalOrder()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call DDP, or the model itself where there are no gradients."""
@@ -74,6 +77,8 @@ class Replicated:
             return self.model(*args, **kwargs)
         if self._around is None:
             self._put_around()
+        if self._syncs and not self._order.is_known:
+            self._order.record(self.model)
         self.calls += 1
         return self._around(*args, **kwargs)
 
@@ -108,10 +113,20 @@ class Replicated:
         if isinstance(self._around, DistributedDataParallel):
             self._around.require_forward_param_sync = is_on
 
+    @property
+    def arrival_order(self) -> list[str]:
+        """See ``ArrivalOrder.names``; to be set before there was a batch."""
+        return self._order.names
+
+    @arrival_order.setter
+    def arrival_order(self, names: list[str]) -> None:
+        if self._around is None:
+            self._order.names = names
+
     def follow_the_model(self) -> None:
         """Have other parameters averaged, if others are trained since DDP was made."""
         if self._around is not None and self._trained != self._trained_now():
-            self._around = None
+            self._around, self._order = None, ArrivalOrder()
 
     def _trained_now(self) -> list[int]:
         return [id(p) for p in self.model.parameters() if p.requires_grad]
@@ -125,6 +140,8 @@ class Replicated:
         self._around = DistributedDataParallel(
             self.model, device_mesh=self._mesh, init_sync=self._syncs_buffers
         )
+        if self._order.is_known:
+            self._order.show(self._around)
         self._around.require_backward_grad_sync = self._syncs
         self._around.require_forward_param_sync = self._syncs_buffers
 
@@ -206,8 +223,10 @@ class Shards:
         put_shards_back(model)
         if is_wrapped(model):
             return
-        if isinstance(learn.opt, torch.optim.Optimizer):
-            kind = type(learn.opt).__name__
+        optimizers = (opt for _, opt in named_optimizers(learn.opt))
+        made = [opt for opt in optimizers if isinstance(opt, torch.optim.Optimizer)]
+        if made:
+            kind = type(made[0]).__name__
             raise TypeError(
                 f"Distributed('fsdp2') replaces the parameters of {type(model).__name__}, and "
                 f"{kind} has been made of the old ones: give Learner a factory, as in "

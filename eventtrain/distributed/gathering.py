@@ -62,6 +62,35 @@ def gather_rows(wholes: list[Any], loader: Any, batches: int, world: OneProcess)
     ]
 
 
+def gather_in_turn(whole: Any, world: OneProcess) -> Any:
+    """Return what all processes have, that of each behind that of the rank before; collective.
+
+    Args:
+        whole: Tensors with a row for each sample of this process, lists with an element for each,
+            and mappings, tuples and dataclasses of such.
+        world: The processes.
+
+    Raises:
+        DataError: As for ``gather_rows``.
+    """
+    if not isinstance(world, World):
+        return whole
+    places: list[list[int]] = []
+    for row in world.gather([_rows_of(whole)]):
+        first = places[-1][-1] + 1 if places and places[-1] else 0
+        places.append(list(range(first, first + int(row[0]))))
+    return _gather(whole, places, 0, world)
+
+
+def _rows_of(part: Any) -> int:
+    if isinstance(part, Tensor):
+        return len(part) if part.ndim else 0
+    if isinstance(part, list):
+        return len(part)
+    inner = part.values() if isinstance(part, Mapping) else part if isinstance(part, tuple) else ()
+    return max(map(_rows_of, inner), default=0)
+
+
 def _gather(whole: Any, places: list[list[int]], batches: int, world: World) -> Any:
     """Return what all processes have predicted, in the global order; collective.
 

@@ -162,6 +162,14 @@ def test_who_asks_from_outside_at_any_moment_loses_no_step(
     assert resumed(tmp_path) == uninterrupted(tmp_path)
 
 
+@pytest.mark.parametrize("event", ["after_epoch", "after_row"])
+def test_who_asks_at_the_very_end_is_not_overheard(event: str, tmp_path: Path) -> None:
+    run, learn = make_runner(tmp_path), make_learner()
+    end_at(run, event, EPOCHS, from_a_thread, priority=-500)
+    result = run.fit(EPOCHS, learn)
+    assert (result.outcome, result.epochs) == ("cancelled", EPOCHS)
+
+
 MORE: dict[str, Callable[[], list[Any]]] = {
     "accumulation": lambda: [GradientAccumulation(3)],
     "mixup": lambda: [Mixup(0.4, torch.Generator().manual_seed(3))],

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from eventtrain import CheckpointError, DataBunch, Distributed, Learner, Runner
-from eventtrain.callbacks import Checkpoint
+from eventtrain import DataBunch, Distributed, Learner, Runner
 from eventtrain.data.global_order import order_of_epoch
 from eventtrain.distributed.engines import Shards
 
@@ -72,15 +71,6 @@ def test_several_processes_need_it(make_learner: Any, monkeypatch: Any) -> None:
     assert (run.rank, run.world_size, run.is_zero) == (1, 2, False)
     with pytest.raises(RuntimeError, match=r"rank 1 of 2 .*Distributed"):
         run.fit(1, make_learner())
-
-
-def test_a_checkpoint_of_several_processes_is_refused(tmp_path: Any, monkeypatch: Any) -> None:
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    checkpoint = Checkpoint(tmp_path / "new")
-    with pytest.raises(CheckpointError, match=r"one of 2.*ranks='zero'"):
-        checkpoint.begin_fit(Runner(checkpoint))
-    assert not (tmp_path / "new").exists()
 
 
 def test_an_address_that_is_missing_is_named(make_learner: Any, monkeypatch: Any) -> None:

@@ -67,7 +67,7 @@ def test_nan_is_no_improvement(learner: Learner) -> None:
 
 
 def test_a_text_in_place_of_the_number_is_told_with_its_key(learner: Learner) -> None:
-    run = Runner(EarlyStopping("acc"))
+    run = Runner(EarlyStopping("acc", mode="max"))
     writing(run, [1.0, "abc"], key="acc")
     with pytest.raises(TypeError, match=r"EarlyStopping monitors 'acc'.* epoch 1 holds 'abc'"):
         run.fit(2, learner)
@@ -165,7 +165,7 @@ def test_without_restore_best_the_last_weights_stay(learner: Learner) -> None:
 
 
 def test_a_missing_key_is_an_error_that_names_the_others(learner: Learner) -> None:
-    run = Runner(EarlyStopping("valid_acc"))
+    run = Runner(EarlyStopping("valid_acc", mode="max"))
     writing(run, [0.5])
     with pytest.raises(ValueError, match=r"'valid_acc'.*there are: 'valid_loss'\)"):
         run.fit(1, learner)

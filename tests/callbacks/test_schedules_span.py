@@ -290,6 +290,37 @@ def test_the_rate_that_an_added_group_has_is_its_base_rate(make_learner: Make) -
     assert rates[3][1] == pytest.approx(10 * rates[3][0])
 
 
+@pytest.mark.parametrize("steps_before", [1, 4, 7])
+@pytest.mark.parametrize("name", JOINING)
+def test_a_resumed_schedule_knows_the_groups_that_were_added(
+    name: str, steps_before: int, make_learner: Make, tmp_path: Path
+) -> None:
+    def fit(steps: int | None, resume: str | None = None) -> tuple[list[list[float]], Learner]:
+        learner = make_learner()
+        learner.opt = torch.optim.SGD([learner.model.weight], lr=0.1, momentum=0.9)
+        run = Runner([JOINING[name](), *([Checkpoint(tmp_path)] if steps or resume else [])])
+        run.on("after_epoch", lambda run: run.history[-1].update(score=run.epoch))
+        rates: list[list[float]] = []
+
+        @run.on("begin_epoch", when=lambda run: run.epoch > 0 and len(run.opt.param_groups) == 1)
+        def add(run: Runner) -> None:
+            run.opt.add_param_group({"params": [learner.model.bias], "lr": 0.05})
+
+        run.on("after_batch", lambda run: rates.append([g["lr"] for g in run.opt.param_groups]))
+        if steps:
+            stop = lambda run: run.token.cancel("fit")  # noqa: E731
+            run.on("after_step", stop, when=lambda run: run.steps == steps)
+        run.fit(3, learner, resume=resume)
+        return rates, learner
+
+    expected, whole = fit(None)
+    fit(steps_before)
+    rates, resumed = fit(None, "auto")
+    assert rates == expected[-len(rates) :]
+    assert torch.equal(resumed.model.weight, whole.model.weight)
+    assert torch.equal(resumed.model.bias, whole.model.bias)
+
+
 EACH: dict[str, Callable[[], Any]] = {
     "OneCycle": lambda: OneCycle([0.5]),
     "OneCycle's momenta": lambda: OneCycle(0.5, max_momentum=[0.9]),

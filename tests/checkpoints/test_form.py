@@ -85,7 +85,7 @@ LEFT_TO_OTHERS = {
     "buffers",
     "parameters",
 }
-LEFT_TO_OTHERS |= {"world_size", "syncs_buffers"}
+LEFT_TO_OTHERS |= {"world_size", "syncs_buffers", "arrival_order"}
 
 
 def refused(content: dict[str, Any], folder: Path) -> None:

@@ -187,6 +187,16 @@ def test_what_only_has_the_name_of_a_record_is_left_alone(
     assert os.path.lexists(strange)
 
 
+def test_a_folder_in_the_place_of_a_record_outlasts_its_checkpoint(tmp_path: Path) -> None:
+    Runner(Checkpoint(tmp_path)).fit(2, learner())
+    strange = tmp_path / "checkpoint-000001.json"
+    strange.unlink()
+    strange.mkdir()
+    result = Runner(Checkpoint(tmp_path)).fit(4, learner(), resume="auto")
+    assert result.outcome == "completed"
+    assert strange.is_dir() and not strange.with_suffix(".pt").exists()
+
+
 @SYMLINKS
 def test_a_link_to_a_checkpoint_is_one(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()

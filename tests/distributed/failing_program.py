@@ -111,11 +111,13 @@ def is_signalled(folder: Path) -> Any:
     from torch.utils.data import DataLoader, TensorDataset
 
     from eventtrain import DataBunch, Distributed, Learner, Runner
+    from eventtrain.callbacks import Checkpoint
 
     waits = folder.name == "one rank in a collective"
     rows = TensorDataset(torch.randn(4000, 3), torch.randn(4000, 1))
     loader = DataLoader(rows, batch_size=8, num_workers=2, multiprocessing_context="fork")
-    run = Runner(Distributed(), on_interrupt="return")
+    save = Checkpoint(folder / "checkpoints", every_epochs=None)
+    run = Runner([Distributed(), save], on_interrupt="return")
     closed: list[str] = []
 
     def slow(run: Any) -> None:

@@ -312,6 +312,9 @@ def shared_in_fit(s: Any, n: int) -> int:
     return sum(count > 0 for count in counts)
 
 
+CASES["SplitOnOOM"] = plainly(kit.SplitOnOOM)
+
+
 @case
 def GradientClip(s: Any, folder: Path) -> Told:
     by_norm, by_value = kit.GradientClip(norm=0.1), kit.GradientClip(value=0.02)

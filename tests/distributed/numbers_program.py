@@ -26,7 +26,14 @@ from eventtrain import (
     Runner,
     TensorLoader,
 )
-from eventtrain.callbacks import GradientAccumulation, LRFinder, Seed, TerminateOnNaN, Throughput
+from eventtrain.callbacks import (
+    GradientAccumulation,
+    LRFinder,
+    OverAll,
+    Seed,
+    TerminateOnNaN,
+    Throughput,
+)
 from eventtrain.distributed.reductions import World
 
 
@@ -94,12 +101,59 @@ def trains(weight: Any = None, n: int = 1, **options: Any) -> dict[str, Any]:
     return outcome_of(run, learn)
 
 
+def logs(weight: Any = None) -> dict[str, Any]:
+    """Also a name that the last rank alone knows."""
+    learn = learner(weight)
+    run = runner([])
+    run.on("begin_batch", of_large)
+    run.on("after_loss", lambda run: run.log("own_loss", run.loss))
+
+    def log_on_last(run: Runner) -> None:
+        if run.world.rank == run.world.size - 1:
+            run.log("index", run.batch_index, weight=run.batch_index)
+
+    run.on("after_batch", log_on_last)
+    run.fit(2, learn)
+    return outcome_of(run, learn)
+
+
+def has_parts() -> dict[str, Any]:
+    """One rank has another order of names; one name is of some batches, one of one rank."""
+    learn = learner()
+    run = runner([AvgStatsCallback(report=None)])
+
+    def loss_func(pred: Tensor, yb: Tensor) -> dict[str, Tensor]:
+        loss, is_last = nn.functional.mse_loss(pred, yb), run.world.rank == run.world.size - 1
+        parts = {"half": loss / 2, "tenth": loss / 10}
+        if run.batch_index == 1:
+            parts["second"] = loss
+        if is_last:
+            parts = {"constant": loss.detach() * 0 + 5, **dict(reversed(parts.items()))}
+        return {"loss": loss, **parts}
+
+    learn.loss_func = loss_func
+    run.fit(2, learn)
+    assert set(run.avg_stats.train_stats.names) >= {"half", "tenth", "second", "constant"}
+    return outcome_of(run, learn)
+
+
 def computes_metrics() -> dict[str, Any]:
     from torchmetrics.regression import MeanAbsoluteError, SpearmanCorrCoef
 
     learn = learner(rows=23, bs=7)
     metrics = [mean_abs, MeanAbsoluteError(), SpearmanCorrCoef()]
     return outcome_of(fit([AvgStatsCallback(metrics, report=None)], learn, 1), learn)
+
+
+def computes_over_all() -> dict[str, Any]:
+    learn = learner(rows=22, bs=7)
+    metrics = OverAll(correlation, "correlation")
+    target = {"target": lambda run: {"y": run.yb}}
+    return outcome_of(fit([AvgStatsCallback(metrics, None, **target)], learn, 2), learn)
+
+
+def correlation(pred: Tensor, target: dict[str, Tensor]) -> float:
+    return float(torch.corrcoef(torch.cat([pred, target["y"]], 1).T)[0, 1])
 
 
 def is_cut_short() -> dict[str, Any]:
@@ -224,7 +278,11 @@ DEEDS: dict[str, Callable[[], dict[str, Any]]] = {
     "trains with a weight": lambda: trains(count_large),
     "accumulates": lambda: trains(n=3),
     "accumulates with a weight": lambda: trains(count_large, n=3),
+    "logs": logs,
+    "logs with a weight": lambda: logs(count_large),
+    "has parts": has_parts,
     "computes metrics": computes_metrics,
+    "computes over all": computes_over_all,
     "trains sharded": lambda: sharded_deeds.trains(fit, data(), 1),
     "accumulates sharded": lambda: sharded_deeds.trains(fit, data(), 3),
     "overflows sharded": lambda: sharded_deeds.overflows(fit, sharded_deeds.learner(data())),

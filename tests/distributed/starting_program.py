@@ -16,12 +16,16 @@ from torch import distributed as dist, nn
 from torch.nn.functional import mse_loss
 
 from eventtrain import DataBunch, Distributed, Learner, Runner, TensorLoader
+from eventtrain.callbacks import Checkpoint
 
 FOLDER = Path(sys.argv[1])
 
 
-def train(cancel_on: int | None = None) -> dict[str, Any]:
-    """Train, and tell where this process is, who ran what, and to what weights."""
+def train(cancel_on: int | None = None, resume: str | None = None) -> dict[str, Any]:
+    """Train, and tell where this process is, who ran what, and to what weights.
+
+    A fit that is cancelled leaves a checkpoint, from which another one may go on.
+    """
     told: dict[str, Any] = {"ran": []}
     dice = torch.Generator().manual_seed(7)
     x, y = torch.randn(64, 5, generator=dice), torch.randn(64, 2, generator=dice)
@@ -29,7 +33,9 @@ def train(cancel_on: int | None = None) -> dict[str, Any]:
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
     opt = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     loader = TensorLoader(x, y, bs=8, shuffle=True, seed=1)
-    run = Runner(Distributed(lost_after=20))
+    is_saved = cancel_on is not None or resume is not None
+    save = [Checkpoint(FOLDER / "checkpoints")] if is_saved else []
+    run = Runner([Distributed(lost_after=20), *save])
 
     for ranks in ("all", "zero", "local_zero"):
         run.on("begin_fit", lambda run, r=ranks: told["ran"].append(r), name=ranks, ranks=ranks)
@@ -44,7 +50,8 @@ def train(cancel_on: int | None = None) -> dict[str, Any]:
         told["place"] = [run.rank, run.world_size, run.local_rank]
         told["world"] = [run.world.rank, run.world.size]
 
-    result = run.fit(3, Learner(model, opt, mse_loss, DataBunch(loader, None)))
+    learn = Learner(model, opt, mse_loss, DataBunch(loader, None))
+    result = run.fit(3, learn, resume=resume)
     told.update(outcome=result.outcome, steps=result.steps)
     told["by"] = [asked.rank for asked in result.cancellations]
     told["weights"] = nn.utils.parameters_to_vector(model.parameters()).tolist()
@@ -52,9 +59,10 @@ def train(cancel_on: int | None = None) -> dict[str, Any]:
 
 
 def twice() -> dict[str, Any]:
-    """Trained to the end, and ended by the last rank."""
+    """Trained to the end, ended by the last rank, and gone on with from there."""
     told = {"completed": train()}
     told["cancelled"] = train(cancel_on=told["completed"]["place"][1] - 1)
+    told["resumed"] = train(resume="auto")
     return told
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from forked_ranks import Ranks
 
+from eventtrain.checkpoints.files import list_checkpoints
+
 pytestmark = pytest.mark.xdist_group("failures")
 
 SOON = 5.0
@@ -101,6 +103,8 @@ def test_a_sigterm_has_all_ranks_leave_together_with_their_closing_events(
         assert told["ended"] - times[deed] < SOON
     assert first["records"] == second["records"]
     assert first["steps"] == second["steps"]
+    [checkpoint] = list_checkpoints(ranks.folder / deed / "checkpoints")
+    assert checkpoint.steps == first["steps"]
 
 
 def test_a_rank_in_a_collective_asks_before_that_is_over(

@@ -20,7 +20,9 @@ LIMIT = 200.0
 OF_ITS_OWN_DRAWS = ["CutMix", "Mixup", "Seed"]
 BY_THE_CLOCK = ["StopFile", "TimeLimit"]
 """Those that end the fit: after how many batches is not said."""
-ALIKE = [name for name in CASES if name not in (*OF_ITS_OWN_DRAWS, *BY_THE_CLOCK)]
+REFUSED = ["SplitOnOOM"]
+WORKING = [name for name in CASES if name not in REFUSED]
+ALIKE = [name for name in WORKING if name not in (*OF_ITS_OWN_DRAWS, *BY_THE_CLOCK)]
 pytestmark = [
     pytest.mark.xdist_group("kit"),
     pytest.mark.skipif(
@@ -66,7 +68,7 @@ def nearly(value: Any, tolerance: float) -> Any:
     return pytest.approx(value, abs=tolerance, rel=1e-5, nan_ok=True) if is_number else value
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", WORKING)
 def test_it_runs_and_all_ranks_have_the_same(name: str, told: Told) -> None:
     one, other = told[name]
     assert one.get("trace") is None
@@ -84,7 +86,7 @@ def test_weights_history_and_numbers_are_those_of_one_process(
             assert rank[key] == nearly(alone[name][key], tolerance), key
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", WORKING)
 def test_lines_are_printed_once(name: str, told: Told) -> None:
     one, other = told[name]
     epochs = len(one["history"])
@@ -196,5 +198,11 @@ def test_the_page_has_a_row_for_each_callback_that_says_what_was_found(
     assert sorted(rows) == sorted(kit) == sorted(CASES)
     column = 2 + kit_program.STRATEGIES.index(strategy)
     for name, row in rows.items():
-        assert row[column] == "yes", name
-        assert [rank.get("error") for rank in told[name]] == [None, None], name
+        errors = [rank.get("error") for rank in told[name]]
+        if name not in REFUSED:
+            assert (row[column], errors) == ("yes", [None, None]), name
+            continue
+        said = re.search(r"`([^`]+)`", row[4])
+        # Who is second may hear of the first, whose error is told in its own.
+        assert said is not None and all(said[1] in str(error) for error in errors), name
+        assert row[column] == "refuses"

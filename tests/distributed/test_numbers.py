@@ -14,6 +14,7 @@ PROGRAM = Path(numbers_program.__file__)
 TRAINED = [
     *("trains", "trains with a last batch of one row", "trains with a weight"),
     *("accumulates", "accumulates with a weight", "computes metrics"),
+    *("logs", "logs with a weight", "has parts", "computes over all"),
     *("trains sharded", "accumulates sharded", "is cut short"),
 ]
 pytestmark = [

@@ -90,6 +90,12 @@ def test_a_fit_that_one_task_cancels_ends_on_all_at_one_place(tasks: Told, group
     assert (first["steps"], first["weights"]) == (second["steps"], second["weights"])
 
 
+@pytest.mark.parametrize("group", ["found", "file", "tcp"])
+def test_it_goes_on_from_there_in_any_group(tasks: Told, group: str) -> None:
+    for told in tasks:
+        assert told[group]["resumed"]["weights"] == told[group]["completed"]["weights"]
+
+
 # By torchrun, on one machine and on two
 
 
@@ -125,6 +131,15 @@ def test_a_fit_that_one_rank_cancels_ends_on_two_machines_at_one_place(two_agent
     assert [told["outcome"] for told in cancelled] == ["cancelled"] * 4
     assert [told["by"] for told in cancelled] == [[3]] * 4
     assert len({(told["steps"], tuple(told["weights"])) for told in cancelled}) == 1
+
+
+def test_two_agents_go_on_from_there_as_one_does_bit_for_bit(
+    two_agents: Told, one_agent: Told
+) -> None:
+    for told in (*two_agents, *one_agent):
+        assert told["resumed"]["outcome"] == "completed"
+        assert told["resumed"]["steps"] == told["completed"]["steps"]
+        assert told["resumed"]["weights"] == one_agent[0]["completed"]["weights"]
 
 
 def test_one_process_of_each_machine_is_its_local_zero(two_agents: Told, one_agent: Told) -> None:

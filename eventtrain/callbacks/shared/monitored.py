@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Mode = Literal["min", "max"]
+# By what a key says of itself. A loss or an error of any name is better the lower it is.
+_LOWER = re.compile(r"loss|error")
+_HIGHER = re.compile(
+    r"accuracy|precision|recall|auroc|jaccard|bleu|rouge|f1"
+    r"|(?<![a-z])(acc|auc|map|iou|miou|dice|mrr|ndcg|psnr|ssim|r2)(?![a-z])"
+)
 
 
 class Monitored:
@@ -24,19 +31,27 @@ class Monitored:
 
     Args:
         key: The number's key in the rows.
-        mode: ``"min"`` when lower is better (default), ``"max"`` when higher is.
+        mode: ``"min"`` when lower is better, ``"max"`` when higher is. ``None`` (default) is
+            ``"min"``, but for a key whose name says the reverse.
         user: Who monitors it, for messages.
 
     Raises:
         TypeError: ``key`` is no text.
-        ValueError: ``mode`` is neither.
+        ValueError: ``mode`` is neither; or it is ``None``, and the key is that of an accuracy, say.
     """
 
-    def __init__(self, key: str, mode: Mode = "min", *, user: str) -> None:
+    def __init__(self, key: str, mode: Mode | None = None, *, user: str) -> None:
         if not isinstance(key, str):
             raise TypeError(f"monitor must be a key of run.history's rows, got {key!r}")
+        name = key.lower()
+        if mode is None and _HIGHER.search(name) and not _LOWER.search(name):
+            raise ValueError(
+                f"{user} monitors {key!r}, and without mode= the smallest value is the best, which "
+                "the name of this one speaks against: mode='max' takes the largest, mode='min' "
+                "the smallest"
+            )
         self.key = key
-        self.mode: Mode = checked_mode(mode)
+        self.mode: Mode = checked_mode("min" if mode is None else mode)
         self.user = user
 
     def read(self, run: RunState, *, is_cut_short: bool) -> float | None:

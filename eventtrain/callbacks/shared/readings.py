@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...host_reading import to_host as to_host
+from ...optimizers import named_optimizers, parameter_groups
+
 if TYPE_CHECKING:
     from ...distributed.reductions import OneProcess
     from ...state import RunState
@@ -29,27 +32,6 @@ def detached_mean(value: Any) -> Any:
     value = value.detach()
     # A copy: whoever owns the tensor may change it in place before it is read.
     return value.mean() if value.ndim else value.clone()
-
-
-def to_host(values: Any) -> Any:
-    """Read all tensors in nested lists, tuples and dicts, in one transfer a device and dtype.
-
-    Args:
-        values: Tensors of any shape among anything else.
-
-    Returns:
-        The same nest with floats (or ints, or bools) in place of scalars, and
-        nested lists in place of other tensors.
-    """
-    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    _collect(values, groups)
-    found: dict[int, Any] = {}
-    for tensors in groups.values():
-        flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).cpu()
-        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            found[id(tensor)] = part.view(tensor.shape).tolist()
-    return _replaced(values, found) if found else values
 
 
 def batch_weight(run: RunState) -> Any:
@@ -118,27 +100,6 @@ def stack_where_possible(tensors: list[Tensor]) -> Tensor | list[Tensor]:
     return torch.stack(tensors) if len(places) == 1 else tensors
 
 
-def _collect(values: Any, groups: dict[tuple[torch.device, torch.dtype], list[Tensor]]) -> None:
-    if isinstance(values, Tensor):
-        groups.setdefault((values.device, values.dtype), []).append(values)
-    elif isinstance(values, dict):
-        for value in values.values():
-            _collect(value, groups)
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            _collect(value, groups)
-
-
-def _replaced(values: Any, found: dict[int, Any]) -> Any:
-    if isinstance(values, Tensor):
-        return found[id(values)]
-    if isinstance(values, dict):
-        return {key: _replaced(value, found) for key, value in values.items()}
-    if isinstance(values, (list, tuple)):
-        return type(values)([_replaced(value, found) for value in values])
-    return values
-
-
 def plain_value(value: Any) -> bool | int | float | str | None:
     """Return ``value`` as something that every file format takes.
 
@@ -189,11 +150,32 @@ def hyperparameters(opt: Any, name: str) -> list[Any]:
     """Return one field of every parameter group, without waiting for a device.
 
     Args:
-        opt: An optimizer; one without ``param_groups`` has no fields.
+        opt: An optimizer, or several by name, one after the other; one without ``param_groups``
+            has no fields.
         name: For example ``"lr"``. A group that lacks it gives ``None``.
     """
-    values = [group.get(name) for group in getattr(opt, "param_groups", ())]
+    values = [group.get(name) for _, group in parameter_groups(opt)]
     return [
         tuple(map(detached_mean, v)) if isinstance(v, (tuple, list)) else detached_mean(v)
         for v in values
     ]
+
+
+def labelled_hyperparameters(opt: Any, name: str) -> dict[str, Any]:
+    """Return one field of every parameter group by a label that tells the groups apart.
+
+    Args:
+        opt: An optimizer, or several by name.
+        name: For example ``"lr"``.
+
+    Returns:
+        At ``""`` that of a group that is the only one, at ``"0"`` and so on those of several; with
+        the name of the optimizer before it where there are several, ``"g"`` or ``"g/0"``.
+    """
+    found: dict[str, Any] = {}
+    for owner, each in named_optimizers(opt):
+        values = hyperparameters(each, name)
+        for index, value in enumerate(values):
+            number = "" if len(values) == 1 else str(index)
+            found["/".join(part for part in (owner, number) if part)] = value
+    return found

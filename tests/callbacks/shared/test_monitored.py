@@ -43,6 +43,25 @@ def test_what_is_no_number_cannot_be_monitored(value: Any) -> None:
     assert repr(value) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [EarlyStopping, ReduceLROnPlateau, lambda key, **mode: Checkpoint("x", monitor=key, **mode)],
+)
+def test_a_key_that_is_called_as_what_should_grow_must_have_its_mode_said(make: Any) -> None:
+    for key in ("valid_accuracy", "valid_MulticlassAccuracy", "valid_acc", "easy/f1_score", "mAP"):
+        with pytest.raises(ValueError, match=rf"monitors '{key}'.*mode='max' takes the largest"):
+            make(key)
+        assert make(key, mode="max").monitored.mode == "max"
+        assert make(key, mode="min").monitored.mode == "min"
+
+
+@pytest.mark.parametrize(
+    "key", ["valid_loss", "accuracy_loss", "valid_kl", "accumulated", "bitmap"]
+)
+def test_of_other_keys_the_smallest_is_best(key: str) -> None:
+    assert Monitored(key, user="X").mode == "min"
+
+
 def test_a_missing_key_is_told_with_those_that_there_are() -> None:
     with pytest.raises(ValueError, match=r"X monitors 'key'.* \(there are: 'a', 'b'\)"):
         read({"a": 1.0, "b": 2.0})
@@ -100,7 +119,7 @@ def test_the_best_come_first_and_what_is_no_number_not_at_all(
         (3, "min", TypeError, "monitor must be a key of run.history's rows, got 3"),
         (None, "min", TypeError, "monitor must be a key"),
         ("key", "best", ValueError, "mode must be 'min' or 'max', got 'best'"),
-        ("key", None, ValueError, "mode must be"),
+        ("key", "", ValueError, "mode must be"),
     ],
 )
 def test_bad_arguments_are_refused(
