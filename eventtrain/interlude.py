@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
+from .around import around
 from .errors import DataError
 from .resuming import FromTheStart
 from .train_eval import modes_of, set_modes
@@ -27,7 +27,7 @@ def validate_between(run: Any) -> dict[str, Any]:
         run.in_interlude = outer
 
 
-@contextmanager
+@around
 def _put_back(run: Any) -> Iterator[None]:
     """Have the run stand in the end where it stands now: batch, phase, and modes of the model."""
     moment, modes, start = run.moment(), modes_of(run.model), run.starting_point
