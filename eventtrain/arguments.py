@@ -83,3 +83,16 @@ def takes_one_argument(function: Callable[..., Any]) -> bool:
     except ValueError:  # a builtin that does not tell
         return True
     return True
+
+
+def optimizer_name(value: Any) -> str | None:
+    """Return the name of one of several optimizers, ``None`` for the one that is alone.
+
+    Raises:
+        TypeError: It is neither a text nor ``None``.
+    """
+    if not (value is None or (isinstance(value, str) and value)):
+        raise TypeError(
+            f"optimizer must be the name of one of the Learner's several optimizers, got {value!r}"
+        )
+    return value

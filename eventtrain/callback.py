@@ -7,6 +7,7 @@ import inspect
 import re
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
@@ -274,6 +275,15 @@ class Callback:
             ``None`` (default) where the model was validated with the weights that are trained.
         """
         return None
+
+    def around_evaluation(self) -> AbstractContextManager[Any]:
+        """Return what surrounds model and loss where they are computed anew for the same batch.
+
+        An optimizer that needs a closure (``LBFGS``) does so several times a step, without events.
+        A callback that has them computed in a way of its own between ``begin_batch`` and
+        ``after_loss`` must say it here too. By default nothing.
+        """
+        return nullcontext()
 
     def handlers(self, plugin: str | None = None) -> list[Handler]:
         """Return one handler for each event this callback serves.

@@ -176,7 +176,8 @@ def _about_step(error: Exception, run: RunState) -> str:
         return ""
     return (
         f"{type(run.opt).__name__} takes its steps with a closure, which computes the loss anew, "
-        "and the loop steps without one: override optimizer_step of a Runner of yours"
+        "and the loop gives one to optimizers alone whose step requires it, step(self, closure): "
+        "override optimizer_step of a Runner of yours"
     )
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .errors import DataError
+from .optimizer_modes import optimizer_modes_of
 from .resuming import FromTheStart
 from .train_eval import modes_of, set_modes
 
@@ -29,8 +30,9 @@ def validate_between(run: Any) -> dict[str, Any]:
 
 @contextmanager
 def _put_back(run: Any) -> Iterator[None]:
-    """Have the run stand in the end where it stands now: batch, phase, and modes of the model."""
+    """Have the run stand in the end where it stands now: batch, phase, modes, weights."""
     moment, modes, start = run.moment(), modes_of(run.model), run.starting_point
+    put_optimizers_back = optimizer_modes_of(run.opt, exact=True)
     batch = run.scope.batch
     outcome = batch.outcome  # in after_batch, of a batch that others are to hear of yet
     # What is to be resumed is a phase of the loop's own.
@@ -41,6 +43,7 @@ def _put_back(run: Any) -> Iterator[None]:
     finally:
         run.starting_point = start
         set_modes(modes)
+        put_optimizers_back()
         run.go_back_to(moment)
         batch.outcome = outcome
 

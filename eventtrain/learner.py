@@ -15,9 +15,21 @@ from .data.bunch import DataBunch, check_loader
 from .data.weights import Weight
 from .errors import DataError
 from .model_call import Forward, ModelCall, own_loss, whole_loss
+from .optimizers import (
+    can_step,
+    check_optimizers,
+    is_factory,
+    is_made,
+    make_optimizers,
+    named_optimizers,
+    needs_closure,
+)
+from .steppers import OneStepper, RememberedLoss, SeveralSteppers, steppers_of
 
 Use = Literal["fit", "validate", "predict"]
-_MANY = (list, tuple, dict)
+_MANY = (list, tuple)
+# The last knows which of several optimizers steps, and outlives a change of anything else.
+_DERIVED = ("call_model", "compute_loss", "steppers")
 
 
 @dataclass(eq=False, repr=False)
@@ -31,7 +43,11 @@ class Learner:
         model: Called with ``xb``; usually an ``nn.Module``.
         opt: A ``torch.optim`` optimizer, or anything with ``step`` and ``zero_grad``. Or a
             factory, ``lambda params: torch.optim.AdamW(params, lr=1e-3)``: the first fit calls it
-            with the model's parameters when it begins, and what it returns takes its place.
+            with the model's parameters when it begins, and what it returns takes its place. Or
+            several by name, ``{"g": ..., "d": ...}``, each an optimizer, or a factory with the
+            part of the model that it is for, ``("generator", lambda params: ...)``; a ``one_batch``
+            of your own steps them, with ``self.optimizer_step("g")``. An optimizer whose ``step``
+            needs a closure (``LBFGS``) gets one that computes the batch's loss anew.
         loss_func: ``loss_func(pred, yb)``, a scalar tensor, or a mapping with one at ``"loss"``
             and the parts that it is made of, which ``run.losses`` has. ``None`` where the model
             computes its loss: it is then taken out of what the model returns, ``pred.loss`` or
@@ -51,8 +67,8 @@ class Learner:
     Raises:
         TypeError: A class stands in the place of an instance, two parts are swapped, or
             ``data`` or one of its loaders is something else.
-        ValueError: The optimizer has no parameter of the model, which is a module, or of the
-            loss function.
+        ValueError: An optimizer has no parameter of the model, which is a module, or of the
+            loss function; two have one in common; or a mapping of them is empty.
     """
 
     model: Any
@@ -72,13 +88,13 @@ class Learner:
         if name in ("model", "_wrap"):
             self._model_has_changed()
         # What is derived is made anew when it is next used.
-        self.__dict__.pop("call_model", None)
-        self.__dict__.pop("compute_loss", None)
+        for derived in _DERIVED if name in ("opt", "_run") else _DERIVED[:-1]:
+            self.__dict__.pop(derived, None)
 
     def __getstate__(self) -> dict[str, Any]:
         state = {**self.__dict__, "_run": None}  # which cannot be copied, and is another's
-        state.pop("call_model", None)
-        state.pop("compute_loss", None)
+        for derived in _DERIVED:
+            state.pop(derived, None)
         return state
 
     @cached_property
@@ -104,21 +120,30 @@ class Learner:
         function itself if it does not.
         """
         loss_func, run = self.loss_func, self._run
+        of_model = partial(_loss_of_model, type(self.model).__name__, run)
+        if needs_closure(self.opt):
+            return RememberedLoss(of_model if loss_func is None else loss_func, run)
         if loss_func is None:
-            name = type(self.model).__name__
-
-            def own(pred: Any, yb: Any) -> Any:
-                loss = own_loss(pred, name, in_train=run is None or run.in_train)
-                return whole_loss(loss, run)
-
-            return own
-
+            return partial(_with_parts, of_model, run)
         return _FirstLoss(self, loss_func)
+
+    @cached_property
+    def steppers(self) -> OneStepper | SeveralSteppers:
+        """What the loop steps, by the name of the optimizer; ``None`` is that of one alone."""
+        return steppers_of(self.opt, self, self._run)
 
     def lend(self, run: Any) -> Callable[[], None]:
         """Be used by a run; return what gives it back to the one that had it before."""
-        before, self._run = self._run, run
-        return lambda: setattr(self, "_run", before)
+        before, opt, steppers = self._run, self.opt, self.__dict__.get("steppers")
+        self._run = run
+
+        def give_back() -> None:
+            self._run = before
+            if steppers is not None and self.opt is opt:
+                # A run within a step of another one, which is to know what it steps.
+                self.__dict__["steppers"] = steppers
+
+        return give_back
 
     def wrap_model(self, wrap: Callable[[Any], Any] | None) -> None:
         """Have the loop call ``wrap(model)`` in place of the model, which stays ``model``.
@@ -138,21 +163,14 @@ class Learner:
             known.pop("model_wrapped", None)  # made when it is next used
 
     def make_optimizer(self) -> None:
-        """Put the optimizer that a factory makes in its place; do nothing where one is there.
+        """Put the optimizers that factories make in their places; do nothing where they are there.
 
         Raises:
-            TypeError: The factory returns something else.
+            TypeError: A factory returns something else.
         """
-        if not _is_factory(self.opt):
-            return
-        made = self.opt(self.model.parameters())
-        if not _can_step(made):
-            raise TypeError(
-                f"opt of the Learner is a function that must return an optimizer, and returned "
-                f"{made!r}: as in lambda params: torch.optim.SGD(params, lr=0.1)"
-            )
-        self.opt = made
-        self.check("fit")
+        if not is_made(self.opt):
+            self.opt = make_optimizers(self.opt, self.model)
+            self.check("fit")
 
     def check(self, use: Use | None = None) -> None:
         """See that the parts are what they are to be; a run does so when it begins.
@@ -175,8 +193,8 @@ class Learner:
             raise TypeError("model and opt are swapped: Learner(model, opt, loss_func, data)")
         if isinstance(self.loss_func, DataBunch):
             raise TypeError("loss_func and data are swapped: Learner(model, opt, loss_func, data)")
-        if isinstance(self.opt, torch.optim.Optimizer) and use in (None, "fit"):
-            _check_that_it_trains(self.opt, self.model, self.loss_func)
+        is_to_train = use in (None, "fit")
+        check_optimizers(self.opt, self.model, self.loss_func, is_to_train=is_to_train)
         if self.forward is not None and not callable(self.forward):
             raise TypeError(f"forward must be a function of (model, batch), got {self.forward!r}")
         if self.weight is not None and not callable(self.weight):
@@ -187,7 +205,11 @@ class Learner:
             _check_that_it_can(self, use)
 
     def __repr__(self) -> str:
-        return f"<Learner: {type(self.model).__name__} with {type(self.opt).__name__}>"
+        kinds = [
+            type(each).__name__ if name is None else f"{name!r}: {type(each).__name__}"
+            for name, each in named_optimizers(self.opt)
+        ]
+        return f"<Learner: {type(self.model).__name__} with {', '.join(kinds)}>"
 
 
 class _FirstLoss:
@@ -205,31 +227,12 @@ class _FirstLoss:
         return whole_loss(loss, run)
 
 
+def _loss_of_model(name: str, run: Any, pred: Any, yb: Any) -> Any:
+    return own_loss(pred, name, in_train=run is None or run.in_train)
+
+
 def _with_parts(loss_func: Callable[..., Any], run: Any, pred: Any, yb: Any) -> Any:
     return whole_loss(loss_func(pred, yb), run)
-
-
-def _can_step(opt: Any) -> bool:
-    return hasattr(opt, "step") and hasattr(opt, "zero_grad")
-
-
-def _is_factory(opt: Any) -> bool:
-    return callable(opt) and not isinstance(opt, type) and not _can_step(opt)
-
-
-def _check_that_it_trains(opt: torch.optim.Optimizer, *parts: Any) -> None:
-    """Refuse an optimizer of another model: it would train nothing, and no one would know."""
-    modules = [part for part in parts if isinstance(part, nn.Module)]
-    if not isinstance(parts[0], nn.Module):
-        return  # a function may call modules that nobody knows of
-    own = {id(p) for module in modules for p in module.parameters()}
-    held = {id(p) for group in opt.param_groups for p in group["params"]}
-    if own and held and not own & held:
-        raise ValueError(
-            f"{type(opt).__name__} has {len(held)} parameters, and none of them is one of "
-            f"{type(modules[0]).__name__}: make it of the model's own, after whatever replaces "
-            "them, as in torch.optim.SGD(model.parameters(), lr=0.1)"
-        )
 
 
 def _check_data(data: Any) -> None:
@@ -248,8 +251,8 @@ def _check_that_it_can(learn: Learner, use: Use) -> None:
         needed.append(("loss_func", learn.loss_func, callable(learn.loss_func)))
     if use == "fit":
         opt, train_dl = learn.opt, getattr(learn.data, "train_dl", None)
-        can_step = _can_step(opt) or _is_factory(opt)
-        needed += [("opt", opt, can_step), ("data.train_dl", train_dl, train_dl is not None)]
+        is_there = isinstance(opt, Mapping) or can_step(opt) or is_factory(opt)
+        needed += [("opt", opt, is_there), ("data.train_dl", train_dl, train_dl is not None)]
     for name, part, is_there in needed:
         if not is_there:
             kind = {"opt": "an optimizer", "data.train_dl": "a loader"}.get(name, "a function")
@@ -265,7 +268,10 @@ def _remedy(name: str, part: Any) -> str:
         if isinstance(part, torch.optim.lr_scheduler.LRScheduler):
             return ": pass the optimizer, and the scheduler to the callback LRScheduler"
         if isinstance(part, _MANY) and part:
-            return ": one optimizer. For several, override one_batch of a Runner of yours"
+            return (
+                ": one optimizer. Several have names, {'g': ..., 'd': ...}, and a one_batch of a "
+                "Runner of yours steps each"
+            )
         return ": torch.optim.SGD(model.parameters(), lr=0.1), say"
     if name == "loss_func":
         if isinstance(part, torch.Tensor):

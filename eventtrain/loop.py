@@ -14,6 +14,7 @@ from .extent import Epochs
 from .resuming import FromTheStart
 from .rows import EpochRows
 from .state import RunState
+from .steppers import NO_STEP
 
 
 class Loop(RunState):
@@ -147,15 +148,15 @@ class Loop(RunState):
         - Step with ``self.optimizer_step()``, never with ``opt.step()``: ``begin_step`` is where
           gradients are unscaled and clipped, and where a group waits for its last batch.
 
-        With ``MixedPrecision``, a further loss is passed through ``run.mixed_precision.scale``,
-        a further optimizer through ``run.mixed_precision.step``; leaving out what it counts
-        on is an error.
+        Of several optimizers, ``self.optimizer_step("g")`` steps one. With ``MixedPrecision``, a
+        further loss is passed through ``run.mixed_precision.scale``, an optimizer that is none of
+        the learner's through ``run.mixed_precision.step``; leaving out what it counts on is an
+        error.
         """
-        learn = self.learn
         emit = self.emit
-        self.pred = learn.call_model(self.xb)
+        self.pred = self.learn.call_model(self.xb)
         emit.after_pred()
-        self.loss = learn.compute_loss(self.pred, self.yb)
+        self.loss = self.learn.compute_loss(self.pred, self.yb)
         emit.after_loss()
         if not self.in_train:
             return
@@ -163,21 +164,29 @@ class Loop(RunState):
         emit.after_backward()
         self.optimizer_step()
 
-    def optimizer_step(self) -> None:
-        """Take a step in a scope of its own, and zero the gradients if it was taken."""
-        steps = self.steps
+    def optimizer_step(self, name: str | None = None) -> None:
+        """Take a step in a scope of its own, and zero the gradients if it was taken.
+
+        Args:
+            name: Which of several optimizers steps. Its gradients alone are zeroed: what the
+                backward pass has left in those of the others stays, as it does in torch.
+
+        Raises:
+            TypeError, ValueError: There are several and none was named, or none is called so.
+        """
+        opt, taken = self.learn.steppers[name], NO_STEP
         try:
             with self.scope.step as step:
                 self.emit.begin_step()
-                self.learn.opt.step()
-                self.steps = steps + 1
+                opt.step()
+                taken = opt
+                self.steps += 1
             if step.outcome == "completed":
                 self.emit.after_step()
         finally:
             # Gradients that were applied must not be there for the next step, whatever
             # has been cancelled meanwhile.
-            if self.steps != steps:
-                self.learn.opt.zero_grad()
+            taken.zero_grad()
 
 
 def _check_end(dl: Iterable[Any], length: int | None, run: Loop) -> None:

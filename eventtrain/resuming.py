@@ -32,6 +32,8 @@ from .data.workers import batches_of
 from .distributed.gathering import gather_text
 from .distributed.reductions import OneProcess, joined_world
 from .errors import CheckpointError
+from .optimizer_modes import set_optimizer_modes
+from .optimizers import named_optimizers
 from .state import RunState
 
 
@@ -173,6 +175,7 @@ class Resumption(FromTheStart):
             with self._undone_if_refused(run):
                 check_optimizer(self._content, run, self._origin)
                 self._restore_all(run)
+                set_optimizer_modes(run.opt, training=run.in_train)
             return batches_of(loader, run.token), 0
         start = self._phase_start
         assert start is not None  # as check_position has seen
@@ -182,6 +185,7 @@ class Resumption(FromTheStart):
             set_random_states(run, start)
             batches = rest_of_loader(loader, run.token, place)
             self._restore_all(run)
+            set_optimizer_modes(run.opt, training=run.in_train)
         return batches, self.batch
 
     def _place_in(self, run: RunState, start: Mapping[str, Any]) -> Place:
@@ -244,7 +248,7 @@ class Resumption(FromTheStart):
 
 def _restore_point(run: RunState) -> RestorePoint | None:
     """Copy what is about to be replaced, where that can be done before the first batch."""
-    if not isinstance(run.opt, torch.optim.Optimizer):
+    if not all(isinstance(opt, torch.optim.Optimizer) for _, opt in named_optimizers(run.opt)):
         return None
     try:
         return RestorePoint(run, on_host=True)

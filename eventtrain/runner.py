@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
@@ -31,6 +31,8 @@ from .interlude import validate_between
 from .interrupts import Interrupts, OnInterrupt
 from .learner import Learner, Use
 from .loop import Loop
+from .optimizer_modes import optimizer_modes_of
+from .optimizers import names_in_text, needs_closure
 from .reports.picture import picture
 from .resuming import FromTheStart, find_start
 from .rows import EpochRows, rows_every
@@ -221,7 +223,11 @@ class Runner(Loop):
             for callback in self.cbs:
                 callback.joined_engine()  # all processes go on from what the first one finds
         start = find_start(self, resume)
-        return self._run(learn, token, "fit", lambda: self.all_epochs(extent, rows), start)
+        put_optimizers_back = optimizer_modes_of(learn.opt, exact=False)
+        try:
+            return self._run(learn, token, "fit", lambda: self.all_epochs(extent, rows), start)
+        finally:
+            put_optimizers_back()
 
     def validate_now(self) -> dict[str, Any]:
         """Validate within the fit that is under way, and go on as if nothing had been.
@@ -381,12 +387,14 @@ class Runner(Loop):
     def _run_in_mode_of(
         self, learn: Learner, token: CancellationToken | None, root: str, loop: Callable[[], None]
     ) -> FitResult:
-        """Run ``loop`` and put the mode of every module back."""
+        """Run ``loop`` and put the mode of every module, and of the optimizer, back."""
         modes = modes_of(learn.model)
+        put_optimizers_back = optimizer_modes_of(learn.opt, exact=True)
         try:
             return self._run(learn, token, root, loop)
         finally:
             set_modes(modes)
+            put_optimizers_back()
 
     def _run(
         self,
@@ -476,6 +484,7 @@ class Runner(Loop):
         part.prepare(self.learn)
         if root == "fit" and self.token.pending is None:
             self.learn.make_optimizer()
+            _check_stepping(self)
 
     def __repr__(self) -> str:
         state = "running" if self.is_running else "idle"
@@ -504,6 +513,37 @@ def _checked_learner(learn: Any, use: Use) -> Learner:
         )
     learn.check(use)
     return learn
+
+
+def _check_stepping(run: Runner) -> None:
+    """Refuse optimizers that the loop could not step rightly.
+
+    Those are several that nobody steps by name, and one with a closure where computing a batch
+    anew is not known to be right.
+    """
+    kind = type(run)
+    if kind.optimizer_step is not Loop.optimizer_step:
+        return
+    if isinstance(run.opt, Mapping) and kind.one_batch is Loop.one_batch:
+        raise TypeError(
+            f"the Learner has several optimizers, {names_in_text(run.opt)}, and nobody says which "
+            "steps when: make a Runner of yours, class Own(Runner), with a one_batch that calls "
+            f"self.optimizer_step({next(iter(run.opt))!r}) where that one is to step"
+        )
+    if not needs_closure(run.opt):
+        return
+    said = f"{type(run.opt).__name__} takes its steps with a closure, which computes the loss anew"
+    if kind.one_batch is not Loop.one_batch:
+        raise TypeError(
+            f"{said} as the loop does, and {kind.__name__} has a one_batch of its own: override "
+            "optimizer_step too, with self.opt.step(closure) in it, or have Learner(..., forward=) "
+            "or loss_func do what is special"
+        )
+    if run.world.size > 1:
+        raise TypeError(
+            f"{said}, and decides by it, which would be another decision in each of the "
+            f"{run.world.size} processes: train in one process, or use another optimizer"
+        )
 
 
 def _made_by(make: Callable[[], Callback]) -> Callback:

@@ -181,8 +181,16 @@ class RunState:
 
     @property
     def opt(self) -> Any:
-        """``learn.opt``."""
+        """``learn.opt``: the optimizer, or several by their names."""
         return self._learner().opt
+
+    @property
+    def stepping(self) -> str | None:
+        """The name of the optimizer that steps, or was the last to; ``None`` of one alone.
+
+        For handlers of ``begin_step``, ``after_step`` and ``after_cancel_step``.
+        """
+        return self._learner().steppers.chosen
 
     @property
     def loss_func(self) -> Any:

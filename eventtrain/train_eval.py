@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .callback import Callback, handler
+from .optimizer_modes import set_optimizer_modes
 from .phase_log import NO_PHASE, NoPhase, PhaseLog, merged
 from .state import RunState
 
@@ -36,7 +37,9 @@ class TrainEvalCallback(Callback):
     """Keeps ``run.in_train``, ``run.phase`` and the model's mode right; every runner has one.
 
     The model is in training mode from ``begin_fit`` or ``begin_epoch`` on, and
-    in evaluation mode from ``begin_validate`` or ``begin_predict`` on.
+    in evaluation mode from ``begin_validate`` or ``begin_predict`` on. So is an optimizer that has
+    modes, with ``train()`` and ``eval()`` (a schedule-free one); in ``after_fit`` it is in
+    evaluation mode, and behind the run in the mode that it had before.
 
     Parts that are to stay in evaluation mode (normalization that keeps its statistics) are put
     there before the fit, while the model is in training mode: ``model.train()``, then
@@ -91,6 +94,10 @@ class TrainEvalCallback(Callback):
         """Enter evaluation mode."""
         self._enter(run, "predict", training=False)
 
+    def after_fit(self, run: RunState) -> None:
+        """Have everyone find the weights to evaluate with."""
+        set_optimizer_modes(run.opt, training=False)
+
     @handler(["after_train", "after_validate"])
     def write_log(self, run: RunState) -> None:
         """Write what was logged in the phase."""
@@ -130,6 +137,7 @@ class TrainEvalCallback(Callback):
         train = getattr(run.model, "train", None)
         if train is not None:  # a plain function has no modes
             train(training)
+        set_optimizer_modes(run.opt, training=training)
         if training:
             for module in self._kept_in_eval:
                 module.training = False

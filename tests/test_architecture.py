@@ -42,8 +42,10 @@ HOUSE = """
     distributed.gathering  over_all  distributed.transport  distributed.tallies
     distributed.connections  distributed.failures  distributed.agreed_scopes
     distributed.participation
-    distributed.arrival_order  submodules  distributed.engines  discriminative  model_call
-    learner  extent  rows  phase_log  state  diagnosis  background  param_groups
+    distributed.arrival_order
+    submodules  optimizers  optimizer_modes  distributed.engines  discriminative  model_call
+    steppers  learner  extent  rows  phase_log  state
+    diagnosis  background  param_groups
     handler_options  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.shard_metadata
     checkpoints.shards  checkpoints.files  checkpoints.rank_states  checkpoints.reading

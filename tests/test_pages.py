@@ -193,7 +193,7 @@ def test_most_blocks_run() -> None:
 
 
 def test_the_lines_of_one_batch_are_those_of_the_loop() -> None:
-    (lines,) = (b.text for b in BLOCKS if b.text.startswith("self.pred = learn.call_model"))
+    (lines,) = (b.text for b in BLOCKS if b.text.startswith("self.pred = self.learn.call"))
     source = [line.strip() for line in inspect.getsource(Runner.one_batch).splitlines()]
     shown = [line.partition("#")[0].strip() for line in lines.splitlines()]
     assert [line for line in shown if line not in (*source, "...")] == []

@@ -21,7 +21,11 @@ from ..checkpoints.ranks import Ranks
 from ..checkpoints.records import Record
 from ..checkpoints.save_point import SavePoint
 from ..checkpoints.shards import mesh_of
-from ..checkpoints.snapshot import take_snapshot, with_validated_weights
+from ..checkpoints.snapshot import (
+    take_snapshot,
+    with_evaluation_weights,
+    with_validated_weights,
+)
 from ..param_groups import gradients
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, CHECKPOINTS
 from .shared.monitored import Mode, Monitored, MonitoringCallback, checked_mode
@@ -422,6 +426,8 @@ class Checkpoint(MonitoringCallback):
             weights = self.validated_weights_of(run) if is_of_row else None
             if weights is not None:
                 content = with_validated_weights(content, run, weights)
+            else:
+                content = with_evaluation_weights(content, run)
             about = Record(Path(), 0, writer.fit, epoch, phase, batch, run.steps, metrics)
             return about, content
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ..arguments import flag, real_number, whole_number
+from ..arguments import flag, optimizer_name, real_number, whole_number
 from ..callback import Callback, handler
+from ..param_groups import optimizer_for
 from ..priorities import BEFORE_EVERYONE, POLICY, TRANSFORM
 from ..submodules import copies_of, set_tensors, tensors_of
 from .shared.weight_average import WeightAverage
@@ -45,6 +46,8 @@ class EMA(Callback):
         buffers: Average floating-point buffers (batch statistics) as well; by
             default they are copied. Other buffers are always copied.
         every: Update after every this many steps.
+        optimizer: Of several optimizers, the one whose steps count (all weights are averaged).
+            Default ``None``, for the one that there is.
 
     Raises:
         TypeError, ValueError: An argument has the wrong type or is out of range. When a fit
@@ -63,6 +66,8 @@ class EMA(Callback):
         use_in_validation: bool = True,
         buffers: bool = False,
         every: int = 1,
+        *,
+        optimizer: str | None = None,
     ) -> None:
         if not 0 <= real_number("decay", decay) <= 1:
             raise ValueError(f"decay must be between 0 and 1, got {decay!r}")
@@ -70,6 +75,7 @@ class EMA(Callback):
         self.use_in_validation = flag("use_in_validation", use_in_validation)
         self.buffers = flag("buffers", buffers)
         self.every = whole_number("every", every, 1, "steps")
+        self.optimizer = optimizer_name(optimizer)
         self._model: weakref.ref[nn.Module] | None = None
         self._start_over()
 
@@ -90,6 +96,7 @@ class EMA(Callback):
         """Start over."""
         if not isinstance(run.model, nn.Module):
             raise TypeError(f"EMA needs an nn.Module, got {type(run.model).__name__}")
+        optimizer_for(run, self.optimizer, "EMA")
         users = [cb for cb in run.cbs if isinstance(cb, EMA) and cb.use_in_validation]
         if len(users) > 1:
             raise ValueError(
@@ -105,6 +112,8 @@ class EMA(Callback):
 
     def after_step(self, run: Runner) -> None:
         """Take the new weights into the average."""
+        if self.optimizer not in (None, run.stepping):
+            return
         self._steps += 1
         if self._steps % self.every == 0:
             self._average.update(run.model)

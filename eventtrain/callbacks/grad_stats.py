@@ -10,6 +10,7 @@ from torch import Tensor
 from ..arguments import flag, whole_number
 from ..callback import Callback
 from ..distributed.reductions import OneProcess
+from ..param_groups import stepped_optimizer, stepped_parameters
 from ..priorities import METRICS
 from .shared.readings import stack_where_possible, to_host
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ..runner import Runner
 
 STATS = ("norm", "max", "zeros")
+_PLACE = ("epoch", "step", "optimizer")
 
 
 class GradStats(Callback):
@@ -35,11 +37,16 @@ class GradStats(Callback):
     sharded over several processes each measures its shards, which are put together when the
     training phase ends.
 
+    Of several optimizers, each step measures the gradients of the one that steps, and its name is
+    in the row.
+
     Args:
-        every: Optimizer steps from one measurement to the next, 1 by default.
+        every: Optimizer steps from one measurement to the next, 1 by default; each of several
+            optimizers counts its own.
         history: Write to ``run.history``, for every epoch, ``grad_norm`` (mean of the
             total norm over the measured steps), ``grad_norm_max`` (its largest value)
-            and ``grad_zeros`` (mean share). Default ``False``.
+            and ``grad_zeros`` (mean share); of several optimizers ``grad_norm_g`` and so on.
+            Default ``False``.
 
     Attributes:
         names: Names of the parameters that have had a gradient.
@@ -60,7 +67,7 @@ class GradStats(Callback):
         # As above, but with the numbers on the device, float [parameters, 3].
         self._new: list[dict[str, Any]] = []
         self._shared = 0  # how many rows are those of all processes
-        self._tries = 0
+        self._tries: dict[str | None, int] = {}  # by optimizer
 
     def begin_fit(self, run: Runner) -> None:
         """Start over."""
@@ -68,8 +75,9 @@ class GradStats(Callback):
 
     def begin_step(self, run: Runner) -> None:
         """Measure; nothing is read from the device."""
-        self._tries += 1
-        if (self._tries - 1) % self.every:
+        name = run.stepping
+        tries = self._tries[name] = self._tries.get(name, 0) + 1
+        if (tries - 1) % self.every:
             return
         grads = _gradients(run)
         if not grads:
@@ -77,7 +85,8 @@ class GradStats(Callback):
         with torch.no_grad():
             stats = stack_where_possible([_measure(grad) for grad in grads.values()])
         sizes = [grad.numel() for grad in grads.values()]
-        place = {"epoch": run.epoch, "step": run.steps}
+        place: dict[str, Any] = {"epoch": run.epoch, "step": run.steps}
+        place |= {} if name is None else {"optimizer": name}
         is_sharded = any(hasattr(grad, "to_local") for grad in grads.values())
         row = {**place, "names": list(grads), "sizes": sizes, "stats": stats}
         self._new.append({**row, "sharded": is_sharded})
@@ -105,14 +114,11 @@ class GradStats(Callback):
         self._read()
 
     def _write(self, run: Runner, here: list[dict[str, Any]]) -> None:
-        if self.history_written and here:
-            rows = [_total(row["stats"], row["sizes"]) for row in here]
-            norms = [row["norm"] for row in rows]
-            zeros = sum(row["zeros"] for row in rows) / len(rows)
-            mean = sum(norms) / len(norms)
-            # torch's max keeps a NaN, Python's may lose it.
-            largest = torch.tensor(norms, dtype=torch.float64).max().item()
-            run.history[-1].update(grad_norm=mean, grad_norm_max=largest, grad_zeros=zeros)
+        if not self.history_written:
+            return
+        for name in dict.fromkeys(row.get("optimizer") for row in here):
+            own = [row for row in here if row.get("optimizer") == name]
+            run.history[-1].update(_of_epoch(own, "" if name is None else f"_{name}"))
 
     def _read(self) -> list[dict[str, Any]]:
         if self._new:
@@ -129,11 +135,11 @@ class GradStats(Callback):
         """Return one row for each measured step; reads from the device what is not read yet.
 
         Returns:
-            ``epoch``, ``step`` (``run.steps`` before it), and over all parameters
-            ``norm``, ``max`` and ``zeros``.
+            ``epoch``, ``step`` (``run.steps`` before it), over all parameters
+            ``norm``, ``max`` and ``zeros``, and of several optimizers the name, ``optimizer``.
         """
         return [
-            {"epoch": row["epoch"], "step": row["step"], **_total(row["stats"], row["sizes"])}
+            {key: row[key] for key in _PLACE if key in row} | _total(row["stats"], row["sizes"])
             for row in self._read()
         ]
 
@@ -163,21 +169,28 @@ class GradStats(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was measured, read from the device."""
-        return {"measured": [dict(row) for row in self._read()], "tries": self._tries}
+        return {"measured": [dict(row) for row in self._read()], "tries": dict(self._tries)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after another's measurements."""
         self._start()
         self._measured = [dict(row) for row in state["measured"]]
         self._shared = len(self._measured)
-        self._tries = state["tries"]
+        tries = state["tries"]  # earlier states have that of one optimizer
+        self._tries = dict(tries) if isinstance(tries, dict) else {None: tries}
 
 
 def _gradients(run: Runner) -> dict[str, Tensor]:
     named = getattr(run.model, "named_parameters", None)
     if named is not None:
-        return {name: p.grad for name, p in named() if p.grad is not None}
-    groups = enumerate(getattr(run.opt, "param_groups", ()))
+        is_one = run.stepping is None
+        stepped = () if is_one else {id(p) for p in stepped_parameters(run)}
+        return {
+            name: p.grad
+            for name, p in named()
+            if p.grad is not None and (is_one or id(p) in stepped)
+        }
+    groups = enumerate(getattr(stepped_optimizer(run), "param_groups", ()))
     return {
         f"group{number}.{index}": p.grad
         for number, group in groups
@@ -221,6 +234,18 @@ def _put_together(rows: list[dict[str, Any]], world: OneProcess) -> None:
     stats = iter(torch.stack(shared, -1).tolist())
     for row in rows:
         row["stats"] = [next(stats) for _ in row["stats"]]
+
+
+def _of_epoch(rows: list[dict[str, Any]], ending: str) -> dict[str, float]:
+    """Combine the steps of an epoch into what its row of the history shows."""
+    totals = [_total(row["stats"], row["sizes"]) for row in rows]
+    norms = [each["norm"] for each in totals]
+    zeros = sum(each["zeros"] for each in totals) / len(totals)
+    # torch's max keeps a NaN, Python's may lose it.
+    largest = torch.tensor(norms, dtype=torch.float64).max().item()
+    mean = sum(norms) / len(norms)
+    found = {"grad_norm": mean, "grad_norm_max": largest, "grad_zeros": zeros}
+    return {f"{key}{ending}": value for key, value in found.items()}
 
 
 def _total(stats: list[list[float]], sizes: list[int]) -> dict[str, float]:

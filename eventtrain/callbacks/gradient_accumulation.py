@@ -12,11 +12,20 @@ from torch import Tensor
 from ..arguments import whole_number
 from ..callback import Callback, handler
 from ..data.lengths import has_exact_length
-from ..param_groups import gradients, trained_parameters
+from ..param_groups import gradients, refuse_closure, refuse_several, trained_parameters
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, MOVE_DATA
 
 if TYPE_CHECKING:
     from ..runner import Runner
+
+_SEVERAL = (
+    "it weights run.loss, and each of them may have a loss of its own. In one_batch, divide each "
+    "loss by n, and call self.optimizer_step(name) where (self.n_iter + 1) % n == 0"
+)
+_CLOSURE = (
+    "it would see the last batch of the group alone in all but the first. Give it batches that are "
+    "n times as large"
+)
 
 
 class GradientAccumulation(Callback):
@@ -49,6 +58,7 @@ class GradientAccumulation(Callback):
 
     Raises:
         TypeError, ValueError: ``n`` is no whole number, or below 1.
+        TypeError: In ``begin_fit``: there are several optimizers, or one with a closure.
     """
 
     counts_within_batch = True
@@ -76,6 +86,8 @@ class GradientAccumulation(Callback):
 
     def begin_fit(self, run: Runner) -> None:
         """Drop what an earlier fit left of a group."""
+        refuse_several(run, "GradientAccumulation", _SEVERAL)
+        refuse_closure(run, "GradientAccumulation", _CLOSURE)
         earlier = None if self._opt is None else self._opt()
         if self._batches and earlier is not None:
             earlier.zero_grad()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..arguments import flag
 from ..callback import handler
+from ..optimizers import named_optimizers
 from ..priorities import METRICS, REPORTS
 from .shared.extras import import_extra
 from .shared.readings import (
@@ -39,9 +40,9 @@ class History(RowCallback):
     ``run.history`` at priorities above REPORTS, ``seconds`` and ``outcome``. A
     validation outside of a fit gives a row whose ``fit`` and ``epoch`` are ``None``.
     A batch's row has ``fit``, ``epoch``, ``batch``, ``n_iter``, ``loss`` and ``lr``
-    (the first parameter group's). Losses stay on their device until the epoch ends
-    or somebody asks. On several processes they are those of all of them as soon as the training
-    phase has ended, and of this one's shares before.
+    (the first parameter group's; of several optimizers ``lr_g`` and so on). Losses stay on their
+    device until the epoch ends or somebody asks. On several processes they are those of all of them
+    as soon as the training phase has ended, and of this one's shares before.
 
     Args:
         batches: Keep a row for every training batch as well. Default ``False``.
@@ -77,7 +78,6 @@ class History(RowCallback):
     def after_loss(self, run: Runner) -> None:
         """Keep the batch's row, where batches are wanted; nothing is read from the device."""
         if self.batches:
-            rates = hyperparameters(run.opt, "lr")
             self._weights.append(batch_weight(run))
             self._new.append(
                 {
@@ -86,7 +86,7 @@ class History(RowCallback):
                     "batch": run.batch_index,
                     "n_iter": run.n_iter,
                     "loss": detached_mean(run.loss),
-                    "lr": rates[0] if rates else None,
+                    **_first_rates(run.opt),
                 }
             )
 
@@ -162,3 +162,12 @@ class History(RowCallback):
         self._epoch_rows = [dict(row) for row in state["epochs"]]
         self._batch_rows = [dict(row) for row in state["batches"]]
         self._new, self._weights = [], []
+
+
+def _first_rates(opt: Any) -> dict[str, Any]:
+    """Return the rate of the first group, of several optimizers that of each."""
+    rates = {name: hyperparameters(each, "lr") for name, each in named_optimizers(opt)}
+    return {
+        "lr" if name is None else f"lr_{name}": values[0] if values else None
+        for name, values in rates.items()
+    }

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
-from ..arguments import real_number, whole_number
+from ..arguments import optimizer_name, real_number, whole_number
 from ..callback import Callback, handler
 from ..checkpoints.restore_point import RestorePoint
 from ..distributed.reductions import ONE_PROCESS, OneProcess
-from ..param_groups import groups_with, set_field
+from ..optimizers import named_optimizers
+from ..param_groups import groups_with, optimizer_for, set_field
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, METRICS, POLICY
 from .shared.fit_length import fit_length
 from .shared.plots import FAINT, MAIN, SECOND, THIRD, saved_figure, shown_figure, tidy
@@ -63,6 +64,8 @@ class LRFinder(Callback):
             correction for the beginning; 0 for none. Default 0.9.
         check_every: How many batches to go between two looks at the losses. Default 10. The
             result does not depend on it.
+        optimizer: Whose rates are tried, of several optimizers; the others keep theirs. Default
+            ``None``, for the one that there is.
 
     Attributes:
         lrs: The rates that were tried, list of floats.
@@ -92,7 +95,10 @@ class LRFinder(Callback):
         stop_factor: float = 4.0,
         smooth: float = 0.9,
         check_every: int = 10,
+        *,
+        optimizer: str | None = None,
     ) -> None:
+        self.optimizer = optimizer_name(optimizer)
         for name, number, least in (("steps", steps, 2), ("check_every", check_every, 1)):
             whole_number(name, number, least)
         for name, rate in (("min_lr", min_lr), ("max_lr", max_lr)):
@@ -116,18 +122,16 @@ class LRFinder(Callback):
         self._unread: list[Any] = []
         self._has_blown_up = False
 
-    @handler("begin_fit", before="train_eval")
-    def note_modes(self, run: Runner) -> None:
-        """Remember which modules are in training mode, before the fit changes that."""
-        modules = run.model.modules() if isinstance(run.model, nn.Module) else ()
-        self._modes = [(module, module.training) for module in modules]
-
-    @handler(priority=BEFORE_EVERYONE)
+    # Before anybody changes a mode: an optimizer may hold other weights in another one.
+    @handler(before="train_eval")
     def begin_fit(self, run: Runner) -> None:
         """Copy what the test is going to change."""
-        groups_with(run.opt, "lr", "LRFinder")
-        if not hasattr(run.opt, "state"):
-            raise TypeError(f"LRFinder needs a torch.optim optimizer, got {run.opt!r}")
+        modules = run.model.modules() if isinstance(run.model, nn.Module) else ()
+        self._modes = [(module, module.training) for module in modules]
+        groups_with(optimizer_for(run, self.optimizer, "LRFinder"), "lr", "LRFinder")
+        for _, opt in named_optimizers(run.opt):
+            if not hasattr(opt, "state"):
+                raise TypeError(f"LRFinder needs a torch.optim optimizer, got {opt!r}")
         self._reset()
         batches = fit_length(run).batches
         if batches and run.total_steps and batches < self.steps:
@@ -151,7 +155,7 @@ class LRFinder(Callback):
             return
         done = (len(self.losses) + len(self._unread)) / (self.steps - 1)
         self.lrs.append(self.min_lr * (self.max_lr / self.min_lr) ** done)
-        for group in run.opt.param_groups:
+        for group in optimizer_for(run, self.optimizer, "LRFinder").param_groups:
             set_field(group, "lr", self.lrs[-1])
 
     @handler(priority=METRICS, during="train")

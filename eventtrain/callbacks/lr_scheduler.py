@@ -40,6 +40,8 @@ class LRScheduler(SchedulerCallback):
         make: A function of the optimizer that returns the scheduler, for example
             ``lambda opt: CosineAnnealingLR(opt, 10)``.
         step: ``"batch"`` (default) or ``"epoch"``.
+        optimizer: Which of several optimizers, ``"g"`` say: with ``step="batch"`` its own steps
+            count. Default ``None``, for the one that there is.
 
     Attributes:
         scheduler: torch's scheduler, of the current or the last fit; ``None`` before.
@@ -54,9 +56,13 @@ class LRScheduler(SchedulerCallback):
     """
 
     def __init__(
-        self, make: Callable[[Any], Any], step: Literal["batch", "epoch"] = "batch"
+        self,
+        make: Callable[[Any], Any],
+        step: Literal["batch", "epoch"] = "batch",
+        *,
+        optimizer: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer)
         if isinstance(make, torch_schedulers.LRScheduler):
             own = type(make).__name__
             raise TypeError(
@@ -79,7 +85,7 @@ class LRScheduler(SchedulerCallback):
     def make_for(self, run: Runner) -> Any:
         """Return what ``make`` makes of the optimizer."""
         self._steps_in_fit = self._length_of(run)
-        scheduler = self.make(run.opt)
+        scheduler = self.make(self.opt_of(run))
         if isinstance(scheduler, torch_schedulers.ReduceLROnPlateau):
             raise TypeError(
                 "a ReduceLROnPlateau must be told a metric: use the callback ReduceLROnPlateau"
@@ -92,7 +98,7 @@ class LRScheduler(SchedulerCallback):
 
     def after_step(self, run: Runner) -> None:
         """Step the scheduler, if it goes by batches."""
-        if self.step == "batch" and self.scheduler is not None:
+        if self.step == "batch" and self.scheduler is not None and self.is_stepped_in(run):
             self.advance()
 
     def after_epoch(self, run: Runner) -> None:
@@ -133,7 +139,7 @@ class LRScheduler(SchedulerCallback):
 
     def why_not_load(self, state: Mapping[str, Any], run: RunState) -> str | None:
         """Say where the scheduler is laid out otherwise than the one that was saved."""
-        saved, own = state["scheduler"], spans_of(self.make(shadow_of(run.opt)))
+        saved, own = state["scheduler"], spans_of(self.make(shadow_of(self.opt_of(run))))
         before = spans_in(saved)
         if before != own:
             return (

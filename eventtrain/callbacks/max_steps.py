@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..arguments import whole_number
 from ..callback import Callback, handler
+from ..param_groups import stepped_optimizer
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ class MaxSteps(Callback):
 
     Steps that were cancelled (gradient accumulation, overflow) do not count. It
     asks last of all in ``after_step``, so that everybody else has seen the last
-    step, and clears the gradients, which the loop does not get to.
+    step, and clears the gradients, which the loop does not get to. Of several optimizers, the steps
+    of all count.
 
     Args:
         n: Steps, at least 1. They are counted over the whole fit, in a resumed
@@ -54,7 +56,7 @@ class MaxSteps(Callback):
         """Count the step, and end the fit after the last one."""
         self.done += 1
         if self.done >= self.n:
-            run.opt.zero_grad()
+            stepped_optimizer(run).zero_grad()
             self._end(run)
 
     def _end(self, run: Runner) -> None:

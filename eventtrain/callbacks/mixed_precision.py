@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +13,13 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ..callback import Callback, handler
 from ..data.batch import model_device
-from ..param_groups import trained_parameters
+from ..optimizers import named_optimizers
+from ..param_groups import (
+    refuse_closure,
+    stepped_optimizer,
+    stepped_parameters,
+    trained_parameters,
+)
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, TRANSFORM
 from .shared.autocast_calls import AutocastCalls
 from .shared.loss_scaling import LossScaling, Question
@@ -25,6 +32,11 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # accumulation): what is scaled last is put back first.
 _SCALE_LOSS = AFTER_EVERYONE - 1
 _PUT_LOSS_BACK = BEFORE_EVERYONE + 1
+
+_CLOSURE = (
+    "the scale of the loss is found out between the steps, and a step cannot be taken back where "
+    "one of its gradients overflows. Use bfloat16, MixedPrecision('bf16')"
+)
 
 
 class MixedPrecision(Callback):
@@ -45,7 +57,7 @@ class MixedPrecision(Callback):
     loop with a ``GradScaler``. bfloat16 needs no scale and waits for nothing.
 
     A loss that has a backward pass of its own, besides that of ``run.loss``, is scaled by
-    ``scale()``; an optimizer besides ``learn.opt`` is stepped by ``step()``. Both do without
+    ``scale()``; an optimizer besides those of the learner is stepped by ``step()``. Both do without
     a scaler what is to be done without one. A gradient that would be divided and was not
     scaled, or would be applied and was not divided, is an error.
 
@@ -106,6 +118,10 @@ class MixedPrecision(Callback):
         """
         return self._calls.context()
 
+    def around_evaluation(self) -> torch.autocast:
+        """Have an optimizer with a closure compute under autocast."""
+        return self.autocast()
+
     def scale(self, loss: Tensor) -> Tensor:
         """Return a further loss of this batch, scaled for its backward pass.
 
@@ -151,6 +167,8 @@ class MixedPrecision(Callback):
     @handler(priority=AFTER_EVERYONE)
     def begin_fit(self, run: Runner) -> None:
         """Make the scaler, and scale gradients that an earlier fit has left."""
+        if self._makes_scaler or self._scaling is not None:
+            refuse_closure(run, "MixedPrecision in float16", _CLOSURE)
         self._asked = None
         device = model_device(run.model)
         self._calls.device_type = device.type
@@ -160,7 +178,7 @@ class MixedPrecision(Callback):
             # Has it make its scale: a resumed fit may step before it scales a loss.
             self._scaling.scaler.scale(torch.zeros((), device=device))
             self._scaling.gradients.forget()
-            self._scaling.multiply(_with_gradients(run))
+            self._scaling.multiply(_with_gradients(trained_parameters(run)))
 
     @handler(event=["begin_train", "begin_validate", "begin_predict"])
     def choose_device(self, run: Runner) -> None:
@@ -192,7 +210,7 @@ class MixedPrecision(Callback):
     def after_fit(self, run: Runner) -> None:
         """Divide gradients that are left by the scale, as others know nothing of it."""
         if self._scaling is not None:
-            self._scaling.finish(_with_gradients(run))
+            self._scaling.finish(_with_gradients(trained_parameters(run)))
 
     # Autocast.
 
@@ -264,10 +282,10 @@ class MixedPrecision(Callback):
     def begin_step(self, run: Runner) -> None:
         """Divide the gradients by the scale, and cancel the step if they are not finite."""
         self._refuse_autocast()
-        parameters = _with_gradients(run)
+        parameters = _with_gradients(stepped_parameters(run))
         if self._scaling is None or not parameters:
             return
-        self._asked = self._scaling.divide(parameters, run.opt)
+        self._asked = self._scaling.divide(parameters, stepped_optimizer(run))
         if not self._asked.is_finite:
             run.token.cancel("step", "overflow")
 
@@ -276,7 +294,7 @@ class MixedPrecision(Callback):
         """Know that the step was taken: the loop is about to zero the gradients."""
         self._asked = None
         if self._scaling is not None:
-            self._scaling.gradients.drop(trained_parameters(run))
+            self._scaling.gradients.drop(stepped_parameters(run))
 
     @handler(priority=BEFORE_EVERYONE)
     def after_cancel_step(self, run: Runner) -> None:
@@ -285,12 +303,12 @@ class MixedPrecision(Callback):
         if asked is None or self._scaling is None:
             return
         if not asked.is_finite:
-            run.opt.zero_grad()
-            self._scaling.gradients.drop(trained_parameters(run))
+            stepped_optimizer(run).zero_grad()
+            self._scaling.gradients.drop(stepped_parameters(run))
             return
         # Someone else cancelled it, and the next backward pass adds scaled gradients.
         self._scaling.adapt()
-        self._scaling.multiply(_with_gradients(run))
+        self._scaling.multiply(_with_gradients(stepped_parameters(run)))
 
     @handler(event=["after_batch", "after_epoch", "after_fit"], priority=BEFORE_EVERYONE)
     def settle(self, run: Runner) -> None:
@@ -305,7 +323,8 @@ class MixedPrecision(Callback):
         """Look at any step of an optimizer of torch's in the batch, whoever takes it."""
         if torch.compiler.is_compiling() or not self._is_in_batch:
             return
-        if self._window is not None and (opt is run.opt or _trains(opt, run.model)):
+        is_ours = any(opt is each for _, each in named_optimizers(run.opt))
+        if self._window is not None and (is_ours or _trains(opt, run.model)):
             self._refuse_autocast()
         if self._scaling is not None:
             self._scaling.look_at_step(opt)
@@ -342,8 +361,8 @@ class MixedPrecision(Callback):
             self._scaling.gradients.passes = 1
 
 
-def _with_gradients(run: Runner) -> list[Tensor]:
-    return [parameter for parameter in trained_parameters(run) if parameter.grad is not None]
+def _with_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
+    return [parameter for parameter in parameters if parameter.grad is not None]
 
 
 def _trains(opt: Any, model: Any) -> bool:

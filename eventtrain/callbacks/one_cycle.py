@@ -36,6 +36,8 @@ class OneCycle(SchedulerCallback):
             up to where ``MaxSteps`` ends it.
         accumulate: How many batches there are to a step, where something else than a callback
             accumulates; what is left over at the end of an epoch counts as a step.
+        optimizer: Which of several optimizers, ``"g"`` say; ``total_steps`` are its own then, by
+            default one a batch. Default ``None``, for the one that there is.
         **options: Those of ``OneCycleLR``: ``pct_start``, ``anneal_strategy``,
             ``cycle_momentum``, ``base_momentum``, ``max_momentum``, ``div_factor``,
             ``final_div_factor``, ``three_phase``.
@@ -58,6 +60,7 @@ class OneCycle(SchedulerCallback):
         *,
         total_steps: int | None = None,
         accumulate: int | None = None,
+        optimizer: str | None = None,
         **options: Any,
     ) -> None:
         if total_steps is not None:
@@ -76,12 +79,12 @@ class OneCycle(SchedulerCallback):
         self.total_steps, self.accumulate, self.options = total_steps, accumulate, options
         # torch knows best which options it takes. No share of a large prime is a single step.
         self._cycle(stand_in(self.max_lr, *options.values()), total_steps or 1_000_003)
-        super().__init__()
+        super().__init__(optimizer)
 
     def make_for(self, run: Runner) -> Any:
         """Return a cycle over the steps of the fit; ``None`` where there are none."""
         steps = self._steps_of(run)
-        return self._cycle(run.opt, steps) if steps else None
+        return self._cycle(self.opt_of(run), steps) if steps else None
 
     def _cycle(self, opt: Any, steps: int) -> Any:
         pct_start = self.options.get("pct_start", 0.0)
@@ -95,7 +98,14 @@ class OneCycle(SchedulerCallback):
     def _steps_of(self, run: RunState) -> int:
         if self.total_steps is not None:
             return self.total_steps
-        steps = fit_length(run, batches_per_step=self._batches_per_step(run)).steps
+        length = fit_length(run, batches_per_step=self._batches_per_step(run))
+        if self.optimizer is not None and length.limit is not None:
+            raise ValueError(
+                f"OneCycle(optimizer={self.optimizer!r}) cannot count the steps of this optimizer: "
+                f"the fit ends after {length.limit} steps of all of them. Pass "
+                "OneCycle(..., total_steps=), how many are its own"
+            )
+        steps = length.steps
         if steps is None:
             raise ValueError(
                 "OneCycle cannot count the steps of this fit: the training loader does not know "
@@ -116,7 +126,9 @@ class OneCycle(SchedulerCallback):
     def after_step(self, run: Runner) -> None:
         """Step the scheduler, unless the cycle has ended."""
         scheduler = self.scheduler
-        if scheduler is not None and scheduler.last_epoch < scheduler.total_steps - 1:
+        if scheduler is None or not self.is_stepped_in(run):
+            return
+        if scheduler.last_epoch < scheduler.total_steps - 1:
             self.advance()
 
     def take_in(self, groups: list[dict[str, Any]]) -> None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..arguments import real_number, whole_number
+from ..arguments import optimizer_name, real_number, whole_number
 from ..callback import Callback, handler, listify
-from ..param_groups import groups_with, set_field
+from ..param_groups import groups_with, optimizer_for, set_field
 from ..priorities import POLICY
 from .shared.fit_length import FitLength, fit_length, other_length, share_done
 
@@ -47,7 +47,9 @@ class ParamScheduler(Callback):
             of them, one a group. One for all serves groups that are added during the fit too.
         total_steps: Steps of the optimizer to span; the last value stays when more come. Needed
             where neither the loader knows its length nor a callback ends the fit after a number
-            of steps. Default: those of the fit.
+            of steps. Default: those of the fit. Of several optimizers, the steps of all count.
+        optimizer: Which of several optimizers, ``"g"`` say: the callback is called
+            ``param_scheduler_lr_g`` then. Default ``None``, for the one that there is.
 
     Raises:
         TypeError: ``pname`` is no text, or a schedule cannot be called. In ``begin_fit``: the
@@ -68,6 +70,7 @@ class ParamScheduler(Callback):
         sched_funcs: Schedule | Iterable[Schedule],
         *,
         total_steps: int | None = None,
+        optimizer: str | None = None,
     ) -> None:
         if not isinstance(pname, str):
             raise TypeError(f"pname must be the name of an optimizer's field, got {pname!r}")
@@ -84,11 +87,12 @@ class ParamScheduler(Callback):
             total_steps = whole_number("total_steps", total_steps, 1)
         self.total_steps = total_steps
         self._length: FitLength | None = None
-        self.name = f"param_scheduler_{pname}"
+        self.optimizer = optimizer_name(optimizer)
+        self.name = f"param_scheduler_{pname}" + ("" if optimizer is None else f"_{optimizer}")
 
     def begin_fit(self, run: Runner) -> None:
         """See that the optimizer has the field, and where the fit ends."""
-        self._schedules_for(groups_with(run.opt, self.pname, "ParamScheduler"))
+        self._schedules_for(groups_with(self._opt_of(run), self.pname, "ParamScheduler"))
         self._length = fit_length(run)
         if self._steps_in(self._length) is None and run.epochs != 0:
             raise ValueError(
@@ -96,6 +100,9 @@ class ParamScheduler(Callback):
                 "loader does not know its length. Pass ParamScheduler(..., total_steps=), or have "
                 "MaxSteps end the fit"
             )
+
+    def _opt_of(self, run: RunState) -> Any:
+        return optimizer_for(run, self.optimizer, "ParamScheduler")
 
     def _steps_in(self, length: FitLength) -> int | None:
         return length.steps if self.total_steps is None else self.total_steps
@@ -105,7 +112,7 @@ class ParamScheduler(Callback):
         """Set the field for this batch."""
         assert self._length is not None
         position = share_done(run, self._length, self.total_steps)
-        groups = run.opt.param_groups
+        groups = self._opt_of(run).param_groups
         for group, schedule in zip(groups, self._schedules_for(groups), strict=True):
             set_field(group, self.pname, schedule(position))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..arguments import whole_number
 from ..bus.handlers import is_among
 from ..callback import handler, listify
+from ..optimizers import named_optimizers, parameter_groups
 from ..priorities import METRICS, REPORTS
 from .shared.plots import FAINT, MAIN, SECOND, saved_figure, shown_figure, tidy
 from .shared.readings import (
@@ -43,7 +44,8 @@ class Recorder(RowCallback):
     Args:
         fields: Fields of the optimizer's parameter groups to keep. ``None``
             (default) keeps ``lr``, ``momentum``, ``betas`` and ``weight_decay``,
-            those of them that the optimizer has.
+            those of them that the optimizer has. Of several optimizers they bear the name
+            before them, ``"g.lr"``; ``"lr"`` keeps that of each that has it.
 
     Attributes:
         rows: One row an epoch or validation as in ``run.history``, with its ``outcome``, and
@@ -71,24 +73,27 @@ class Recorder(RowCallback):
 
     def begin_fit(self, run: Runner) -> None:
         """Start over with the fields that the optimizer has."""
-        has = {name for group in getattr(run.opt, "param_groups", ()) for name in group}
-        lacks = [name for name in self._asked or () if name not in has]
-        if lacks:
-            raise ValueError(
-                f"{type(run.opt).__name__} has no field {lacks[0]!r} for Recorder to keep; "
-                f"it has {', '.join(sorted(has - {'params'})) or 'none'}"
-            )
+        has = _columns_of(run.opt)
         wanted = _USUAL if self._asked is None else self._asked
-        self._start(name for name in wanted if name in has)
+        lacks = [name for name in self._asked or () if not _chosen(name, has)]
+        if lacks:
+            kinds = " and ".join(type(opt).__name__ for _, opt in named_optimizers(run.opt))
+            raise ValueError(
+                f"{kinds} has no field {lacks[0]!r} for Recorder to keep; "
+                f"it has {', '.join(sorted(has)) or 'none'}"
+            )
+        self._start(dict.fromkeys(column for name in wanted for column in _chosen(name, has)))
 
     @handler(during="train", priority=METRICS)
     def after_loss(self, run: Runner) -> None:
         """Keep the batch's loss and settings; nothing is read from the device."""
         self._weights.append(batch_weight(run))
-        for name, values in self._new.items():
-            values.append(
-                detached_mean(run.loss) if name == "loss" else hyperparameters(run.opt, name)
-            )
+        for column, values in self._new.items():
+            if column == "loss":
+                values.append(detached_mean(run.loss))
+            else:
+                owner, _, name = column.rpartition(".")
+                values.append(hyperparameters(run.opt[owner] if owner else run.opt, name))
 
     @handler(priority=METRICS)
     def after_train(self, run: Runner) -> None:
@@ -116,8 +121,12 @@ class Recorder(RowCallback):
 
     @property
     def lrs(self) -> list[float]:
-        """The learning rate of the first parameter group, for every training batch."""
-        return self.values("lr")
+        """The learning rate of the first parameter group, for every training batch.
+
+        Of several optimizers, that of the first; of the others, ``values("d.lr")``.
+        """
+        rates = _chosen("lr", self.fields)
+        return self.values(rates[0] if rates else "lr")
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -175,8 +184,14 @@ class Recorder(RowCallback):
         return tidy(ax)
 
     def plot_lr(self, ax: Axes | None = None) -> Axes:
-        """Draw the learning rate of every parameter group; like ``plot_loss`` otherwise."""
-        return self._plot_field("lr", _new_axes() if ax is None else ax)
+        """Draw the learning rate of every parameter group; like ``plot_loss`` otherwise.
+
+        Of several optimizers, those of all into one picture.
+        """
+        ax = _new_axes() if ax is None else ax
+        for name in _chosen("lr", self.fields) or ["lr"]:
+            self._plot_field(name, ax)
+        return ax
 
     def plot_sched(self, *names: str, axes: Sequence[Axes] | None = None) -> list[Axes]:
         """Draw several fields of the optimizer side by side.
@@ -219,10 +234,11 @@ class Recorder(RowCallback):
         columns = self.values(name, group=None)
         steps = range(1, len(columns) + 1)
         lines = _lines(columns)
+        owner, _, field = name.rpartition(".")
         for label, values in lines.items():
-            ax.plot(steps, values, label=label)
-        ax.set(xlabel="training batches", ylabel=name)
-        if len(lines) > 1:
+            ax.plot(steps, values, label=f"{owner} {label}".strip())
+        ax.set(xlabel="training batches", ylabel=field)
+        if len(lines) > 1 or owner:
             ax.legend(frameon=False)
         return tidy(ax)
 
@@ -236,6 +252,23 @@ class Recorder(RowCallback):
         self._start(name for name in columns if name != "loss")
         self._columns = {name: list(values) for name, values in columns.items()}
         self.rows = [dict(row) for row in state["rows"]]
+
+
+def _columns_of(opt: Any) -> list[str]:
+    """Return the fields that an optimizer has; of several, with the name before each."""
+    found = (
+        name if owner is None else f"{owner}.{name}"
+        for owner, group in parameter_groups(opt)
+        for name in group
+        if name != "params"
+    )
+    return list(dict.fromkeys(found))
+
+
+def _chosen(name: str, columns: Iterable[str]) -> list[str]:
+    """Return the column of a name, or those of all optimizers whose field it is."""
+    found = list(columns)
+    return [each for each in found if name in (each, each.rpartition(".")[2])]
 
 
 def _lines(columns: list[list[Any]]) -> dict[str, list[float]]:

@@ -27,6 +27,8 @@ class ReduceLROnPlateau(MonitoringCallback, SchedulerCallback):
     Args:
         monitor: A key of ``run.history``'s rows, which ``AvgStatsCallback`` and others
             fill in. Default ``"valid_loss"``.
+        optimizer: Which of several optimizers, ``"g"`` say. Default ``None``, for the one that
+            there is.
         **options: torch's: ``mode``, ``factor``, ``patience``, ``threshold``,
             ``threshold_mode``, ``cooldown``, ``min_lr``, ``eps``. ``mode`` must be said for a
             key that is called accuracy, f1, auc or the like.
@@ -39,19 +41,21 @@ class ReduceLROnPlateau(MonitoringCallback, SchedulerCallback):
 
     monitored: Monitored
 
-    def __init__(self, monitor: str = "valid_loss", **options: Any) -> None:
+    def __init__(
+        self, monitor: str = "valid_loss", *, optimizer: str | None = None, **options: Any
+    ) -> None:
         if "mode" in options:
             checked_mode(options["mode"])  # None is none of torch's
         self.monitored = Monitored(monitor, options.get("mode"), user="ReduceLROnPlateau")
         _check_numbers(options)
         # torch knows best which options it takes.
         torch_schedulers.ReduceLROnPlateau(stand_in(*options.values()), **options)
-        super().__init__()
+        super().__init__(optimizer)
         self.options = options
 
     def make_for(self, run: Runner) -> Any:
         """Return torch's scheduler with the options."""
-        return torch_schedulers.ReduceLROnPlateau(run.opt, **self.options)
+        return torch_schedulers.ReduceLROnPlateau(self.opt_of(run), **self.options)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scheduler's state, and whether the epoch was cut short."""

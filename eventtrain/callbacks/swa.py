@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn, get_swa_multi_a
 from ..arguments import flag, real_number, whole_number
 from ..callback import Callback, handler
 from ..loop import Loop
-from ..param_groups import groups_with
+from ..param_groups import groups_with, refuse_several
 from ..priorities import AFTER_EVERYONE, POLICY
 from .shared.averaging_rate import AveragingRate
 from .shared.fit_length import fit_length
@@ -23,6 +23,11 @@ from .shared.weight_average import WeightAverage, copy_of_model
 if TYPE_CHECKING:
     from ..runner import Runner
     from ..state import RunState
+
+_SEVERAL = (
+    "it has one rate to move to. Leave lr out, and give each optimizer a rate with "
+    "ParamScheduler(..., optimizer=)"
+)
 
 
 class SWA(Callback):
@@ -157,6 +162,7 @@ class SWA(Callback):
     def _check_rates(self, run: RunState) -> None:
         if self.lr is None:
             return
+        refuse_several(run, f"SWA(lr={self.lr!r})", _SEVERAL)
         groups = groups_with(run.opt, "lr", "SWA")
         if isinstance(self.lr, (list, tuple)) and len(self.lr) != len(groups):
             raise ValueError(
@@ -189,7 +195,7 @@ class SWA(Callback):
     @handler(priority=POLICY - 1)
     def after_fit(self, run: Runner) -> None:
         """Put the learning rates back, and give the model the average."""
-        if self._rate is not None:
+        if self._rate is not None and self._rate.has_begun:
             self._rate.release(run.opt)
         if not self._average.updates or not self.load or run.outcome != "completed":
             return

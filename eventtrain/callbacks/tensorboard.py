@@ -13,7 +13,7 @@ from .shared.extras import import_extra
 from .shared.readings import (
     batch_weight,
     detached_mean,
-    hyperparameters,
+    labelled_hyperparameters,
     last_over_processes,
     numbers_of,
     plain_row,
@@ -92,7 +92,7 @@ class TensorBoard(RowCallback):
         self.writer: Any = None
         self.step = 0
         # (step, loss, learning rates) of batches, on the device until they are written.
-        self._new: list[tuple[int, Any, list[Any]]] = []
+        self._new: list[tuple[int, Any, dict[str, Any]]] = []
         self._weights: list[Any] = []  # of those losses that are yet to be shared
 
     @handler("begin_fit", priority=METRICS, ranks="all")
@@ -116,7 +116,9 @@ class TensorBoard(RowCallback):
     def after_loss(self, run: Runner) -> None:
         """Keep the loss of every N-th batch, or write it where it is to be live."""
         if self.step % self.every == 0:
-            self._new.append((self.step, detached_mean(run.loss), hyperparameters(run.opt, "lr")))
+            self._new.append(
+                (self.step, detached_mean(run.loss), labelled_hyperparameters(run.opt, "lr"))
+            )
             self._weights.append(batch_weight(run))
             if self.live:
                 self.share(run)
@@ -159,10 +161,9 @@ class TensorBoard(RowCallback):
             return
         for step, loss, rates in to_host(self._new):
             self.writer.add_scalar("batch/loss", loss, step)
-            for group, rate in enumerate(rates):
-                tag = "batch/lr" if len(rates) == 1 else f"batch/lr/{group}"
+            for label, rate in rates.items():
                 if rate is not None:
-                    self.writer.add_scalar(tag, rate, step)
+                    self.writer.add_scalar(f"batch/lr/{label}".rstrip("/"), rate, step)
         self._new = []
 
     def after_fit(self, run: Runner) -> None:
@@ -187,13 +188,20 @@ class TensorBoard(RowCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step, and what waits to be written."""
-        new = [[step, loss, list(rates)] for step, loss, rates in to_host(self._new)]
+        new = [[step, loss, dict(rates)] for step, loss, rates in to_host(self._new)]
         return {"step": self.step, "new": new}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; what the folder holds beyond it counts no more."""
         self.step, self._weights = state["step"], []
-        self._new = [(step, loss, list(rates)) for step, loss, rates in state["new"]]
+        self._new = [(step, loss, _by_label(rates)) for step, loss, rates in state["new"]]
         if self.writer is not None:
             # What waited then may have been written by the run that went on.
             self._open(min([self.step, *(step for step, _, _ in self._new)]))
+
+
+def _by_label(rates: Any) -> dict[str, Any]:
+    """Return rates by their labels; earlier states have a list of them."""
+    if isinstance(rates, Mapping):
+        return dict(rates)
+    return {"" if len(rates) == 1 else str(index): rate for index, rate in enumerate(rates)}

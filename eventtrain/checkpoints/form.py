@@ -43,6 +43,7 @@ def check_form(content: Mapping[str, Any], counters: set[str], origin: str) -> N
     """
     check_position(content, origin)
     _check(content, origin, _KINDS)
+    _check_optimizers(content, origin)
     for name in counters:
         number = content["counters"].get(name, "missing")
         if not (is_count(number) or (name == "train_iters" and number is None)):
@@ -61,6 +62,25 @@ def _check(
             raise _no_snapshot(origin, f"it lacks {key!r}")
         if not is_right(content[key]):
             raise _no_snapshot(origin, f"its {key!r} is of another kind")
+
+
+def _check_optimizers(content: Mapping[str, Any], origin: str) -> None:
+    """See that what is told of each optimizer is of its kind, and of each the same is told."""
+    kind: Any = content.get("opt_class")
+    names = list(kind) if isinstance(kind, dict) else None
+    kinds = {"opt": _is_optimizers, "parameters": _are_groups}
+    if names is None:
+        _check(content, origin, kinds)
+        return
+    for key in ("opt", "opt_class", "parameters"):
+        told = content.get(key)
+        if not isinstance(told, dict) or list(told) != names:
+            raise _no_snapshot(origin, f"its {key!r} is of another kind")
+    for name in names:
+        each = {key: content[key][name] for key in kinds}
+        _check(each, origin, kinds)
+        if not isinstance(kind[name], str):
+            raise _no_snapshot(origin, "its 'opt_class' is of another kind")
 
 
 def _no_snapshot(origin: str, why: str) -> CheckpointError:
@@ -187,9 +207,9 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "model": _is_dict,
     "training_model": _is_dict,
     "buffers": _are_tensors,
-    "opt": _is_optimizers,
-    "opt_class": lambda value: isinstance(value, str),
-    "parameters": _are_groups,
+    "opt": _is_anything,
+    "opt_class": lambda value: isinstance(value, str) or _is_named(value),
+    "parameters": _is_anything,
     "loss_func": _is_dict,
     "gradients": _are_tensors,
     "callbacks": _are_states,

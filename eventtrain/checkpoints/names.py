@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from ..optimizers import parameter_groups
 from ..state import RunState
 
 _WRAPPER = "_orig_mod"
@@ -55,12 +56,13 @@ def parameter_names(run: RunState) -> dict[int, str]:
     return names
 
 
-def named_groups(run: RunState) -> list[list[dict[str, Any]]]:
+def named_groups(run: RunState) -> Any:
     """Describe the parameters in the groups of the optimizer, as plain data.
 
     Returns:
         For each group its parameters in their order, each with ``"name"``, ``None`` where it is
-        none of the model's and of the loss function's, and ``"shape"``.
+        none of the model's and of the loss function's, and ``"shape"``. Of several optimizers a
+        dictionary with such a list for each.
     """
     names = parameter_names(run)
 
@@ -68,4 +70,14 @@ def named_groups(run: RunState) -> list[list[dict[str, Any]]]:
         shape = None if nn.parameter.is_lazy(parameter) else list(parameter.shape)
         return {"name": names.get(id(parameter)), "shape": shape}
 
-    return [[about(p) for p in group["params"]] for group in getattr(run.opt, "param_groups", ())]
+    def of(opt: Any) -> list[list[dict[str, Any]]]:
+        return [[about(p) for p in group["params"]] for _, group in parameter_groups(opt)]
+
+    return by_optimizer(run.opt, of)
+
+
+def by_optimizer(opt: Any, of: Callable[[Any], Any]) -> Any:
+    """Return what ``of`` returns for an optimizer, and for several a dictionary of that by name."""
+    if isinstance(opt, Mapping):
+        return {name: of(each) for name, each in opt.items()}
+    return of(opt)

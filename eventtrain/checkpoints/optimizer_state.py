@@ -1,20 +1,53 @@
-"""The state of an optimizer, put back to the parameters that it belongs to."""
+"""The states of optimizers, put back to the parameters that they belong to."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..optimizers import named_optimizers
 from ..param_groups import set_field
 from ..state import RunState
 from .names import named_groups
 
 _Groups = list[list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What a content tells of one optimizer.
+
+    Attributes:
+        opt: This run's.
+        own: Its groups, as ``named_groups`` describes them.
+        state: Its state dictionary, as it was saved.
+        kind: The name of the class that it had; ``None`` where the content does not tell.
+        groups: As ``own``, when it was saved; ``None`` in formats 1 and 2.
+    """
+
+    opt: Any
+    own: _Groups
+    state: Mapping[str, Any]
+    kind: str | None
+    groups: _Groups | None
+
+
+def _each(content: Mapping[str, Any], run: RunState) -> Iterator[tuple[str | None, _Saved]]:
+    """Yield what is told of each optimizer of the run, which has those that were saved."""
+    own, state = named_groups(run), content["opt"]
+    kind: Any = content.get("opt_class")
+    groups: Any = content.get("parameters")
+    for name, opt in named_optimizers(run.opt):
+        if name is None:
+            yield None, _Saved(opt, own, state, kind, groups)
+        else:
+            yield name, _Saved(opt, own[name], state[name], kind[name], groups[name])
 
 
 def check_optimizer(
@@ -24,24 +57,42 @@ def check_optimizer(
 
     Args:
         content: What ``take_snapshot`` returned.
-        run: Its optimizer is not changed.
+        run: Its optimizers are not changed.
         origin: Where the snapshot comes from, for messages.
         may_lack_groups: Whether the last groups may be missing as yet, as a handler adds them.
 
     Raises:
-        CheckpointError: The optimizer is of another class, or has other parameters.
+        CheckpointError: An optimizer is of another class, or has other parameters, or there are
+            others.
     """
-    opt = run.opt
+    kind = content.get("opt_class")
+    saved = list(kind) if isinstance(kind, Mapping) else [None]
+    own = [name for name, _ in named_optimizers(run.opt)]
+    if sorted(map(str, saved)) != sorted(map(str, own)):
+        raise CheckpointError(
+            f"{origin} is of other optimizers: it has {_names(saved)}, and this run has "
+            f"{_names(own)}. Give the Learner optimizers of the same names"
+        )
+    for name, each in _each(content, run):
+        _check_one(
+            each, origin if name is None else f"{origin} (optimizer {name!r})", may_lack_groups
+        )
+
+
+def _names(names: Sequence[str | None]) -> str:
+    return "one without a name" if names == [None] else ", ".join(map(repr, names)) or "none"
+
+
+def _check_one(saved: _Saved, origin: str, may_lack_groups: bool) -> None:
+    opt, own = saved.opt, saved.own
     name, strange = type(opt).__name__, f"{origin} is of another optimizer: "
-    saved_name = content.get("opt_class", name)
-    if saved_name != name:
-        raise CheckpointError(f"{strange}{saved_name}, and this run has {name}")
-    if not hasattr(opt, "param_groups") or "param_groups" not in content["opt"]:
+    if saved.kind not in (None, name):
+        raise CheckpointError(f"{strange}{saved.kind}, and this run has {name}")
+    if not hasattr(opt, "param_groups") or "param_groups" not in saved.state:
         return
-    own = named_groups(run)
-    sizes = [len(group["params"]) for group in content["opt"]["param_groups"]]
+    sizes = [len(group["params"]) for group in saved.state["param_groups"]]
     own_sizes = [len(group) for group in own]
-    if may_lack_groups and "parameters" in content and len(own) < len(sizes):
+    if may_lack_groups and saved.groups is not None and len(own) < len(sizes):
         sizes = sizes[: len(own)]
     if sizes != own_sizes:
         raise CheckpointError(
@@ -49,16 +100,15 @@ def check_optimizer(
             "Add the same groups, in the same order, before the fit or where the run that saved "
             "it added them"
         )
-    # Formats 1 and 2 tell of no names.
-    told = [len(group) for group in content.get("parameters", ())]
-    if "parameters" in content and told != [
-        len(group["params"]) for group in content["opt"]["param_groups"]
-    ]:
+    if saved.groups is None:  # formats 1 and 2 tell of no names
+        return
+    told = [len(group) for group in saved.groups]
+    if told != [len(group["params"]) for group in saved.state["param_groups"]]:
         raise CheckpointError(
             f"{origin} contradicts itself: it names groups of {told} parameters, which are not "
             "those of its optimizer. Resume from another one"
         )
-    for index, (was, now) in enumerate(zip(content.get("parameters", ()), own, strict=False)):
+    for index, (was, now) in enumerate(zip(saved.groups, own, strict=False)):
         _check_group(index, was, now, opt, origin)
 
 
@@ -105,15 +155,21 @@ def _keeps_one_state_each(opt: Any) -> bool:
 
 
 def load_optimizer(run: RunState, content: Mapping[str, Any]) -> None:
-    """Put the optimizer's state back, in the types that it had, to the parameters of its names.
+    """Put the optimizers' states back, in the types they had, to the parameters of their names.
 
-    Groups that the optimizer lacks as yet are passed over.
+    Groups that an optimizer lacks as yet are passed over.
     """
-    opt, saved = run.opt, content["opt"]
+    for _, each in _each(content, run):
+        if each.state:
+            _load_one(each)
+
+
+def _load_one(each: _Saved) -> None:
+    opt = each.opt
     if not isinstance(opt, torch.optim.Optimizer):
-        opt.load_state_dict(copy.deepcopy(saved))
+        opt.load_state_dict(copy.deepcopy(each.state))
         return
-    saved = _in_the_order_of(named_groups(run), content.get("parameters"), saved)
+    saved = _in_the_order_of(each.own, each.groups, each.state)
     before = list(opt.param_groups)
     opt.load_state_dict(copy.deepcopy(saved))
     for group, own in zip(opt.param_groups, before, strict=True):
@@ -132,10 +188,10 @@ def load_optimizer(run: RunState, content: Mapping[str, Any]) -> None:
                 state[key] = value.to(state[key].device, copy=True)
 
 
-def _in_the_order_of(own: _Groups, was: _Groups | None, saved: dict[str, Any]) -> dict[str, Any]:
+def _in_the_order_of(own: _Groups, was: _Groups | None, saved: Mapping[str, Any]) -> dict[str, Any]:
     """Return a state whose groups have their parameters in the optimizer's own order."""
     if was is None:
-        return saved
+        return dict(saved)
     groups = []
     for group, names, own_names in zip(saved["param_groups"], was, own, strict=False):
         places = {each["name"]: place for place, each in enumerate(names)}

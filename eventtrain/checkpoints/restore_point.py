@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..optimizers import named_optimizers
 from ..state import RunState
 from ..submodules import fill
 from .snapshot import random_states, set_random_states
@@ -18,8 +19,8 @@ class RestorePoint:
     """Copies what a fit changes, and puts it back bit for bit, into the same tensors.
 
     Kept are the parameters and buffers of model and loss function (those that a state
-    dictionary leaves out too), other parameters of the optimizer, gradients, the
-    optimizer's state and the fields of its groups, and the random number generators: Python's,
+    dictionary leaves out too), other parameters of the optimizers, gradients, the
+    optimizers' states and the fields of their groups, and the random number generators: Python's,
     NumPy's, torch's on all devices, and those that the loaders own, with what else their order
     hangs on.
 
@@ -33,12 +34,13 @@ class RestorePoint:
     """
 
     def __init__(self, run: RunState, *, on_host: bool = False) -> None:
-        opt = run.opt
+        optimizers = [opt for _, opt in named_optimizers(run.opt)]
         # First: a copy could in theory draw random numbers, a restoration must be last.
         self._random = random_states(run)
         self._slots = [(slots, dict(slots)) for slots in _slots(run.model, run.loss_func)]
         held = {id(t): t for _, kept in self._slots for t in kept.values() if t is not None}
-        parameters = {id(p): p for group in opt.param_groups for p in group["params"]}
+        groups = [group for opt in optimizers for group in opt.param_groups]
+        parameters = {id(p): p for group in groups for p in group["params"]}
         parameters.update((key, t) for key, t in held.items() if isinstance(t, nn.Parameter))
         tensors = (held | parameters).values()
         device = "cpu" if on_host else None
@@ -47,10 +49,13 @@ class RestorePoint:
             (p, p.grad, None if p.grad is None else p.grad.detach().clone())
             for p in parameters.values()
         ]
-        self._state = {p: copy.deepcopy(state) for p, state in opt.state.items()}
+        self._states = [
+            (opt, {p: copy.deepcopy(state) for p, state in opt.state.items()}, opt.param_groups[:])
+            for opt in optimizers
+        ]
         self._groups = [
             (group, {key: (value, copy.deepcopy(value)) for key, value in _fields(group)})
-            for group in opt.param_groups
+            for group in groups
         ]
 
     def restore(self, run: RunState) -> None:
@@ -66,9 +71,10 @@ class RestorePoint:
                     gradient.copy_(saved)
                 parameter.grad = gradient
             self._restore_groups()
-        run.opt.state.clear()
-        run.opt.state.update(self._state)
-        run.opt.param_groups[:] = [group for group, _ in self._groups]
+        for opt, state, groups in self._states:
+            opt.state.clear()
+            opt.state.update(state)
+            opt.param_groups[:] = groups
         set_random_states(run, self._random)
 
     def _restore_groups(self) -> None:

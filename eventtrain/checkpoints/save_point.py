@@ -11,7 +11,7 @@ from torch import Tensor
 from ..state import RunState
 from .kept_tensors import KeptTensors
 from .plain_data import plain_data
-from .snapshot import counters_at, random_states, take_snapshot
+from .snapshot import counters_at, gradients_of, random_states, take_snapshot
 
 
 class SavePoint:
@@ -49,6 +49,8 @@ class SavePoint:
         }
         tensors.keep()
         self._tensors = tensors
+        # One of several steps, and what it has left in the gradients of others stays.
+        self._gradients = gradients_of(run) if isinstance(run.opt, Mapping) else {}
         self._random = random_states(run)
 
     def snapshot(
@@ -77,7 +79,7 @@ class SavePoint:
         for name, state in self._callbacks.items():
             content["callbacks"][name] = plain_data(state, f"callbacks[{name!r}]")
         content["random"] = self._random
-        content["gradients"] = {}
+        content["gradients"] = self._gradients
         self._put_buffers(run.model, content["model"], content["buffers"])
         self._put_buffers(run.loss_func, content["loss_func"])
         return content

@@ -174,10 +174,7 @@ def divided(content: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
         model: Its parameters are divided.
     """
     own = {name: p for name, p in model.named_parameters() if isinstance(p, DTensor)}
-    groups = content.get("parameters", [])
-    names = [each["name"] for group in groups for each in group]
-    indices = [i for group in content["opt"].get("param_groups", ()) for i in group["params"]]
-    by_index = dict(zip(indices, names, strict=False))
+    by_index = _names_by_place(content)
 
     def put(path: list[Any], leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or isinstance(leaf, DTensor):
@@ -196,10 +193,24 @@ def divided(content: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _owners(path: list[Any], by_index: Mapping[Any, Any]) -> Iterator[Any]:
+def _names_by_place(content: Mapping[str, Any]) -> dict[tuple[Any, ...], Any]:
+    """Return the names of the parameters by where the optimizers' states have what is theirs."""
+    opt, groups = content["opt"], content.get("parameters", [])
+    several = isinstance(content.get("opt_class"), Mapping)
+    found: dict[tuple[Any, ...], Any] = {}
+    parts = [((name,), opt[name], groups[name]) for name in opt] if several else [((), opt, groups)]
+    for path, state, told in parts:
+        names = [each["name"] for group in told for each in group]
+        indices = [i for group in state.get("param_groups", ()) for i in group["params"]]
+        for index, name in zip(indices, names, strict=False):
+            found[("opt", *path, "state", index)] = name
+    return found
+
+
+def _owners(path: list[Any], by_place: Mapping[tuple[Any, ...], Any]) -> Iterator[Any]:
     """Yield the names of the parameters that a tensor at a place may belong to."""
     if path[0] == "opt":
-        yield by_index.get(path[2]) if path[1] == "state" else None
+        yield by_place.get(tuple(path[:3])) or by_place.get(tuple(path[:4]))
     else:
         yield from reversed(path[1:])
 

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed.engines import Replicated, put_shards_back
+from ..optimizer_modes import evaluation_weights, modal_optimizers
+from ..optimizers import parameter_groups
 from ..state import RunState
 from ..submodules import copies_of, fill, is_expanded, set_tensors, tensors_of
 from .compatibility import state_of
 from .loader_form import batch_print, loader_form
 from .loader_state import loader_state, set_loader_state
-from .names import named_groups, parameter_names, plain_name, under_names_of
+from .names import by_optimizer, named_groups, parameter_names, plain_name, under_names_of
 from .optimizer_state import load_optimizer
 from .plain_data import plain_data
 from .random_state import random_state, set_random_state
@@ -90,8 +92,8 @@ def take_snapshot(
         "history": plain_data(list(run.history), "history"),
         "model": plain_data(state_of(run.model), "model"),
         "buffers": plain_data(_other_buffers(run.model), "buffers"),
-        "opt": plain_data(state_of(run.opt), "opt"),
-        "opt_class": type(run.opt).__name__,
+        "opt": plain_data(by_optimizer(run.opt, state_of), "opt"),
+        "opt_class": by_optimizer(run.opt, lambda opt: type(opt).__name__),
         "parameters": named_groups(run),
         "loss_func": plain_data(state_of(run.loss_func), "loss_func"),
         "gradients": plain_data(gradients, "gradients"),
@@ -130,6 +132,30 @@ def with_validated_weights(
     finally:
         set_tensors(run.model, held)
     return {**content, "model": state, "training_model": content["model"]}
+
+
+def with_evaluation_weights(content: dict[str, Any], run: RunState) -> dict[str, Any]:
+    """Have a snapshot that was taken in training hold, as its model, the weights to evaluate with.
+
+    Args:
+        content: What ``take_snapshot`` returned.
+        run: The run that it was taken of. Its optimizer may hold other weights while it trains.
+
+    Returns:
+        As ``with_validated_weights`` does; the content as it is where the weights are the same.
+    """
+    if not (run.in_train and modal_optimizers(run.opt)):
+        return content
+    with evaluation_weights(run.opt):
+        state = copy.deepcopy(plain_data(state_of(run.model), "model"))
+    parameters = dict(run.model.named_parameters(remove_duplicate=False))
+    state.update((k, v) for k, v in content["model"].items() if k not in parameters)
+    return {**content, "model": state, "training_model": content["model"]}
+
+
+def gradients_of(run: RunState) -> dict[str, Tensor]:
+    """Return copies of the gradients that are there, by the names of their parameters."""
+    return {name: p.grad.clone() for name, p in _parameters(run) if p.grad is not None}
 
 
 def restore_learner(run: RunState, content: Mapping[str, Any]) -> None:
@@ -171,8 +197,8 @@ def _parameters(run: RunState) -> Iterator[tuple[str, Tensor]]:
     """Name every tensor whose gradient may wait for a step, each once."""
     names = parameter_names(run)
     modules = (part for part in (run.model, run.loss_func) if hasattr(part, "parameters"))
-    groups = getattr(run.opt, "param_groups", ())
-    owners = [*(part.parameters() for part in modules), *(group["params"] for group in groups)]
+    groups = (group["params"] for _, group in parameter_groups(run.opt))
+    owners = [*(part.parameters() for part in modules), *groups]
     for index, parameter in enumerate({id(p): p for each in owners for p in each}.values()):
         yield names.get(id(parameter), f"number {index}"), parameter
 

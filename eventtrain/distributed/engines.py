@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from ..optimizers import named_optimizers
 from ..submodules import Choice, choose_submodules, fill
 from .arrival_order import ArrivalOrder
 from .groups import ALONE, Group, require_all_ranks
@@ -222,8 +223,10 @@ class Shards:
         put_shards_back(model)
         if is_wrapped(model):
             return
-        if isinstance(learn.opt, torch.optim.Optimizer):
-            kind = type(learn.opt).__name__
+        optimizers = (opt for _, opt in named_optimizers(learn.opt))
+        made = [opt for opt in optimizers if isinstance(opt, torch.optim.Optimizer)]
+        if made:
+            kind = type(made[0]).__name__
             raise TypeError(
                 f"Distributed('fsdp2') replaces the parameters of {type(model).__name__}, and "
                 f"{kind} has been made of the old ones: give Learner a factory, as in "

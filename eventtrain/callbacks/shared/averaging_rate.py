@@ -35,6 +35,11 @@ class AveragingRate:
         self._before: list[dict[str, Any]] = []
         self._added: list[str] = []
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the rates are being moved."""
+        return self._scheduler is not None
+
     def take_over(self, opt: Any) -> None:
         """Begin to move the rates, unless that has begun."""
         if self._scheduler is not None:

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from ...cancellation import Scope
+from ...optimizers import parameter_groups
 from ...param_groups import set_field
 from ...submodules import fill
 from ...train_eval import modes_of, set_modes
@@ -181,7 +182,7 @@ def _fields_of(opt: Any) -> list[tuple[dict[str, Any], dict[str, Any]]]:
                 if key != "params"
             },
         )
-        for group in getattr(opt, "param_groups", ())
+        for _, group in parameter_groups(opt)
     ]
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...host_reading import to_host as to_host
+from ...optimizers import named_optimizers, parameter_groups
 
 if TYPE_CHECKING:
     from ...distributed.reductions import OneProcess
@@ -149,11 +150,32 @@ def hyperparameters(opt: Any, name: str) -> list[Any]:
     """Return one field of every parameter group, without waiting for a device.
 
     Args:
-        opt: An optimizer; one without ``param_groups`` has no fields.
+        opt: An optimizer, or several by name, one after the other; one without ``param_groups``
+            has no fields.
         name: For example ``"lr"``. A group that lacks it gives ``None``.
     """
-    values = [group.get(name) for group in getattr(opt, "param_groups", ())]
+    values = [group.get(name) for _, group in parameter_groups(opt)]
     return [
         tuple(map(detached_mean, v)) if isinstance(v, (tuple, list)) else detached_mean(v)
         for v in values
     ]
+
+
+def labelled_hyperparameters(opt: Any, name: str) -> dict[str, Any]:
+    """Return one field of every parameter group by a label that tells the groups apart.
+
+    Args:
+        opt: An optimizer, or several by name.
+        name: For example ``"lr"``.
+
+    Returns:
+        At ``""`` that of a group that is the only one, at ``"0"`` and so on those of several; with
+        the name of the optimizer before it where there are several, ``"g"`` or ``"g/0"``.
+    """
+    found: dict[str, Any] = {}
+    for owner, each in named_optimizers(opt):
+        values = hyperparameters(each, name)
+        for index, value in enumerate(values):
+            number = "" if len(values) == 1 else str(index)
+            found["/".join(part for part in (owner, number) if part)] = value
+    return found

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...arguments import optimizer_name
 from ...callback import Callback, handler
-from ...param_groups import groups_with, set_field
+from ...param_groups import groups_with, optimizer_for, set_field
 from ...priorities import AFTER_EVERYONE, BEFORE_EVERYONE, POLICY
 
 if TYPE_CHECKING:
     from ...runner import Runner
+    from ...state import RunState
 
 
 class SchedulerCallback(Callback, ABC):
@@ -23,13 +25,21 @@ class SchedulerCallback(Callback, ABC):
     Each fit makes a new scheduler. Where the rates are still those that this callback's last
     fit left, it begins with those that the last fit began with, else with those that it finds.
 
+    Args:
+        optimizer: Which of several optimizers it is for; the callback bears its name behind its
+            own. Default ``None``, for the one that there is.
+
     Attributes:
+        optimizer: As given.
         scheduler: torch's scheduler, of the current or the last fit; ``None`` before.
     """
 
     priority = POLICY
 
-    def __init__(self) -> None:
+    def __init__(self, optimizer: str | None = None) -> None:
+        self.optimizer = optimizer_name(optimizer)
+        if optimizer is not None:
+            self.name = f"{self.name}_{optimizer}"
         self.scheduler: Any = None
         self._began: list[float] = []
         self._left: list[float] = []
@@ -39,13 +49,14 @@ class SchedulerCallback(Callback, ABC):
     @handler("begin_fit", priority=BEFORE_EVERYONE)  # before any scheduler has been made
     def start_over(self, run: Runner) -> None:
         """Go back to the rates that the last fit began with, and let them be the base."""
-        groups = groups_with(run.opt, "lr", type(self).__name__)
-        is_mine = self.scheduler is not None and self.scheduler.optimizer is run.opt
-        if is_mine and self._left == _rates(run.opt):
+        opt = self.opt_of(run)
+        groups = groups_with(opt, "lr", type(self).__name__)
+        is_mine = self.scheduler is not None and self.scheduler.optimizer is opt
+        if is_mine and self._left == _rates(opt):
             # A group that joined in the middle of that fit has no rate that it began with.
             for group, rate in zip(groups, self._began, strict=False):
                 set_field(group, "lr", rate)
-        self._began = _rates(run.opt)
+        self._began = _rates(opt)
         for group in groups:
             # A scheduler before left it. torch would take it for the base, whatever "lr" is now.
             group.pop("initial_lr", None)
@@ -53,7 +64,19 @@ class SchedulerCallback(Callback, ABC):
     def begin_fit(self, run: Runner) -> None:
         """Make the scheduler."""
         self.scheduler = self.make_for(run)
-        self._steps, self._groups = run.steps, len(run.opt.param_groups)
+        self._steps, self._groups = run.steps, len(self.opt_of(run).param_groups)
+
+    def opt_of(self, run: RunState) -> Any:
+        """Return the optimizer whose rates are set.
+
+        Raises:
+            TypeError, ValueError: There are several and none was named, or none is called so.
+        """
+        return optimizer_for(run, self.optimizer, type(self).__name__)
+
+    def is_stepped_in(self, run: RunState) -> bool:
+        """Whether it is the optimizer that steps."""
+        return self.optimizer is None or run.stepping == self.optimizer
 
     @abstractmethod
     def make_for(self, run: Runner) -> Any:
@@ -92,7 +115,7 @@ class SchedulerCallback(Callback, ABC):
             _take_in(self.scheduler, group["initial_lr"])
 
     def begin_epoch(self, run: Runner) -> None:
-        """Remember how many steps there have been."""
+        """Remember how many steps there have been, by all optimizers."""
         self._steps = run.steps
 
     def epoch_counts(self, run: Runner) -> bool:
@@ -106,7 +129,7 @@ class SchedulerCallback(Callback, ABC):
     @handler("after_fit", priority=AFTER_EVERYONE)  # others may put rates back
     def remember_rates(self, run: Runner) -> None:
         """Remember the rates that this fit leaves."""
-        self._left = _rates(run.opt)
+        self._left = _rates(getattr(self.scheduler, "optimizer", None))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scheduler's state and the rates that the fit began with."""
