@@ -20,6 +20,7 @@ from .bus.running import running_handler
 from .bus.subscription import Subscription
 from .data.batch import convert_parts
 from .errors import add_note
+from .optimizers import parameter_groups
 
 WhenFull = Literal["wait", "drop"]
 TENSORS = ("pred", "xb", "yb", "batch", "weight")
@@ -83,7 +84,7 @@ class Record:
 
 def record_of(run: Any, event: str, tensors: Iterable[str] = ()) -> Record:
     """Copy what there is of a run, without waiting for a device."""
-    groups = () if run.learn is None else getattr(run.opt, "param_groups", ())
+    groups = [] if run.learn is None else [group for _, group in parameter_groups(run.opt)]
     found = {name: getattr(run, name) for name in (*_NUMBERS, "loss", "losses")}
     for name in ("loss", "losses", *tensors):
         found[name] = _copied(getattr(run, name))
