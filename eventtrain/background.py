@@ -108,7 +108,6 @@ class Background:
         tensors: What a record has besides.
 
     Attributes:
-        subscription: What hands the records over, and raises what the function has raised.
         dropped: Records dropped in this run.
     """
 
@@ -133,6 +132,11 @@ class Background:
         last = float("-inf")
         ends = on((*_CLOSING, "after_fit"), self.close, name=f"{name} in background", priority=last)
         return Subscription([*self._handlers, *ends.handlers])
+
+    @property
+    def is_subscribed(self) -> bool:
+        """Whether it hears of any event."""
+        return any(handler.key is not None for handler in self._handlers)
 
     # In the thread of the loop
 
@@ -274,6 +278,7 @@ class Backgrounds:
         """End all threads that have not ended with the run's own closing event."""
         for background in self._all:
             background.stop()
+        self._all = [background for background in self._all if background.is_subscribed]
 
 
 def without_background(options: dict[str, Any]) -> dict[str, Any]:

@@ -374,3 +374,18 @@ def test_a_fit_by_steps_with_validations_within_is_the_same(make_learner: Make) 
     assert other.result is not None
     assert other.result.history == result.history
     assert moments == list(range(1, 8))
+
+
+def test_a_scope_that_is_cancelled_behind_its_back_has_no_moment(learner: Learner) -> None:
+    run, found = Runner(), []
+
+    def cancel_last(run: Runner) -> None:
+        """Cancel after the handler by which the fit stands still."""
+        run.on(
+            "after_batch", lambda run: run.token.cancel("train"), priority=float("-inf"), once=True
+        )
+
+    run.on("begin_train", cancel_last)
+    for moment in run.iterate(1, learner):
+        found.append((moment.phase, moment.batch_index))
+    assert found == [("validate", 0), ("validate", 1)]
