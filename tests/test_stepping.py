@@ -339,8 +339,8 @@ def test_another_runner_may_train_in_the_body(make_learner: Make) -> None:
 
 def test_a_loop_of_ones_own_is_an_error_and_a_batch_of_ones_own_is_not(learner: Learner) -> None:
     class Epochs(Runner):
-        def one_epoch(self) -> None:
-            super().one_epoch()
+        def one_epoch(self, epoch: int) -> None:
+            super().one_epoch(epoch)
 
     class Batches(Runner):
         def one_batch(self) -> None:
