@@ -29,6 +29,7 @@ from .checkpoints.snapshot import (
     set_random_states,
 )
 from .checkpoints.stateful_loaders import StatedBatches, stated_batches
+from .checkpoints.trainable_part import with_frozen_part
 from .data.workers import batches_of
 from .distributed.gathering import gather_text
 from .distributed.reductions import OneProcess, joined_world
@@ -133,6 +134,7 @@ class Resumption(FromTheStart):
         super().check(run)
         self._fetch_shards(run)
         check_form(self._content, set(run.counters()), self._origin)
+        self._content = with_frozen_part(self._content, run, self._origin)
         check_fits(self._content, run, self._origin)
         if self.batch and self._content.get("world_size", 1) != run.world.size:
             assert self._phase_start is not None
