@@ -220,7 +220,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "loaders": _are_forms,
     "validate_every": lambda value: value is None or is_count(value),
     "last_batch": lambda value: value is None or _are_named(value),
-    "loader_state": lambda value: value is None or _is_named(value),
+    "loader_state": _is_anything,
     "frozen": lambda value: _is_named(value) and all(_is_named(each) for each in value.values()),
     "world_size": lambda value: is_count(value) and value > 0,
     "syncs_buffers": lambda value: isinstance(value, bool),
