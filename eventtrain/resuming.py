@@ -28,6 +28,8 @@ from .checkpoints.snapshot import (
     restore_rest,
     set_random_states,
 )
+from .checkpoints.stateful_loaders import Said, StatedBatches, stated_batches
+from .checkpoints.trainable_part import with_frozen_part
 from .data.workers import batches_of
 from .distributed.gathering import gather_text
 from .distributed.reductions import OneProcess, joined_world
@@ -49,11 +51,14 @@ class FromTheStart:
 
     def __init__(self) -> None:
         self.loader_forms: list[dict[str, Any] | None] = [None, None]
+        self._is_saved = False
+        self._said: dict[str | None, Said] = {}  # by phase, of loaders that keep state
 
     def check(self, run: RunState) -> None:
         """See that the run can start here, before anything of it is changed."""
         if any(callback.checkpoint_folder is not None for callback in run.cbs):
             self.loader_forms = loader_forms(run)
+            self._is_saved = True
 
     def enter_fit(self, run: RunState) -> None:
         """Put back what belongs to the fit, once ``begin_fit`` has fired."""
@@ -72,7 +77,18 @@ class FromTheStart:
 
     def rest_of(self, loader: Iterable[Any], run: RunState) -> tuple[Iterable[Any], int]:
         """Return the batches of the current phase that are to be run, and how many were."""
-        return batches_of(loader, run.token), 0
+        stated = stated_batches(loader, run.token) if self._is_saved else None
+        self._said[run.phase] = stated.said if stated is not None else Said()
+        return stated or batches_of(loader, run.token), 0
+
+    def loader_state(self, phase: str | None, batch: int) -> Any:
+        """Return what a loader that keeps state said of itself before the last batch of a phase.
+
+        Args:
+            phase: Which one.
+            batch: How many of its batches are done.
+        """
+        return self._said.get(phase, Said()).before if batch else None
 
     def phase_start(self, run: RunState) -> Mapping[str, Any] | None:
         """Return the random states from which the loader of the current phase is iterated."""
@@ -117,6 +133,7 @@ class Resumption(FromTheStart):
         super().check(run)
         self._fetch_shards(run)
         check_form(self._content, set(run.counters()), self._origin)
+        self._content = with_frozen_part(self._content, run, self._origin)
         check_fits(self._content, run, self._origin)
         if self.batch and self._content.get("world_size", 1) != run.world.size:
             assert self._phase_start is not None
@@ -170,13 +187,13 @@ class Resumption(FromTheStart):
             CheckpointError: The loader has fewer batches than were done, or other ones.
         """
         if not (self._is_to_be_resumed_in(run) and self.phase == run.phase):
-            return batches_of(loader, run.token), 0
+            return super().rest_of(loader, run)
         if not self.batch:  # the loader draws its order while it gives the first batch
             with self._undone_if_refused(run):
                 check_optimizer(self._content, run, self._origin)
                 self._restore_all(run)
                 set_optimizer_modes(run.opt, training=run.in_train)
-            return batches_of(loader, run.token), 0
+            return super().rest_of(loader, run)
         start = self._phase_start
         assert start is not None  # as check_position has seen
         place = self._place_in(run, start)
@@ -184,6 +201,8 @@ class Resumption(FromTheStart):
             check_optimizer(self._content, run, self._origin)
             set_random_states(run, start)
             batches = rest_of_loader(loader, run.token, place)
+            if isinstance(batches, StatedBatches):
+                self._said[run.phase] = batches.said
             self._restore_all(run)
             set_optimizer_modes(run.opt, training=run.in_train)
         return batches, self.batch
@@ -198,6 +217,7 @@ class Resumption(FromTheStart):
             last_batch=self._content.get("last_batch"),  # earlier formats lack it
             worlds=(self._content.get("world_size", 1), run.world.size),
             origin=self._origin,
+            state=self._content.get("loader_state"),  # earlier formats lack it
         )
 
     def phase_start(self, run: RunState) -> Mapping[str, Any] | None:

@@ -81,6 +81,8 @@ LEFT_TO_OTHERS = {
     "record",
     "opt_class",
     "last_batch",
+    "loader_state",
+    "frozen",
     "loaders",
     "buffers",
     "parameters",
