@@ -163,8 +163,12 @@ class MonitoringCallback(RowCallback):
         if _is_aside(run):
             return
         has_begun = run.batch is not self._batch
-        self._is_validation_partial = has_begun and run.outcome != "completed"
-        self._batch, self._known = None, frozenset(run.history[-1])
+        is_first = next(iter(run.valid_loaders), None) == run.valid_name
+        is_partial = has_begun and run.outcome != "completed"
+        self._is_validation_partial = is_partial or (self._is_validation_partial and not is_first)
+        self._batch = None
+        if is_first:  # what stands there later is of the loaders before
+            self._known = frozenset(run.history[-1])
 
     def reading(self, run: RunState) -> float | None:
         """Return what is monitored, as ``Monitored.read`` does; only what can be judged.
