@@ -243,7 +243,6 @@ class RunState:
             data.valid_dl = several if now is chosen else {**several, name: now}
             self._valid_loaders, self.valid_name = {}, None
 
-    @property
     def place_of_batch(self) -> tuple[Any, ...]:
         """What tells this batch from the others of the run."""
         return self.batch_index, self.phase, self.valid_name, self.epoch
@@ -261,7 +260,7 @@ class RunState:
         """
         batch, weight = self.batch, None if self.learn is None else self.learn.weight
         # By the id: holding the batch would keep it alive while the next one is computed on.
-        asked = (id(batch), *self.place_of_batch, weight)
+        asked = (id(batch), *self.place_of_batch(), weight)
         if self._weighed is None or self._weighed[0] != asked:
             try:
                 self._weighed = asked, self.world.weight_of(self)
@@ -277,7 +276,7 @@ class RunState:
     def losses(self) -> Mapping[str, Any]:
         """The parts of this batch's loss by their names; none where it is one number."""
         parts = self._parts
-        is_known = parts is not None and parts[0] == self.place_of_batch
+        is_known = parts is not None and parts[0] == self.place_of_batch()
         return parts[1] if parts is not None and is_known else {}
 
     def take_losses(self, losses: Mapping[str, Any]) -> Any:
@@ -290,7 +289,7 @@ class RunState:
             TypeError: There is no whole, or a part is no single number.
         """
         whole, parts = total_loss(losses)
-        self._parts = self.place_of_batch, parts
+        self._parts = self.place_of_batch(), parts
         return whole
 
     def log(self, name: str, value: Any, weight: Any = None) -> None:

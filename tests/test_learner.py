@@ -307,4 +307,3 @@ def test_the_loop_calls_what_is_put_around_the_model(make_learner: Any) -> None:
     assert calls[-1] is other
     learn.wrap_model(None)
     assert learn.model_wrapped is other
-

@@ -224,7 +224,12 @@ def test_averaged_weights_precision_and_transforms_are_those_of_each() -> None:
         instants.append([float(loss) for loss in losses])
 
     run = Runner(
-        [ema, MixedPrecision("bf16"), BatchTransform(double, during=None), AvgStatsCallback(None, None)]
+        [
+            ema,
+            MixedPrecision("bf16"),
+            BatchTransform(double, during=None),
+            AvgStatsCallback(None, None),
+        ]
     )
     run.on("after_row", by_hand)
     rows = run.fit(2, learn, validate_every=3).history
