@@ -20,8 +20,8 @@ class OptunaPruning(MonitoringCallback):
     are not reported, nor is what a cancelled validation measured. After the fit,
     ``check_pruned`` tells Optuna.
 
-    On several processes rank 0 reports and asks, and its request ends the fit of all: give the
-    others ``None`` for a trial. With Optuna's ``TorchDistributedTrial`` give each rank its own.
+    On several processes rank 0 reports and asks, and all hear the answer: give the others ``None``
+    for a trial. With Optuna's ``TorchDistributedTrial`` give each rank its own.
 
     Args:
         trial: What Optuna calls the objective with; anything with ``report(value, step)`` and
@@ -87,12 +87,15 @@ class OptunaPruning(MonitoringCallback):
         if run.outcome != "completed":
             return
         value = self.reading(run)
-        if value is None or self.trial is None:
+        if value is None:
             return
         assert run.epoch is not None
         self.last = run.epoch if run.validate_every is None else run.steps, value
-        self.trial.report(value, self.last[0])
-        if self.trial.should_prune():
+        is_bad = False
+        if self.trial is not None:
+            self.trial.report(value, self.last[0])
+            is_bad = bool(self.trial.should_prune())
+        if run.world.sums([is_bad])[0]:
             self._prune(run)
 
     def _prune(self, run: Runner) -> None:
