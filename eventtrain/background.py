@@ -20,6 +20,7 @@ from .bus.running import running_handler
 from .bus.subscription import Subscription
 from .data.batch import convert_parts
 from .errors import add_note
+from .optimizers import parameter_groups
 
 WhenFull = Literal["wait", "drop"]
 TENSORS = ("pred", "xb", "yb", "batch", "weight")
@@ -84,7 +85,7 @@ class Record:
 
 def record_of(run: Any, event: str, tensors: Iterable[str] = ()) -> Record:
     """Copy what there is of a run, without waiting for a device."""
-    groups = () if run.learn is None else getattr(run.opt, "param_groups", ())
+    groups = [] if run.learn is None else [group for _, group in parameter_groups(run.opt)]
     found = {name: getattr(run, name) for name in (*_NUMBERS, "loss", "losses")}
     for name in ("loss", "losses", *tensors):
         found[name] = _copied(getattr(run, name))
@@ -109,7 +110,6 @@ class Background:
         tensors: What a record has besides.
 
     Attributes:
-        subscription: What hands the records over, and raises what the function has raised.
         dropped: Records dropped in this run.
     """
 
@@ -134,6 +134,11 @@ class Background:
         last = float("-inf")
         ends = on((*_CLOSING, "after_fit"), self.close, name=f"{name} in background", priority=last)
         return Subscription([*self._handlers, *ends.handlers])
+
+    @property
+    def is_subscribed(self) -> bool:
+        """Whether it hears of any event."""
+        return any(handler.key is not None for handler in self._handlers)
 
     # In the thread of the loop
 
@@ -275,6 +280,7 @@ class Backgrounds:
         """End all threads that have not ended with the run's own closing event."""
         for background in self._all:
             background.stop()
+        self._all = [background for background in self._all if background.is_subscribed]
 
 
 def without_background(options: dict[str, Any]) -> dict[str, Any]:

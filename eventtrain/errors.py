@@ -11,6 +11,7 @@ import difflib
 import logging
 import traceback
 from collections.abc import Iterable, Sequence
+from types import TracebackType
 from typing import Any
 
 logger = logging.getLogger("eventtrain")
@@ -163,6 +164,11 @@ def add_note(error: BaseException, note: str) -> None:
 def set_context(error: BaseException, context: BaseException | None) -> None:
     """Set ``error.__context__``, also where the exception is frozen."""
     vars(BaseException)["__context__"].__set__(error, context)
+
+
+def set_traceback(error: BaseException, traceback: TracebackType | None) -> None:
+    """Set ``error.__traceback__``, also where the exception is frozen."""
+    vars(BaseException)["__traceback__"].__set__(error, traceback)
 
 
 def combine_errors(errors: Sequence[BaseException]) -> BaseException:

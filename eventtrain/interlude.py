@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
+from .around import around
 from .errors import DataError
 from .optimizer_modes import optimizer_modes_of
 from .resuming import FromTheStart
@@ -28,7 +28,7 @@ def validate_between(run: Any) -> dict[str, Any]:
         run.in_interlude = outer
 
 
-@contextmanager
+@around
 def _put_back(run: Any) -> Iterator[None]:
     """Have the run stand in the end where it stands now: batch, phase, modes, weights."""
     moment, modes, start = run.moment(), modes_of(run.model), run.starting_point

@@ -6,10 +6,11 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from types import CodeType, FrameType
 from typing import Any, Literal
 
+from .around import around
 from .cancellation import CancellationToken, is_closing, runs_in
 from .wakeup import WakeUp
 
@@ -62,7 +63,7 @@ class Interrupts:
                 self._previous[number] = previous
                 signal.signal(number, self._receive)
 
-    @contextmanager
+    @around
     def aside(self) -> Iterator[None]:
         """Have the handlers that stood before stand for a while."""
         for number, previous in self._previous.items():

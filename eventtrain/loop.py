@@ -65,17 +65,18 @@ class Loop(RunState):
             with self.scope.fit:
                 self.emit.begin_fit()
                 start.enter_fit(self)
-                for self.epoch in passes:
-                    self.one_epoch()
+                for epoch in passes:
+                    self.one_epoch(epoch)
         finally:
             rows.end_fit(self)
 
-    def one_epoch(self) -> None:
+    def one_epoch(self, epoch: int) -> None:
         """Train, and validate where there is a loader for it."""
         scope = self.scope.epoch
         try:
             with self.rows.of_epoch(self), scope:
-                self.rows.begin_epoch(self)  # several processes may have agreed not to enter
+                self.epoch = epoch  # in here: what ends the fit may be heard of before it begins
+                self.rows.begin_epoch(self)
                 self.emit.begin_epoch()
                 if not self.starting_point.enter_epoch(self):
                     self.training_phase()
@@ -83,7 +84,7 @@ class Loop(RunState):
                     self.validation_phase()
                     self.rows.end_validation(self)
         finally:
-            self.epochs_done += scope.outcome == "completed"
+            self.epochs_done += self.epoch == epoch and scope.outcome == "completed"
 
     def training_phase(self) -> None:
         """Run the training batches."""

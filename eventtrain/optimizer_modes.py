@@ -7,12 +7,12 @@ weights in the model. Here they are called where the model's own mode changes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .around import around
 from .optimizers import named_optimizers, parameter_groups
 
 
@@ -57,7 +57,7 @@ def optimizer_modes_of(opt: Any, *, exact: bool) -> Callable[[], None]:
     return put_back
 
 
-@contextmanager
+@around
 def evaluation_weights(opt: Any) -> Iterator[None]:
     """Have optimizers that train hold the weights to evaluate with, and put theirs back."""
     modal = modal_optimizers(opt)

@@ -49,6 +49,7 @@ class OverAll:
         """See one more batch."""
         # Copies: a compiled model may write its next prediction into the same memory.
         self._seen.append((_kept(pred), _kept(target)))
+        self._joined = None
 
     __call__ = update
 

@@ -6,12 +6,12 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .around import around
 from .checkpoints.compatibility import check_fits
 from .checkpoints.files import list_checkpoints, shards_path
 from .checkpoints.form import check_form, check_position
@@ -237,7 +237,7 @@ class Resumption(FromTheStart):
         self._content = {}  # as large as model and optimizer, and the fit holds on to this object
         self._undo = None
 
-    @contextmanager
+    @around
     def _as_misfit(self, parts: str) -> Iterator[None]:
         try:
             yield
@@ -247,7 +247,7 @@ class Resumption(FromTheStart):
                 f"{type(error).__name__}: {error}. Resume with the program that saved it"
             ) from error
 
-    @contextmanager
+    @around
     def _undone_if_refused(self, run: RunState) -> Iterator[None]:
         """Leave learner and random numbers as they were, should the run not go on after all."""
         try:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from .arguments import whole_number
+from .around import around
 from .cancellation import Outcome, Unwind
 from .cancellation.scope import hide_unwind
 from .errors import DataError
@@ -41,7 +41,7 @@ class EpochRows:
         """Whether a validation follows now that the training of the epoch has ended."""
         return run.data.valid_dl is not None
 
-    @contextmanager
+    @around
     def aside(self, run: Any) -> Iterator[dict[str, Any]]:
         """Give a validation in the midst of an epoch a row of its own, which none is told of."""
         row = {"epoch": run.epoch, "step": run.steps}
@@ -54,7 +54,7 @@ class EpochRows:
     def end_validation(self, run: Any) -> None:
         """Close the row that a validation completes."""
 
-    @contextmanager
+    @around
     def of_epoch(self, run: Any) -> Iterator[None]:
         """Close the row that an epoch completes: around its scope, for all handlers of that."""
         try:
@@ -112,7 +112,7 @@ class ValidationRows(EpochRows):
         """Whether the fit ends here, and the last step has not been validated yet."""
         return bool(run.extent.is_last_epoch(run)) and self._last_step(run) != run.steps
 
-    @contextmanager
+    @around
     def aside(self, run: Any) -> Iterator[dict[str, Any]]:
         """Have a validation in the midst of an epoch complete the row that is filled in."""
         self._open(run)

@@ -1,44 +1,40 @@
-"""The runner: what a run is made of, and cleaning up after it. What it does is in ``loop``."""
+"""The runner: what a run is made of, and what can be done with it. What it does is in ``loop``."""
 
 from __future__ import annotations
 
 import inspect
 import os
-import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 
-from .background import Backgrounds, without_background
+from .adoption import by_name, made_by
+from .background import without_background
 from .bus.event_bus import EventBus
 from .bus.handlers import OnError
 from .bus.receivers import Receiver
 from .bus.subscription import Subscription
 from .callback import Callback, listify
-from .cancellation import CancellationToken, Scope
+from .cancellation import CancellationToken
 from .data.batch import loader_length
 from .data.bunch import check_loader
 from .data.joining import join_batches
 from .data.weights import sample_counts
-from .diagnosis import note_what_was_given
 from .distributed.gathering import gather_rows, sharing
-from .distributed.groups import found_group
-from .distributed.participation import TAKES_NO_PART, NoPart, take_part
-from .errors import CallbackError, DataError
-from .extent import NOTHING, asked_for
+from .errors import DataError
+from .execution import RUNS_ALREADY, Execution
+from .extent import asked_for
 from .interlude import validate_between
-from .interrupts import Interrupts, OnInterrupt
+from .interrupts import OnInterrupt
 from .learner import Learner, Use
-from .loop import Loop
 from .optimizer_modes import optimizer_modes_of
-from .optimizers import names_in_text, needs_closure
 from .reports.picture import picture
-from .resuming import FromTheStart, find_start
-from .rows import EpochRows, rows_every
+from .resuming import find_start
+from .rows import rows_every
 from .state import FitResult
 from .stepping import PLACES, Moments, Pause, as_generators
-from .train_eval import TrainEvalCallback, modes_of, set_modes
+from .train_eval import TrainEvalCallback
 
 if TYPE_CHECKING:
     from .plugins import Plugin, Requested
@@ -47,7 +43,7 @@ F = TypeVar("F", bound=Receiver)
 During = Literal["train", "validate"] | None
 
 
-class Runner(Loop):
+class Runner(Execution):
     """Trains learners, and tells the handlers on its bus what is going on.
 
     Args:
@@ -94,12 +90,9 @@ class Runner(Loop):
             raise TypeError(
                 f"bus must be an EventBus, got {bus!r}: leave it out for one of its own"
             )
-        super().__init__()
-        self.starting_point, self.extent, self.rows = FromTheStart(), NOTHING, EpochRows()
+        super().__init__(on_interrupt)
         self.bus = EventBus() if bus is None else bus
-        self._on_interrupt = on_interrupt
-        self._background = Backgrounds()
-        made = [_made_by(make) for make in listify(cb_funcs)]
+        made = [made_by(make) for make in listify(cb_funcs)]
         self.cbs: list[Callback] = []
         callbacks = [TrainEvalCallback(), *listify(cbs), *made]
         self._adopt(callbacks)
@@ -119,7 +112,7 @@ class Runner(Loop):
 
     def _adopt(self, callbacks: Sequence[Callback]) -> None:
         """Take callbacks in under their names, all or none."""
-        named, known = _by_name(callbacks, self), len(self.cbs)
+        named, known = by_name(callbacks, self), len(self.cbs)
         try:
             for name, callback in named.items():
                 setattr(self, name, callback)
@@ -152,7 +145,7 @@ class Runner(Loop):
                 closing event, and ``after_fit`` waits until it has worked off all of them.
         """
         if options.pop("background", False):
-            return self._background.subscribe(self.on, event, fn, options)
+            return self.backgrounds.subscribe(self.on, event, fn, options)
         return self.bus.on(event, *fn, sender=self, **without_background(options))
 
     @overload
@@ -225,7 +218,7 @@ class Runner(Loop):
         start = find_start(self, resume)
         put_optimizers_back = optimizer_modes_of(learn.opt, exact=False)
         try:
-            return self._run(learn, token, "fit", lambda: self.all_epochs(extent, rows), start)
+            return self.execute(learn, token, "fit", lambda: self.all_epochs(extent, rows), start)
         finally:
             put_optimizers_back()
 
@@ -289,7 +282,7 @@ class Runner(Loop):
                     f"a {name} of its own: subscribe a handler, run.on({at!r}, ...), in its place"
                 )
         if self.is_running:
-            raise RuntimeError(_RUNS_ALREADY)
+            raise RuntimeError(RUNS_ALREADY)
         inspect.signature(self.fit).bind(*args, **kwargs)
         pause = Pause()
         stepped = as_generators({name: getattr(Runner, name) for name in _STEPS}, pause)
@@ -319,7 +312,7 @@ class Runner(Loop):
             self.start_row()
             self.validation_phase()
 
-        return self._run_in_mode_of(learn, token, "validate", loop)
+        return self.execute_in_modes(learn, token, "validate", loop)
 
     def predict(
         self,
@@ -380,111 +373,9 @@ class Runner(Loop):
                 targets.append(self.yb)
 
         found: list[Any] = []
-        self._run_in_mode_of(learn, token, "predict", loop)
+        self.execute_in_modes(learn, token, "predict", loop)
         joined, joined_targets = found or [join_batches([], []), join_batches([], [])]
         return (joined, joined_targets) if with_targets else joined
-
-    def _run_in_mode_of(
-        self, learn: Learner, token: CancellationToken | None, root: str, loop: Callable[[], None]
-    ) -> FitResult:
-        """Run ``loop`` and put the mode of every module, and of the optimizer, back."""
-        modes = modes_of(learn.model)
-        put_optimizers_back = optimizer_modes_of(learn.opt, exact=True)
-        try:
-            return self._run(learn, token, root, loop)
-        finally:
-            set_modes(modes)
-            put_optimizers_back()
-
-    def _run(
-        self,
-        learn: Learner,
-        token: CancellationToken | None,
-        root: str,
-        loop: Callable[[], None],
-        start: FromTheStart | None = None,
-    ) -> FitResult:
-        """Run ``loop`` with state, token and signal handlers in place, and clean up after it."""
-        if self.is_running:
-            raise RuntimeError(_RUNS_ALREADY)
-        if not (token is None or isinstance(token, CancellationToken)):
-            raise TypeError(
-                f"token must be a CancellationToken, got {token!r}: CancellationToken()"
-            )
-        is_own = token is None
-        token = CancellationToken() if token is None else token
-        put_back, give_back = token.lend(), _nothing
-        # Around everything: a signal that came while state is put in place or away would
-        # raise in the middle of that, or be lost in a finalizer.
-        with Interrupts(token, self._on_interrupt) as interrupts:
-            self.is_running = True
-            try:
-                self.reset_counters()
-                self.learn, self.token = learn, token
-                give_back = learn.lend(self)
-                self.starting_point = start or FromTheStart()
-                for callback in self.cbs:
-                    callback.set_runner(self)
-                part = self._take_part(root)
-                self.emit, self.scope = self.bus.bind(self, token, part.make_scope)
-                return self._timed(loop, root, part)
-            finally:
-                self.is_running = False  # first: a second signal may raise in here
-                self._background.stop()
-                interrupts.run_has_ended()
-                if is_own:
-                    token.finish()
-                put_back()
-                give_back()
-                self.starting_point, self.extent = FromTheStart(), NOTHING
-                self.rows = EpochRows()
-                self.drop_references()
-
-    def _take_part(self, root: str) -> NoPart:
-        """Return what this process does in a run on several; nothing where it is alone."""
-        engines = [engine for cb in self.cbs if (engine := cb.joined_engine()) is not None]
-        if len(engines) > 1:
-            raise CallbackError(f"a run is trained by one Distributed, and this one has {engines}")
-        if engines:
-            return take_part(self, self.token, engines[0])
-        group = found_group()
-        if root == "fit" and not group.is_alone:
-            raise RuntimeError(
-                f"this is rank {group.rank} of {group.world_size} processes, and nothing has them "
-                "train together: each would train for itself. Give the runner Distributed('ddp'), "
-                "as in Runner([Distributed('ddp'), ...]), or start one process"
-            )
-        return TAKES_NO_PART
-
-    def _timed(self, loop: Callable[[], None], root: str, part: NoPart) -> FitResult:
-        """Run ``loop``, whose outermost scope is called ``root``, and keep the result of it."""
-        scope: Scope = getattr(self.scope, root)
-        if self.token.innermost is None:
-            self.token.root = scope
-        known, start = self.token.accepted, time.perf_counter()
-        failure: BaseException | None = None
-        try:
-            with part:
-                known = self.token.accepted  # less one, if all have yet to agree on that
-                self._prepare(part, root)
-                if self.token.pending is None:
-                    loop()
-        except BaseException as error:
-            failure = error
-            note_what_was_given(error, self)
-            raise
-        finally:
-            seconds = time.perf_counter() - start
-            self.result = result = self.summary(scope, known, failure, seconds)
-            failure = None  # its traceback refers to this frame
-        return result
-
-    def _prepare(self, part: NoPart, root: str) -> None:
-        """Have model and optimizer be those that are trained."""
-        part.prepare(self.learn)
-        if root == "fit" and self.token.pending is None:
-            self.learn.make_optimizer()
-            _check_stepping(self)
 
     def __repr__(self) -> str:
         state = "running" if self.is_running else "idle"
@@ -495,15 +386,10 @@ class Runner(Loop):
 
 
 _STEPS = (
-    *("fit", "_run", "_timed", "all_epochs", "one_epoch", "training_phase", "validation_phase"),
+    *("fit", "execute", "_timed", "all_epochs", "one_epoch", "training_phase", "validation_phase"),
     "all_batches",
 )
 """Methods that ``iterate`` steps through, from the outermost in."""
-_RUNS_ALREADY = "this runner is running already: inside a handler, use another one"
-
-
-def _nothing() -> None:
-    """There is nothing to give back yet."""
 
 
 def _checked_learner(learn: Any, use: Use) -> Learner:
@@ -513,90 +399,3 @@ def _checked_learner(learn: Any, use: Use) -> Learner:
         )
     learn.check(use)
     return learn
-
-
-def _check_stepping(run: Runner) -> None:
-    """Refuse optimizers that the loop could not step rightly.
-
-    Those are several that nobody steps by name, and one with a closure where computing a batch
-    anew is not known to be right.
-    """
-    kind = type(run)
-    if kind.optimizer_step is not Loop.optimizer_step:
-        return
-    if isinstance(run.opt, Mapping) and kind.one_batch is Loop.one_batch:
-        raise TypeError(
-            f"the Learner has several optimizers, {names_in_text(run.opt)}, and nobody says which "
-            "steps when: make a Runner of yours, class Own(Runner), with a one_batch that calls "
-            f"self.optimizer_step({next(iter(run.opt))!r}) where that one is to step"
-        )
-    if not needs_closure(run.opt):
-        return
-    said = f"{type(run.opt).__name__} takes its steps with a closure, which computes the loss anew"
-    if kind.one_batch is not Loop.one_batch:
-        raise TypeError(
-            f"{said} as the loop does, and {kind.__name__} has a one_batch of its own: override "
-            "optimizer_step too, with self.opt.step(closure) in it, or have Learner(..., forward=) "
-            "or loss_func do what is special"
-        )
-    if run.world.size > 1:
-        raise TypeError(
-            f"{said}, and decides by it, which would be another decision in each of the "
-            f"{run.world.size} processes: train in one process, or use another optimizer"
-        )
-
-
-def _made_by(make: Callable[[], Callback]) -> Callback:
-    """Call one of the functions in ``cb_funcs``."""
-    if isinstance(make, Callback) or not callable(make):
-        raise CallbackError(
-            f"cb_funcs, the second argument of Runner, holds functions that make a callback, got "
-            f"{make!r}. Several callbacks go into one list: Runner([first, second])"
-        )
-    made = make()
-    if made is None:
-        raise CallbackError(f"{make!r} of cb_funcs returned None: it must return a callback")
-    return made
-
-
-def _by_name(callbacks: Sequence[Callback], run: Runner) -> dict[str, Callback]:
-    """Name callbacks that are to join those of ``run``."""
-    taken = {callback.name: callback for callback in run.cbs}
-    named: dict[str, Callback] = {}
-    for callback in callbacks:
-        if not isinstance(callback, Callback):
-            raise CallbackError(
-                f"a callback must be an instance of Callback, got {_not_one(callback)}"
-            )
-        name = callback.name
-        other = named.get(name) or taken.get(name)
-        if other is not None:
-            raise CallbackError(
-                f"two callbacks are called {name!r}: {other!r} and {callback!r}. "
-                "Give one of them another name: callback.name = ..."
-            )
-        if name in run.__dict__ or hasattr(type(run), name):
-            raise CallbackError(f"callback name {name!r} is an attribute of the runner's own")
-        named[name] = callback
-    return named
-
-
-def _not_one(value: Any) -> str:
-    """Say what stands in the place of a callback, and where it belongs."""
-    if isinstance(value, type):
-        remedy = f": pass {value.__name__}(...)" if issubclass(value, Callback) else ""
-        return f"the class {value.__name__}{remedy}"
-    if value is None:
-        return "None: leave it out, as in Runner([cb for cb in cbs if cb is not None])"
-    if isinstance(value, Learner):
-        return f"{value!r}: what is trained is passed to fit, run.fit(epochs, learn)"
-    if isinstance(value, (list, tuple)):
-        return f"a {type(value).__name__}: put them all into one list, Runner([*first, second])"
-    if isinstance(value, str):
-        return f"{value!r}: make the callback. A plugin has a name: Runner(plugins=[{value!r}])"
-    if callable(value) and not isinstance(value, torch.nn.Module):
-        return f"{value!r}. A function is subscribed with run.on(event, function)"
-    return (
-        f"{value!r}. Model, optimizer, loss function and data go into a Learner, and that goes "
-        "into fit: run.fit(epochs, Learner(model, opt, loss_func, data))"
-    )

@@ -128,10 +128,12 @@ class SplitCall:
     def _call(self, given: Any, before: _State) -> Any:
         pieces = self.limit.pieces_of(given)
         has_graph = torch.is_grad_enabled() and self.run.in_train
+        if not (pieces or has_graph):
+            return self.model(*given[0], **given[1])
         work = _Work(self, given, before)
         if not pieces:
             out = self.model(*given[0], **given[1])
-            return out if not has_graph or work.hangs_on_graph() else work.cut_from_graph(out)
+            return out if work.hangs_on_graph() else work.cut_from_graph(out)
         joined = work.call_in(pieces)
         if not has_graph or not work.parameters:
             return joined.with_leaves(joined.leaves)

@@ -96,7 +96,8 @@ class TrainEvalCallback(Callback):
 
     def after_fit(self, run: RunState) -> None:
         """Have everyone find the weights to evaluate with."""
-        set_optimizer_modes(run.opt, training=False)
+        if run.learn is not None:  # somebody may emit the event himself, outside of a run
+            set_optimizer_modes(run.opt, training=False)
 
     @handler(["after_train", "after_validate"])
     def write_log(self, run: RunState) -> None:

@@ -24,7 +24,8 @@ PACKAGE = Path(eventtrain.__file__).parent
 ROOT = PACKAGE.parent
 
 HOUSE = """
-    lazy_exports  arguments  atomic_file  errors  copies  events  foreign_names  priorities
+    lazy_exports  arguments  atomic_file  errors  around  copies  events  foreign_names
+    priorities
     text_table  launch
     cancellation.records  cancellation.token  cancellation.scope  cancellation  wakeup
     interrupts
@@ -57,7 +58,7 @@ HOUSE = """
     checkpoint_files
     pieces  split_call  resuming  interlude  loop  stepping
     reports.picture  reports.replay  reports.plugin_reports  reports
-    runner
+    adoption  execution  runner
     callbacks.shared  callbacks  eventtrain
     commands  cli  __main__
 """
@@ -155,6 +156,14 @@ def test_blinker_has_the_private_names_that_are_used() -> None:
         holder = owners.get(owner) or importlib.import_module(owner)
         instance = holder() if isinstance(holder, type) else holder
         assert [name for name in names if not hasattr(instance, name)] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_no_context_manager_of_contextlib_writes_on_the_users_exceptions(path: Path) -> None:
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if hasattr(node, "lineno")]
+    decorators = [each for node in nodes for each in getattr(node, "decorator_list", [])]
+    names = {ast.unparse(each).rpartition(".")[2] for each in decorators}
+    assert "contextmanager" not in names, "eventtrain.around.around writes nothing on them"
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

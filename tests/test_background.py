@@ -425,3 +425,23 @@ def test_an_empty_loader_is_the_error_that_it_is(learner: Learner) -> None:
     with pytest.raises(Exception, match="gave no batch"):
         run.fit(1, learner)
     assert threads() == []
+
+
+def test_a_record_has_the_rates_of_several_optimizers(learner: Learner) -> None:
+    parameters = list(learner.model.parameters())
+    learner.opt = {
+        "a": torch.optim.SGD(parameters[:1], lr=0.1),
+        "b": torch.optim.SGD(parameters[1:], lr=0.2),
+    }
+
+    class Both(Runner):
+        def one_batch(self) -> None:
+            self.pred = self.learn.call_model(self.xb)
+            self.emit.after_pred()
+            self.loss = self.learn.compute_loss(self.pred, self.yb)
+            self.emit.after_loss()
+
+    run, found = Both(), []
+    run.on("after_loss", lambda record: found.append(record.lrs), background=True, once=True)
+    run.fit(1, learner)
+    assert found == [(0.1, 0.2)]

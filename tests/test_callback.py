@@ -364,7 +364,7 @@ def test_explain_shows_a_callbacks_method_under_its_name() -> None:
         def after_fit(self) -> None: ...
 
     run = Runner(cbs=Late())
-    (row,) = run.bus.explain("after_fit")
+    _, row = run.bus.explain("after_fit")  # the first is TrainEvalCallback's
     assert row.handler == "late"
     assert row.source.startswith("test_callback:") or ".test_callback:" in row.source
 

@@ -119,6 +119,28 @@ def test_what_a_closing_handler_raises_does_not_take_the_place_of_a_failure(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["predict", "validate_now", "profile", "transaction"])
+def test_nothing_around_the_users_code_takes_its_place(
+    kind: type[BaseException], how: str, learner: Learner
+) -> None:
+    raised, run = kind(), Runner()
+
+    def fail(*arguments: Any) -> None:
+        raise raised
+
+    run.on("after_pred", fail, during="validate" if how == "validate_now" else None)
+    with pytest.raises(kind) as caught:
+        if how == "predict":
+            run.predict(learner, learner.data.valid_dl)
+        elif how == "validate_now":
+            run.fit(1, learner, validate_every=1)
+        else:
+            with getattr(run.bus, how)():
+                run.fit(1, learner)
+    assert caught.value is raised
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_logs_of_the_run_tell_of_it(kind: type[BaseException], learner: Learner, tmp_path) -> None:
     def fail(run: Any) -> None:
         raise kind()

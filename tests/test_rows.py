@@ -671,15 +671,14 @@ def test_an_exception_in_after_row_shows_nothing_of_how_the_fit_is_left(learner:
 
 def test_of_a_row_that_several_checkpoints_hold_one_is_among_the_best(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path, monitor="mine", keep_best=2, keep_last=1)
-    run, values = Runner(checkpoint), {2: 3.0, 4: 1.0, 6: 2.0, 8: 4.0}
+    run, values = Runner(checkpoint), {1: 3.0, 2: 2.0, 3: 4.0, 4: 1.0}
     run.on("after_validate", lambda run: run.history[-1].update(mine=values[run.steps]))
-    # That of step 4 comes at the end of an epoch, which is saved as well.
-    run.fit(2, learner_with_dropout(), validate_every=2)
-    kept = [record.steps for record in list_checkpoints(tmp_path) if "mine" in record.metrics]
-    assert kept[:2] == [4, 6]
-    assert (
-        checkpoint.best is not None and load_checkpoint(checkpoint.best)["counters"]["steps"] == 4
-    )
+    run.on("after_batch", lambda run: run.validate_now(), during="train")
+    run.fit(steps=4, learn=learner_with_dropout(), validate_every=1_000_000)
+    # That of the last step is saved behind its batch, and at the end of the epoch.
+    assert [record.steps for record in list_checkpoints(tmp_path)] == [2, 4, 4]
+    assert checkpoint.best is not None
+    assert load_checkpoint(checkpoint.best)["counters"]["steps"] == 4
 
 
 def test_a_log_of_a_fit_with_validations_within_can_be_replayed(

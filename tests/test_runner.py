@@ -934,3 +934,14 @@ def test_a_fit_that_has_closed_cannot_be_cancelled_while_its_result_is_made(
     assert refused == ["refused"] * 2
     token.cancel("fit", "too early")  # for the next one
     assert Runner().fit(1, learner, token=token).reason == "too early"
+
+
+@pytest.mark.parametrize("event", ["after_epoch", "after_row"])
+def test_an_epoch_that_was_not_begun_is_not_the_one_that_is_told_of(
+    event: str, learner: Learner
+) -> None:
+    run, told = Runner(), []
+    run.on(event, lambda run: run.token.cancel("fit", "enough"))
+    run.on("after_fit", lambda run: told.append(run.epoch))
+    result = run.fit(3, learner)
+    assert (result.epochs, told) == (1, [0])

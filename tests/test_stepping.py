@@ -339,8 +339,8 @@ def test_another_runner_may_train_in_the_body(make_learner: Make) -> None:
 
 def test_a_loop_of_ones_own_is_an_error_and_a_batch_of_ones_own_is_not(learner: Learner) -> None:
     class Epochs(Runner):
-        def one_epoch(self) -> None:
-            super().one_epoch()
+        def one_epoch(self, epoch: int) -> None:
+            super().one_epoch(epoch)
 
     class Batches(Runner):
         def one_batch(self) -> None:
@@ -374,3 +374,18 @@ def test_a_fit_by_steps_with_validations_within_is_the_same(make_learner: Make) 
     assert other.result is not None
     assert other.result.history == result.history
     assert moments == list(range(1, 8))
+
+
+def test_a_scope_that_is_cancelled_behind_its_back_has_no_moment(learner: Learner) -> None:
+    run, found = Runner(), []
+
+    def cancel_last(run: Runner) -> None:
+        """Cancel after the handler by which the fit stands still."""
+        run.on(
+            "after_batch", lambda run: run.token.cancel("train"), priority=float("-inf"), once=True
+        )
+
+    run.on("begin_train", cancel_last)
+    for moment in run.iterate(1, learner):
+        found.append((moment.phase, moment.batch_index))
+    assert found == [("validate", 0), ("validate", 1)]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from blinker import NamedSignal, Namespace
 from blinker._utilities import make_id
 from blinker.base import ANY, ANY_ID
 
+from ..around import around
 from ..events import Event
 from .handlers import Around, Handler, Options
 from .locking import SubscriptionLock
@@ -176,8 +176,8 @@ class Connections(NamedSignal):
             finally:
                 self.changed()
 
-    @contextmanager
-    def connected_to(self, receiver: Receiver, sender: Any = ANY) -> Generator[None, None, None]:
+    @around
+    def connected_to(self, receiver: Receiver, sender: Any = ANY) -> Generator[None, None, None]:  # type: ignore[override]  # blinker promises its library's class
         """Connect ``receiver`` while the block runs; what was connected before stays so."""
         provider = running_provider(self.home, sender)
         if provider is not None and sender is ANY:
@@ -264,8 +264,8 @@ class Connections(NamedSignal):
         self.muted_by_hand = value
         self.changed()
 
-    @contextmanager
-    def muted(self) -> Generator[None, None, None]:
+    @around
+    def muted(self) -> Generator[None, None, None]:  # type: ignore[override]  # blinker promises its library's class
         """Call nobody while the block runs; blocks may nest."""
         muting = threading.get_ident(), object()
         self.mutings.append(muting)

@@ -7,11 +7,11 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ..around import around
 from ..cancellation import CancellationToken, Scope
 from ..errors import UnknownEventError, did_you_mean
 from ..events import EVENTS, SCOPE_SPECS, Event, ScopeSpec, Vocabulary
@@ -431,7 +431,7 @@ class EventBus(Namespace):
                     handler.detach()
                 raise
 
-    @contextmanager
+    @around
     def transaction(self) -> Generator[None, None, None]:
         """Undo whatever is done to the bus in the block if the block raises.
 
@@ -477,7 +477,7 @@ class EventBus(Namespace):
                 rows.append(row)
         return Explanation(rows)
 
-    @contextmanager
+    @around
     def profile(self, max_spans: int = 1_000_000) -> Generator[Profile, None, None]:
         """Time every handler, and the scopes, while the block runs; outside of it nothing.
 

@@ -6,7 +6,6 @@ before that: a folder never holds half a file under a whole file's name.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import importlib
@@ -21,6 +20,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from ..around import around
 from ..errors import DataError
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _fetch(url: str, file: BinaryIO) -> None:
         raise DataError(f"the connection closed after {file.tell()} of {total} bytes")
 
 
-@contextlib.contextmanager
+@around
 def _progress(url: str, total: int | None) -> Iterator[Callable[[int], object]]:
     try:
         tqdm = importlib.import_module("tqdm").tqdm

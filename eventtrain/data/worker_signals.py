@@ -6,10 +6,11 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch.utils.data import DataLoader
+
+from ..around import around
 
 
 class Outlast:
@@ -42,7 +43,7 @@ def _obey(parent: int) -> None:
     os._exit(0)
 
 
-@contextmanager
+@around
 def outlasting(loader: Any) -> Iterator[None]:
     """Have workers that ``loader`` starts meanwhile, or a loader that it holds, outlast signals."""
     held = vars(loader).values() if hasattr(loader, "__dict__") else ()

@@ -203,10 +203,16 @@ class Agreement:
         self._standing.has_begun = True
 
     def has_gone_on(self, scope: OpenScope) -> bool:
-        """Whether a rank has begun more in an open scope than this one, as far as was asked."""
+        """Whether a rank has begun more in an open scope than this one, as far as was asked.
+
+        What counts is what lies right inside of it: a validation between two batches of training
+        may be longer on another rank.
+        """
         path, last = self._boundary.path_of(scope), self._standing.last
-        is_inside = path is not None and len(last) > len(path) and last[: len(path)] == path
-        return is_inside and last > self._standing.position
+        if path is None or len(last) <= len(path) or last[: len(path)] != path:
+            return False
+        depth = len(path) + 1
+        return last[:depth] > self._standing.position[:depth]
 
     def enter(self, scope: OpenScope) -> None:
         """Be a boundary: ``scope`` is about to open inside of the token's innermost one.

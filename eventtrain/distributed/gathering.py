@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, distributed as dist
 
+from ..around import around
 from ..data.batch import convert_parts
 from ..data.global_order import SharedBatches
 from ..data.sharding import shard_loader, shares_of
@@ -24,7 +24,7 @@ class _CannotBeOrdered(Exception):
     """A part has no row for each sample, or cannot be sent."""
 
 
-@contextmanager
+@around
 def sharing(loader: Any, world: OneProcess) -> Iterator[Any]:
     """Have this process get its share of what a loader gives; all of it where it is alone."""
     undo: list[Callable[[], None]] = []

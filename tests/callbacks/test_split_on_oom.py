@@ -439,3 +439,16 @@ def test_an_input_with_a_gradient_of_its_own_is_not_split() -> None:
     run.on("begin_batch", lambda run: run.xb.requires_grad_() is None or None, during="train")
     with pytest.raises(DataError, match="has a gradient of its own"):
         run.fit(1, learn)
+
+
+@pytest.mark.parametrize("full", [Full(forward=3), Full(backward=3)])
+def test_an_optimizer_that_asks_for_the_loss_again_has_each_split(full: Full) -> None:
+    def trained(full: Full, *cbs: Any) -> Learner:
+        learn = learner(full)
+        learn.opt = torch.optim.LBFGS(learn.model.parameters(), lr=0.1, max_iter=3)
+        Runner(list(cbs)).fit(1, learn)
+        return learn
+
+    split = trained(Full(full.forward, full.backward), SplitOnOOM())
+    assert split.model.full.failed > 0
+    assert torch.allclose(weights(trained(Full())), weights(split), rtol=1e-6)

@@ -144,3 +144,24 @@ def test_without_a_global_lock_both_pass_one_between_writing_and_looking() -> No
     assert not hasattr(fence(free_threaded=False), "acquire")
     standing = Standing(fence=fence(free_threaded=True))
     assert standing.may_begin((0,))
+
+
+@pytest.mark.parametrize(
+    ("last", "has"),
+    [
+        ((0, 0, 1, 3), False),  # in the validation that is open here too, and longer there
+        ((0, 0, 1), False),
+        ((0, 0, 2), True),  # a batch of training that is none here
+        ((0, 1), False),  # what comes after
+    ],
+)
+def test_a_validation_that_is_longer_elsewhere_is_no_further_batch_of_training(
+    last: tuple[int, ...], has: bool, alone: Alone
+) -> None:
+    with alone.open("fit"), alone.open("epoch"), alone.open("train") as train:
+        with alone.open("batch"):
+            pass
+        with alone.open("validate"), alone.open("batch"):
+            pass
+        alone.agreement._standing.last = last
+        assert alone.agreement.has_gone_on(train) is has

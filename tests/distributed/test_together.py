@@ -62,6 +62,17 @@ def test_a_fit_that_rank_1_cancels_in_any_event_ends_on_both_at_one_place(
     assert records == [["fit", event, "cancel_fit", event, epoch, batch, 1]]
 
 
+@pytest.mark.parametrize("event", ["after_epoch", "after_row"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_an_epoch_that_no_rank_has_begun_is_not_told_of(
+    told: list[dict[str, Any]], strategy: str, event: str
+) -> None:
+    for each in told:
+        last, begun, ended = each["events"][strategy][event]["epochs"]
+        assert begun == last + 1  # each that was begun has a row
+        assert ended <= begun
+
+
 @pytest.mark.parametrize("use", ["fit", "validate"])
 def test_a_token_that_one_rank_has_cancelled_before_keeps_all_from_beginning(
     told: list[dict[str, Any]], use: str

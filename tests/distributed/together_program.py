@@ -94,11 +94,14 @@ def cancels_in_each_event(strategy: str) -> dict[str, Any]:
         run.on("after_loss", cancel_all_scopes)
         run.on("begin_step", cancel_step)
         run.on(name, cancel_fit)
+        last_epoch: list[Any] = []
+        run.on("after_fit", lambda run, last=last_epoch: last.append(run.epoch))
         learn = fits.learner(valid=6)
         run.fit(3, learn)
         *rest, records, weights = fits.outcome_of(run, learn)
         last = [record for record in records if record[0] == "fit"]
         told[name] = {"rest": [*rest, last, weights], "where": where}
+        told[name]["epochs"] = [*last_epoch, len(run.history), run.result.epochs]
         dist.barrier()
     return told
 
