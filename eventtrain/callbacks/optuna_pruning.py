@@ -86,16 +86,14 @@ class OptunaPruning(MonitoringCallback):
         """Report the row's number, and end the fit if that was bad enough."""
         if run.outcome != "completed":
             return
-        value = self.reading(run)
-        if value is None:
-            return
-        assert run.epoch is not None
-        self.last = run.epoch if run.validate_every is None else run.steps, value
-        is_bad = False
-        if self.trial is not None:
-            self.trial.report(value, self.last[0])
-            is_bad = bool(self.trial.should_prune())
-        if run.world.sums([is_bad])[0]:
+        value, is_bad = self.reading(run), False
+        if value is not None:
+            assert run.epoch is not None
+            self.last = run.epoch if run.validate_every is None else run.steps, value
+            if self.trial is not None:
+                self.trial.report(value, self.last[0])
+                is_bad = bool(self.trial.should_prune())
+        if run.world.sums([is_bad])[0]:  # of all, so all ask
             self._prune(run)
 
     def _prune(self, run: Runner) -> None:
