@@ -163,6 +163,18 @@ def test_cancelling_the_validation_on_one_leaves_the_others(name: str) -> None:
     assert len(batches) == 1 + {"easy": 5, "hard": 3}[name]
 
 
+def test_a_number_of_one_that_was_cut_short_is_not_judged_though_the_next_was_not() -> None:
+    run = Runner([AvgStatsCallback(None, None), stop := EarlyStopping("valid_easy_loss")])
+
+    def cancel(run: Any) -> None:
+        if run.valid_name == "easy":
+            run.token.cancel("validate", "seen enough")
+
+    run.on("after_batch", cancel, during="validate")
+    run.fit(2, learner())
+    assert stop.best is None
+
+
 def test_cancelling_the_fit_in_the_first_ends_it_there() -> None:
     run = Runner()
     seen = trace(run)
@@ -413,25 +425,25 @@ def test_best_weights_are_kept_by_a_column_of_one(tmp_path: Path) -> None:
     assert measured(learn.model, HARD)[0] == pytest.approx(best, abs=1e-6)
 
 
+@pytest.mark.parametrize("key", ["valid_easy_own", "valid_hard_own"])
+def test_the_best_weights_by_what_is_logged_are_those_that_gave_it(key: str) -> None:
+    learn = learner()
+    run = Runner([AvgStatsCallback(None, None), EMA(0.9), EarlyStopping(key)])
+    run.on("after_loss", lambda run: run.log("own", run.loss), during="validate")
+    best = min(row[key] for row in run.fit(4, learn).history)
+    rows = EASY if key == "valid_easy_own" else HARD
+    assert measured(learn.model, rows)[0] == pytest.approx(best, abs=1e-6)
+
+
 def test_a_fit_can_be_stepped_through_them() -> None:
     names = [run.valid_name for run in Runner().iterate(1, learner(), at="after_validate")]
     assert names == ["easy", "hard"]
 
 
-def test_each_batch_is_weighed_anew() -> None:
-    """Batches of several loaders may take each other's place in memory, and be of other sizes."""
-    valid = {name: Fresh(count) for name, count in (("easy", 2), ("hard", 5))}
-    run, weights = Runner(AvgStatsCallback(None, None)), []
+def test_a_batch_that_two_of_them_give_is_weighed_in_each() -> None:
+    batch = X[:4], Y[:4]
+    learn, run, weights = learner({"easy": [batch], "hard": [batch]}), Runner(), []
+    learn.weight = lambda batch: {None: 4, "easy": 2, "hard": 5}[run.valid_name]
     run.on("after_loss", lambda run: weights.append(run.weight), during="validate")
-    run.fit(1, learner(valid))
+    run.fit(1, learn)
     assert weights == [2, 5]
-
-
-class Fresh:
-    """Makes its one batch when asked for it."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __iter__(self) -> Iterator[Any]:
-        yield X[: self.count].clone(), Y[: self.count].clone()
