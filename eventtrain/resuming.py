@@ -28,6 +28,7 @@ from .checkpoints.snapshot import (
     restore_rest,
     set_random_states,
 )
+from .checkpoints.stateful_loaders import StatedBatches, stated_batches
 from .data.workers import batches_of
 from .distributed.gathering import gather_text
 from .distributed.reductions import OneProcess, joined_world
@@ -49,11 +50,14 @@ class FromTheStart:
 
     def __init__(self) -> None:
         self.loader_forms: list[dict[str, Any] | None] = [None, None]
+        self._is_saved = False
+        self._batches: dict[str | None, Iterable[Any]] = {}  # by phase
 
     def check(self, run: RunState) -> None:
         """See that the run can start here, before anything of it is changed."""
         if any(callback.checkpoint_folder is not None for callback in run.cbs):
             self.loader_forms = loader_forms(run)
+            self._is_saved = True
 
     def enter_fit(self, run: RunState) -> None:
         """Put back what belongs to the fit, once ``begin_fit`` has fired."""
@@ -76,7 +80,19 @@ class FromTheStart:
 
     def rest_of(self, loader: Iterable[Any], run: RunState) -> tuple[Iterable[Any], int]:
         """Return the batches of the current phase that are to be run, and how many were."""
-        return batches_of(loader, run.token), 0
+        stated = stated_batches(loader, run.token) if self._is_saved else None
+        self._batches[run.phase] = found = stated or batches_of(loader, run.token)
+        return found, 0
+
+    def loader_state(self, phase: str | None, batch: int) -> dict[str, Any] | None:
+        """Return what a loader that keeps state said of itself before the last batch of a phase.
+
+        Args:
+            phase: Which one.
+            batch: How many of its batches are done.
+        """
+        batches = self._batches.get(phase)
+        return batches.before if batch and isinstance(batches, StatedBatches) else None
 
     def phase_start(self, run: RunState) -> Mapping[str, Any] | None:
         """Return the random states from which the loader of the current phase is iterated."""
@@ -181,20 +197,20 @@ class Resumption(FromTheStart):
             CheckpointError: The loader has fewer batches than were done, or other ones.
         """
         if not (self._is_to_be_resumed_in(run) and self.phase == run.phase):
-            return batches_of(loader, run.token), 0
+            return super().rest_of(loader, run)
         if not self.batch:  # the loader draws its order while it gives the first batch
             with self._undone_if_refused(run):
                 check_optimizer(self._content, run, self._origin)
                 self._restore_all(run)
                 set_optimizer_modes(run.opt, training=run.in_train)
-            return batches_of(loader, run.token), 0
+            return super().rest_of(loader, run)
         start = self._phase_start
         assert start is not None  # as check_position has seen
         place = self._place_in(run, start)
         with self._undone_if_refused(run):
             check_optimizer(self._content, run, self._origin)
             set_random_states(run, start)
-            batches = rest_of_loader(loader, run.token, place)
+            self._batches[run.phase] = batches = rest_of_loader(loader, run.token, place)
             self._restore_all(run)
             set_optimizer_modes(run.opt, training=run.in_train)
         return batches, self.batch
@@ -210,6 +226,7 @@ class Resumption(FromTheStart):
             last_batch=self._content.get("last_batch"),  # earlier formats lack it
             worlds=(self._content.get("world_size", 1), run.world.size),
             origin=self._origin,
+            state=self._content.get("loader_state"),  # earlier formats lack it
         )
 
     def phase_start(self, run: RunState) -> Mapping[str, Any] | None:

@@ -51,7 +51,8 @@ HOUSE = """
     checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.shard_metadata
     checkpoints.shards  checkpoints.files  checkpoints.rank_states  checkpoints.reading
     checkpoints.pace  checkpoints.ranks  checkpoints.folder  checkpoints.random_state
-    checkpoints.loader_state  checkpoints.loader_form  checkpoints.loader_place  checkpoints.names
+    checkpoints.loader_state  checkpoints.loader_form  checkpoints.stateful_loaders
+    checkpoints.loader_place  checkpoints.names
     checkpoints.optimizer_state  checkpoints.compatibility
     checkpoints.snapshot  checkpoints.kept_tensors  checkpoints.save_point
     checkpoints.restore_point  checkpoints

@@ -374,7 +374,8 @@ class Checkpoint(MonitoringCallback):
 
     def _note(self, run: Runner, epoch: int, phase: str | None, batch: int) -> None:
         assert self._tensors is not None
-        self._save_point = SavePoint(run, self._tensors, epoch, phase, batch)
+        state = run.starting_point.loader_state(phase, batch)
+        self._save_point = SavePoint(run, self._tensors, epoch, phase, batch, state)
 
     def _save_place(self, run: Runner) -> None:
         """Save the last place from which the run can go on."""
@@ -400,6 +401,7 @@ class Checkpoint(MonitoringCallback):
                 batch=batch,
                 phase_start=start,
                 loader_forms=run.starting_point.loader_forms,
+                loader_state=run.starting_point.loader_state(phase, batch),
             )
 
         self._write(run, take, (epoch, phase, batch))

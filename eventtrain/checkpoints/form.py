@@ -197,6 +197,7 @@ _ADDED_LATER = {
     "valid_names",
     "valid_name",
     "last_batch",
+    "loader_state",
     "epochs",
     "validate_every",
     "world_size",
@@ -224,6 +225,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "valid_name": lambda value: isinstance(value, (str, type(None))),
     "validate_every": lambda value: value is None or is_count(value),
     "last_batch": lambda value: value is None or _are_named(value),
+    "loader_state": lambda value: value is None or _is_named(value),
     "world_size": lambda value: is_count(value) and value > 0,
     "syncs_buffers": lambda value: isinstance(value, bool),
     "arrival_order": lambda value: (

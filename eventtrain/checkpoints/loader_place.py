@@ -17,6 +17,7 @@ from ..data.workers import batches_of
 from ..errors import CheckpointError
 from .loader_form import are_of_same_rows, are_same, batch_print, draws_order_at_once
 from .random_state import has_drawn_since, random_state
+from .stateful_loaders import stated_batches
 
 Worlds = tuple[int, int]
 """The number of processes of the run that was saved, and of the one that goes on."""
@@ -34,6 +35,8 @@ class Place:
             loader that cuts for itself, and in earlier formats.
         last_batch: What ``batch_print`` returned of the last one; ``None`` where it is not known.
         worlds: The numbers of processes.
+        state: What the loader's own ``state_dict`` returned before the last batch; ``None`` of one
+            that has none, of the first batch, and in earlier formats.
         origin: Where that is known from, for messages.
     """
 
@@ -44,6 +47,7 @@ class Place:
     last_batch: Sequence[Mapping[str, Any]] | None
     worlds: Worlds
     origin: str
+    state: Mapping[str, Any] | None = None
 
     @property
     def is_of_same_world(self) -> bool:
@@ -57,10 +61,10 @@ class Place:
 def rest_of_loader(loader: Iterable[Any], token: CancellationToken, place: Place) -> Iterator[Any]:
     """Return an iterator over the batches that were not done.
 
-    Where it is known that a loader makes its batches of nothing but rows, it begins with the last
-    batch that was done; so does every loader whose batches are shared, where the number of
-    processes is another one. Else all of them are loaded and dropped, so that what is drawn for
-    them is drawn, whatever that is.
+    A loader that keeps a state of its own begins with the last batch that was done. So does one of
+    which it is known that it makes its batches of nothing but rows, and every one whose batches are
+    shared, where the number of processes is another one. Of others all batches are loaded and
+    dropped, so that what is drawn for them is drawn, whatever that is.
 
     Args:
         loader: Its generators must be where they were when the phase began.
@@ -74,11 +78,19 @@ def rest_of_loader(loader: Iterable[Any], token: CancellationToken, place: Place
     shares = shares_of(loader)
     _check_order(loader, shares, place)
     begun_at = place.begun_at
-    if shares is not None and (not place.is_of_same_world or is_made_of_rows_alone(loader)):
+    is_other_world = not place.is_of_same_world
+    can_state = shares is None and not is_other_world
+    stated = stated_batches(loader, token, place.state) if can_state else None
+    skips = stated is not None and place.state is not None
+    if skips or (shares is not None and (is_other_world or is_made_of_rows_alone(loader))):
         begun_at = place.batch - 1
     index, before = begun_at, dict[str, Any]()
     try:
-        batches, batch = _begin(batches_of(loader, token), shares, begun_at, place)
+        if stated is None:
+            batches, batch = _begin(batches_of(loader, token), shares, begun_at, place)
+        else:
+            before = random_state() if skips else {}  # it may draw what the model drew between
+            batches, batch = stated, next(stated)
         for index in range(begun_at + 1, place.batch):
             before = random_state() if index + 1 == place.batch else {}
             batch = next(batches)

@@ -15,7 +15,7 @@ from ..errors import CheckpointError
 
 OWN = (
     *("random", "phase_start", "gradients", "buffers", "callbacks"),
-    *("loss_func", "loaders", "last_batch", "syncs_buffers"),
+    *("loss_func", "loaders", "last_batch", "loader_state", "syncs_buffers"),
 )
 """The parts of a content that may differ from rank to rank, beside the buffers of the model."""
 StateForRank = Callable[[Sequence[dict[str, Any]], int, int, str | None], dict[str, Any]]

@@ -26,6 +26,7 @@ class SavePoint:
         epoch, phase, batch: Where the run goes on; as for ``take_snapshot``.
         run: The run, which is there now, and has no gradients that wait for a step.
         tensors: The tensors of its model and loss function.
+        loader_state: As for ``take_snapshot``.
 
     Attributes:
         steps: The optimizer steps taken so far.
@@ -34,7 +35,13 @@ class SavePoint:
     """
 
     def __init__(
-        self, run: RunState, tensors: KeptTensors, epoch: int, phase: str | None, batch: int
+        self,
+        run: RunState,
+        tensors: KeptTensors,
+        epoch: int,
+        phase: str | None,
+        batch: int,
+        loader_state: dict[str, Any] | None = None,
     ) -> None:
         self.epoch, self.phase, self.batch = epoch, phase, batch
         self.steps, self.batches = run.steps, run.n_iter
@@ -52,6 +59,7 @@ class SavePoint:
         # One of several steps, and what it has left in the gradients of others stays.
         self._gradients = gradients_of(run) if isinstance(run.opt, Mapping) else {}
         self._random = random_states(run)
+        self._loader_state = loader_state
 
     def snapshot(
         self,
@@ -72,6 +80,7 @@ class SavePoint:
             **position,  # type: ignore[arg-type]
             phase_start=phase_start,
             loader_forms=loader_forms,
+            loader_state=self._loader_state,
         )
         content["last_batch"] = None  # the one that is there now is to be run again
         content["counters"] = self._counters

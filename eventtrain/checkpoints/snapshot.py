@@ -64,6 +64,7 @@ def take_snapshot(
     batch: int,
     phase_start: Mapping[str, Any] | None,
     loader_forms: list[dict[str, Any] | None],
+    loader_state: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the state of ``run`` as plain data and tensors, which are not copied.
 
@@ -74,6 +75,8 @@ def take_snapshot(
         batch: How many batches of the phase are done.
         phase_start: The random states from which the loader of the phase was iterated.
         loader_forms: What ``loader_forms`` returned before the fit began.
+        loader_state: What the loader's own ``state_dict`` returned before the last of the batches;
+            ``None`` (default) of a loader that has none.
 
     Raises:
         CheckpointError: A callback's state, or a row of the history, holds what
@@ -108,6 +111,7 @@ def take_snapshot(
         "valid_names": list(run.valid_loaders),
         "valid_name": run.valid_name if phase == "validate" and batch else None,
         "last_batch": None if phase is None else batch_print(run.batch),
+        "loader_state": plain_data(loader_state, "the state_dict() of the loader"),
         "syncs_buffers": getattr(wrapped, "require_forward_param_sync", True),
         "arrival_order": wrapped.arrival_order if isinstance(wrapped, Replicated) else [],
     }

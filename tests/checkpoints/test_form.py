@@ -81,6 +81,7 @@ LEFT_TO_OTHERS = {
     "record",
     "opt_class",
     "last_batch",
+    "loader_state",
     "loaders",
     "buffers",
     "parameters",

@@ -1,0 +1,95 @@
+"""Loaders that keep a state of their own, which brings them to a place in their data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeGuard
+
+from ..cancellation import CancellationToken
+from ..data.workers import batches_of
+from ..errors import CheckpointError
+
+
+class StatefulLoader(Protocol):
+    """A loader as torchdata's ``StatefulDataLoader`` is one."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where in its data it is."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Have the next iteration begin there."""
+        ...
+
+
+def keeps_state(loader: Any) -> TypeGuard[StatefulLoader]:
+    """Whether a loader tells where it is, and can be told where to begin."""
+    return all(callable(getattr(loader, name, None)) for name in ("state_dict", "load_state_dict"))
+
+
+class StatedBatches:
+    """The batches of a loader that keeps state, with the state from before the last of them.
+
+    From there the last batch that was done is read once more when a run goes on: it tells whether
+    it is the same data. Then, too, loaders draw their order that do so with the first batch.
+
+    Args:
+        loader: The loader.
+        token: That of the run.
+        state: Where it is to begin; ``None`` for the beginning.
+
+    Attributes:
+        before: What its ``state_dict`` returned before the last batch, copied; ``None`` before the
+            second, for which an iteration that begins anew is as good.
+    """
+
+    def __init__(
+        self, loader: StatefulLoader, token: CancellationToken, state: dict[str, Any] | None = None
+    ) -> None:
+        self._loader, self._token = loader, token
+        self._batches: Iterator[Any] | None = None
+        self._has_begun = False
+        self.before: dict[str, Any] | None = state
+
+    def __iter__(self) -> StatedBatches:
+        return self
+
+    def __next__(self) -> Any:
+        """Return the next batch.
+
+        Raises:
+            StopIteration: There is none.
+            CheckpointError: The loader does not take the state where it is to begin.
+        """
+        if self._batches is None:
+            if self.before is not None:
+                self._load(self.before)
+            self._batches = iter(batches_of(self._loader, self._token))
+        if self._has_begun:
+            self.before = copy.deepcopy(self._loader.state_dict())
+        batch = next(self._batches)
+        self._has_begun = True
+        return batch
+
+    def _load(self, state: dict[str, Any]) -> None:
+        try:
+            self._loader.load_state_dict(copy.deepcopy(state))
+        except Exception as error:
+            raise CheckpointError(
+                f"the loader ({type(self._loader).__name__}) does not take the state that it, or "
+                f"another, said when the checkpoint was taken: {type(error).__name__}: {error}. "
+                "Make it as it was made there, or resume from a checkpoint that was taken between "
+                "epochs"
+            ) from error
+
+
+def stated_batches(
+    loader: Iterable[Any], token: CancellationToken, state: Mapping[str, Any] | None = None
+) -> StatedBatches | None:
+    """Return the batches with what tells their place; ``None`` of a loader that keeps no state."""
+    if not keeps_state(loader):
+        return None
+    return StatedBatches(loader, token, None if state is None else dict(state))

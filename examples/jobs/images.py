@@ -1,0 +1,21 @@
+"""Images of digits, from scikit-learn: what the programs on images read. Nothing is loaded."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torch.utils.data import TensorDataset
+
+from eventtrain import get_data
+
+
+def digits(size: int = 32) -> tuple[TensorDataset, TensorDataset]:
+    """Return images [n, 1, size, size] with their classes, to train on and to validate with."""
+    x_train, y_train, x_valid, y_valid = get_data("digits")
+    return _rows(x_train[:512], y_train[:512], size), _rows(x_valid[:128], y_valid[:128], size)
+
+
+def _rows(x: Tensor, y: Tensor, size: int) -> TensorDataset:
+    images = interpolate(x.reshape(-1, 1, 8, 8), size=(size, size), mode="bilinear")
+    return TensorDataset(images.to(torch.get_default_dtype()), y)

@@ -1,0 +1,47 @@
+"""Text that ships with Python, as bytes: what the programs on language read. Nothing is loaded."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pydoc_data.topics import topics
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+PADDING = 0  # no text has this byte
+
+
+def blocks(length: int, count: int) -> list[Tensor]:
+    """Return ``count`` pieces of ``length`` bytes."""
+    text = "".join(topics[name] for name in sorted(topics)).encode("ascii", "replace")
+    pieces = [text[at : at + length] for at in range(0, count * length, length)]
+    return [torch.tensor(list(piece)) for piece in pieces]
+
+
+def sentences(count: int, shortest: int = 8, longest: int = 48) -> list[Tensor]:
+    """Return ``count`` pieces of text of many lengths, always the same."""
+    rng = random.Random(0)
+    return [each[: rng.randint(shortest, longest)] for each in blocks(longest, count)]
+
+
+def padded(pieces: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Make a batch for a language model of pieces of several lengths."""
+    tokens = pad_sequence(list(pieces), batch_first=True, padding_value=PADDING)
+    mask = (tokens != PADDING).long()
+    labels = tokens.masked_fill(mask == 0, -100)
+    return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
+
+
+def pages(classes: int) -> tuple[list[tuple[Tensor, int]], list[tuple[Tensor, int]]]:
+    """Return pieces of the longest texts with their number, to train on and to validate with."""
+    longest = sorted(topics.values(), key=len)[-classes:]
+    rng, rows = random.Random(0), []
+    for label, text in enumerate(longest):
+        content = text.encode("ascii", "replace")
+        for at in range(0, 60 * 40, 40):
+            piece = content[at : at + rng.randint(20, 40)]
+            rows.append((torch.tensor(list(piece)), label))
+    rng.shuffle(rows)
+    return rows[:200], rows[200:]

@@ -1,0 +1,122 @@
+"""Loaders that keep a state of their own go on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from eventtrain import CheckpointError, DataBunch, Learner, Runner, load_checkpoint
+from eventtrain.callbacks import AvgStatsCallback, Checkpoint
+from eventtrain.checkpoints.stateful_loaders import keeps_state
+
+
+class Counting:
+    """Batches without an end, of numbers that are counted on; it notes what it makes."""
+
+    def __init__(self) -> None:
+        self.at = 0
+        self.made: list[int] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            self.made.append(self.at)
+            x = torch.full((4, 1), float(self.at % 7)) + torch.arange(4.0)[:, None]
+            self.at += 1
+            yield x, 2 * x + torch.rand(4, 1)  # drawn between two steps: noise of the batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.at = state["at"]
+
+
+def made(folder: Path, loader: Any) -> tuple[Runner, Learner]:
+    torch.manual_seed(0)
+    model = nn.Linear(1, 1)
+    opt = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    data = DataBunch(loader, [(torch.ones(2, 1), torch.ones(2, 1))])
+    checkpoint = Checkpoint(folder, every_steps=1)
+    run = Runner([AvgStatsCallback(report=None), checkpoint])
+    return run, Learner(model, opt, nn.functional.mse_loss, data)
+
+
+def cut(folder: Path, after: int, event: str = "after_batch") -> Counting:
+    run, learn = made(folder, Counting())
+
+    @run.on(event, during="train", when=lambda run: run.n_iter == after)
+    def cancel(run: Runner) -> None:
+        run.token.cancel("fit", "cut")
+
+    run.fit(steps=30, learn=learn, validate_every=10)
+    loader: Counting = learn.data.train_dl
+    return loader
+
+
+@pytest.mark.parametrize("event", ["begin_batch", "after_loss", "after_batch"])
+@pytest.mark.parametrize("after", [1, 2, 9, 10, 11])
+def test_it_goes_on_to_the_weights_of_a_whole_run(tmp_path: Path, event: str, after: int) -> None:
+    whole, learn = made(tmp_path / "whole", Counting())
+    whole.fit(steps=30, learn=learn, validate_every=10)
+    cut(tmp_path / "cut", after, event)
+    run, other = made(tmp_path / "cut", Counting())
+    run.fit(steps=30, learn=other, validate_every=10, resume="auto")
+    assert run.history == whole.history
+    assert torch.equal(learn.model.weight, other.model.weight)
+
+
+def test_of_what_was_done_the_last_batch_alone_is_made_again(tmp_path: Path) -> None:
+    assert cut(tmp_path, 12).made == list(range(12))
+    run, learn = made(tmp_path, Counting())
+    run.fit(steps=30, learn=learn, validate_every=10, resume="auto")
+    assert learn.data.train_dl.made == list(range(11, 30))
+
+
+def test_a_loader_that_does_not_go_where_it_is_told_is_refused(tmp_path: Path) -> None:
+    cut(tmp_path, 12)
+    run, learn = made(tmp_path, Counting())
+    learn.data.train_dl.load_state_dict = lambda state: None
+    before = learn.model.weight.clone()
+    with pytest.raises(CheckpointError, match="another batch"):
+        run.fit(steps=30, learn=learn, validate_every=10, resume="auto")
+    assert torch.equal(learn.model.weight, before)
+
+
+def test_a_loader_that_does_not_take_its_state_is_named(tmp_path: Path) -> None:
+    cut(tmp_path, 12)
+    run, learn = made(tmp_path, Counting())
+    learn.data.train_dl.load_state_dict = lambda state: state["shard"]
+    with pytest.raises(CheckpointError, match=r"Counting\) does not take the state.*KeyError"):
+        run.fit(steps=30, learn=learn, validate_every=10, resume="auto")
+
+
+def test_a_state_that_no_checkpoint_can_hold_is_an_error(tmp_path: Path) -> None:
+    loader = Counting()
+    loader.state_dict = lambda: {"file": object()}  # type: ignore[method-assign]
+    run, learn = made(tmp_path, loader)
+    with pytest.raises(CheckpointError, match=r"the state_dict\(\) of the loader\['file'\]"):
+        run.fit(steps=3, learn=learn)
+
+
+def test_what_the_loader_said_is_in_the_checkpoint(tmp_path: Path) -> None:
+    cut(tmp_path, 12)
+    assert load_checkpoint(tmp_path)["loader_state"] == {"at": 11}
+
+
+def test_without_a_checkpoint_no_loader_is_asked(tmp_path: Path) -> None:
+    _, learn = made(tmp_path, Counting())
+    asked: list[str] = []
+    learn.data.train_dl.state_dict = lambda: asked.append("state")
+    Runner(AvgStatsCallback(report=None)).fit(steps=3, learn=learn)
+    assert not asked
+
+
+def test_only_what_gives_a_state_and_takes_one_keeps_state() -> None:
+    half = Counting()
+    half.load_state_dict = None  # type: ignore[assignment, method-assign]
+    assert keeps_state(Counting()) and not keeps_state(half) and not keeps_state([])

@@ -1,0 +1,108 @@
+"""A fit by steps on a stream without an end, with torchdata's loader that keeps its state."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from tests_of_jobs import needs
+
+from eventtrain import CheckpointError, Runner
+
+needs("torchdata")
+
+import stream
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+# What torchdata calls of torch.
+pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
+
+
+def cut(run: Runner, after: int, event: str = "begin_batch") -> None:
+    @run.on(event, during="train", when=lambda run: run.n_iter == after)
+    def cancel(run: Runner) -> None:
+        run.token.cancel("fit", "cut")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("after", [1, 17, 40])
+def test_a_stream_is_resumed_bit_for_bit(tmp_path: Path, workers: int, after: int) -> None:
+    whole, learn = stream.make(tmp_path / "whole", workers)
+    whole.fit(steps=60, learn=learn, validate_every=20)
+    first, other = stream.make(tmp_path / "cut", workers)
+    cut(first, after)
+    first.fit(steps=60, learn=other, validate_every=20)
+    assert first.steps == after
+    again, other = stream.make(tmp_path / "cut", workers)
+    again.fit(steps=60, learn=other, validate_every=20, resume="auto")
+    assert again.history == whole.history
+    for name, each in learn.model.state_dict().items():
+        assert torch.equal(each, other.model.state_dict()[name]), name
+
+
+def test_what_was_read_is_not_read_again_but_for_the_last_batch(tmp_path: Path) -> None:
+    first, learn = stream.make(tmp_path)
+    cut(first, 40)
+    first.fit(steps=60, learn=learn, validate_every=20)
+    assert learn.data.train_dl.dataset.read == 8 * 41
+    again, learn = stream.make(tmp_path)
+    pieces = Counted(learn.data.train_dl.dataset.pieces)
+    learn.data.train_dl.dataset.pieces = pieces
+    again.fit(steps=60, learn=learn, validate_every=20, resume="auto")
+    assert pieces.count == 8 * (20 + 1)
+
+
+def test_resumed_twice_it_reads_nothing_anew_either(tmp_path: Path) -> None:
+    for after in (20, 21, 22):
+        run, learn = stream.make(tmp_path)
+        pieces = Counted(learn.data.train_dl.dataset.pieces)
+        learn.data.train_dl.dataset.pieces = pieces
+        cut(run, after)
+        run.fit(steps=60, learn=learn, validate_every=20, resume="auto")
+    assert pieces.count == 8 * 3  # the last one done, the one trained on, the one that was cut
+
+
+class Counted(list):
+    """Pieces that count how often one was read."""
+
+    count = 0
+
+    def __getitem__(self, index):
+        self.count += 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("generator", [False, True])
+def test_a_shuffled_stateful_loader_of_rows_is_resumed_bit_for_bit(
+    tmp_path: Path, workers: int, generator: bool
+) -> None:
+    def make(name: str) -> tuple[Runner, object]:
+        run, learn = stream.make(tmp_path / name)
+        pairs = list(islice(learn.data.train_dl.dataset, 40))
+        drawn = torch.Generator().manual_seed(3) if generator else None
+        learn.data.train_dl = StatefulDataLoader(
+            pairs, 4, shuffle=True, num_workers=workers, generator=drawn
+        )
+        return run, learn
+
+    whole, learn = make("whole")
+    whole.fit(steps=25, learn=learn, validate_every=20)
+    first, other = make("cut")
+    cut(first, 17)
+    first.fit(steps=25, learn=other, validate_every=20)
+    again, other = make("cut")
+    again.fit(steps=25, learn=other, validate_every=20, resume="auto")
+    assert again.history == whole.history
+
+
+def test_another_stream_is_refused(tmp_path: Path) -> None:
+    first, learn = stream.make(tmp_path)
+    cut(first, 17, "after_batch")
+    first.fit(steps=60, learn=learn, validate_every=20)
+    again, learn = stream.make(tmp_path)
+    learn.data.train_dl.dataset.pieces = list(reversed(learn.data.train_dl.dataset.pieces))
+    with pytest.raises(CheckpointError, match="is now another batch"):
+        again.fit(steps=60, learn=learn, validate_every=20, resume="auto")
