@@ -15,6 +15,7 @@ TRAINED = [
     *("trains", "trains with a last batch of one row", "trains with a weight"),
     *("accumulates", "accumulates with a weight", "computes metrics"),
     *("logs", "logs with a weight", "has parts", "computes over all"),
+    "validates on several",
     *("trains sharded", "accumulates sharded", "is cut short"),
 ]
 pytestmark = [
