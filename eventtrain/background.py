@@ -34,6 +34,7 @@ _NUMBERS = (
         "n_iter",
         "steps",
         "phase",
+        "valid_name",
         "in_train",
         "batch_index",
     ),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .arguments import real_number, whole_number
-from .data.bunch import DataBunch, check_loader
+from .data.bunch import DataBunch, check_loader, check_valid_loaders
 from .data.weights import Weight
 from .errors import DataError
 from .model_call import Forward, ModelCall, own_loss, whole_loss
@@ -240,8 +240,8 @@ def _check_data(data: Any) -> None:
         raise TypeError(
             f"data must be a DataBunch, got {type(data).__name__}: DataBunch(train_dl, valid_dl)"
         )
-    for name in ("train_dl", "valid_dl"):
-        check_loader(getattr(data, name), name)
+    check_loader(data.train_dl, "train_dl")
+    check_valid_loaders(data.valid_dl)
 
 
 def _check_that_it_can(learn: Learner, use: Use) -> None:

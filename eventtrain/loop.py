@@ -95,11 +95,13 @@ class Loop(RunState):
             self.all_batches(self.data.train_dl)
 
     def validation_phase(self) -> None:
-        """Run the validation batches, without gradients."""
-        self.iters = loader_length(self.data.valid_dl)
-        with torch.no_grad(), self.scope.validate:
-            self.emit.begin_validate()
-            self.all_batches(self.data.valid_dl)
+        """Run the validation batches, without gradients: a phase for each of the loaders."""
+        for name in self.starting_point.validations(self):
+            with self.validating_on(name):
+                self.iters = loader_length(self.data.valid_dl)
+                with torch.no_grad(), self.scope.validate:
+                    self.emit.begin_validate()
+                    self.all_batches(self.data.valid_dl)
 
     def all_batches(self, dl: Iterable[Any], one_batch: Callable[[], None] | None = None) -> None:
         """Run ``one_batch``, by default the method, for every batch of ``dl``, each in its scope.
@@ -194,4 +196,5 @@ def _check_end(dl: Iterable[Any], length: int | None, run: Loop) -> None:
     """See that a loader that has run out had something, and did not lose its end."""
     count = 0 if run.batch_index is None else run.batch_index + 1
     epoch = "" if run.epoch is None else f" in epoch {run.epoch}"
-    check_count(dl, count, length, f"the {run.phase} loader{epoch}")
+    name = "" if run.valid_name is None else f" {run.valid_name!r}"
+    check_count(dl, count, length, f"the {run.phase} loader{name}{epoch}")

@@ -57,7 +57,7 @@ class PhaseLog(NoPhase):
     """The averages of one phase.
 
     Args:
-        prefix: What columns begin with, ``"train"`` or ``"valid"``.
+        prefix: What columns begin with, ``"train"`` or ``"valid"``; see ``RunState.prefix``.
         outer: That of the phase around it, which goes on later.
 
     Attributes:

@@ -71,6 +71,10 @@ class FromTheStart:
         """
         return False
 
+    def validations(self, run: RunState) -> list[str | None]:
+        """Return the names of the loaders that are yet to be validated on, in order."""
+        return list(run.valid_loaders)
+
     def is_yet_to_be_entered(self, run: RunState) -> bool:
         """Whether ``run`` still has to be brought to where it was saved."""
         return False
@@ -176,6 +180,13 @@ class Resumption(FromTheStart):
                 self._restore_all(run)
         return is_trained
 
+    def validations(self, run: RunState) -> list[str | None]:
+        """Return the names from that on at which the run was interrupted."""
+        names = super().validations(run)
+        if not (self.batch and self.phase == "validate" and self._is_to_be_resumed_in(run)):
+            return names
+        return names[names.index(self._content.get("valid_name")) :]
+
     def is_yet_to_be_entered(self, run: RunState) -> bool:
         """Whether there is anything that has not been put back."""
         return bool(self._content)
@@ -208,7 +219,8 @@ class Resumption(FromTheStart):
         return batches, self.batch
 
     def _place_in(self, run: RunState, start: Mapping[str, Any]) -> Place:
-        state = start["loaders"][0 if run.in_train else 1]
+        index = 0 if run.in_train else 1 + list(run.valid_loaders).index(run.valid_name)
+        state = start["loaders"][index]
         return Place(
             phase=str(run.phase),
             batch=self.batch,

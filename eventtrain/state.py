@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from torch import Tensor
 
+from .around import around
 from .bus.binding import Emitter, Scopes
 from .bus.event_bus import EventBus
 from .cancellation import Cancellation, CancellationToken, Outcome, Scope, Unwind
-from .data.bunch import DataBunch
+from .data.bunch import DataBunch, valid_loaders_of
 from .data.weights import count_samples
 from .distributed.groups import found_group
 from .distributed.reductions import ONE_PROCESS, OneProcess
@@ -73,6 +74,7 @@ class RunState:
         batch_index: Index of the batch in its phase from 0, ``None`` between phases.
         phase: ``"train"``, ``"validate"`` or ``"predict"`` from its ``begin_`` event
             on, until the next epoch begins.
+        valid_name: The name of the loader that is validated on, while that is one of several.
         in_train: Whether the model is in training mode.
         batch: The batch as loaded, on the model's device.
         xb, yb: Its two parts, or the whole batch twice where it has not two.
@@ -100,6 +102,7 @@ class RunState:
     # large, and the loop does so ten times a batch.
     __slots__ = (
         "_parts",
+        "_valid_loaders",
         "_weighed",
         "batch",
         "batch_index",
@@ -125,6 +128,7 @@ class RunState:
         "token",
         "total_steps",
         "train_iters",
+        "valid_name",
         "validate_every",
         "world",
         "xb",
@@ -132,6 +136,8 @@ class RunState:
     )
 
     _weighed: tuple[Any, float | Tensor] | None  # what was asked last, and the answer
+    valid_name: str | None
+    _valid_loaders: dict[str | None, Any]  # all of them, while valid_name is one of several
     _parts: tuple[Any, Mapping[str, Any]] | None  # of the loss, and of which batch
     emit: Emitter
     scope: Scopes
@@ -199,8 +205,48 @@ class RunState:
 
     @property
     def data(self) -> DataBunch:
-        """``learn.data``."""
+        """``learn.data``; while one of several validation loaders is used, ``valid_dl`` is that."""
         return self._learner().data
+
+    @property
+    def valid_loaders(self) -> dict[str | None, Any]:
+        """The validation loaders by their names; one alone has the name ``None``."""
+        if self.valid_name is None:
+            return valid_loaders_of(self.data)
+        return {**self._valid_loaders, self.valid_name: self.data.valid_dl}
+
+    @property
+    def prefix(self) -> str:
+        """What columns of this phase begin with: ``"train"``, ``"valid"``, ``"valid_easy"``."""
+        if self.phase == "train":
+            return "train"
+        return "valid" if self.valid_name is None else f"valid_{self.valid_name}"
+
+    @around
+    def validating_on(self, name: str | None) -> Iterator[None]:
+        """Have ``data.valid_dl`` be one of several loaders, and put them all back.
+
+        What somebody has set in its place meanwhile stays, under its name.
+
+        Args:
+            name: A key of ``valid_loaders``; ``None`` changes nothing.
+        """
+        if name is None:
+            yield
+            return
+        data, several = self.data, self.data.valid_dl
+        self._valid_loaders, self.valid_name = valid_loaders_of(data), name
+        data.valid_dl = chosen = self._valid_loaders[name]
+        try:
+            yield
+        finally:
+            now = data.valid_dl
+            data.valid_dl = several if now is chosen else {**several, name: now}
+            self._valid_loaders, self.valid_name = {}, None
+
+    def place_of_batch(self) -> tuple[Any, ...]:
+        """What tells this batch from the others of the run."""
+        return self.batch_index, self.phase, self.valid_name, self.epoch
 
     @property
     def weight(self) -> float | Tensor:
@@ -215,7 +261,7 @@ class RunState:
         """
         batch, weight = self.batch, None if self.learn is None else self.learn.weight
         # By the id: holding the batch would keep it alive while the next one is computed on.
-        asked = (id(batch), self.batch_index, self.phase, self.epoch, weight)
+        asked = (id(batch), *self.place_of_batch(), weight)
         if self._weighed is None or self._weighed[0] != asked:
             try:
                 self._weighed = asked, self.world.weight_of(self)
@@ -231,7 +277,7 @@ class RunState:
     def losses(self) -> Mapping[str, Any]:
         """The parts of this batch's loss by their names; none where it is one number."""
         parts = self._parts
-        is_known = parts is not None and parts[0] == (self.batch_index, self.phase, self.epoch)
+        is_known = parts is not None and parts[0] == self.place_of_batch()
         return parts[1] if parts is not None and is_known else {}
 
     def take_losses(self, losses: Mapping[str, Any]) -> Any:
@@ -244,16 +290,16 @@ class RunState:
             TypeError: There is no whole, or a part is no single number.
         """
         whole, parts = total_loss(losses)
-        self._parts = (self.batch_index, self.phase, self.epoch), parts
+        self._parts = self.place_of_batch(), parts
         return whole
 
     def log(self, name: str, value: Any, weight: Any = None) -> None:
         """Average a number over the phase, and have the average stand in its row.
 
         Called from a handler in training it gives the column ``train_NAME``, in validation
-        ``valid_NAME``, in ``history`` from ``after_train`` and ``after_validate`` on. The sums stay
-        on the device of the value until then; over several processes they are those of all,
-        whoever has logged.
+        ``valid_NAME`` (``valid_EASY_NAME`` of the loader ``EASY`` of several), in ``history`` from
+        ``after_train`` and ``after_validate`` on. The sums stay on the device of the value until
+        then; over several processes they are those of all, whoever has logged.
 
         Args:
             name: Any text that no other column has.
@@ -300,6 +346,7 @@ class RunState:
 
     def reset_counters(self) -> None:
         """Be where a run begins."""
+        self._valid_loaders, self.valid_name = {}, None
         self.phase_log: NoPhase = NO_PHASE
         self.epoch: int | None = None
         self.epochs: int | None = None

@@ -80,7 +80,7 @@ class TrainEvalCallback(Callback):
         self._enter(run, "validate", training=False)
         if run.validate_every is not None:
             self._complete_row(run)
-        run.phase_log = PhaseLog("valid", run.phase_log)
+        run.phase_log = PhaseLog(run.prefix, run.phase_log)
 
     def _complete_row(self, run: RunState) -> None:
         """Write what was logged in training since the last validation."""

@@ -84,6 +84,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "LRScheduler": {"make": None},
     "MaxSteps": {"n": 1},
     "OneCycle": {"max_lr": 0.1},
+    "OptunaPruning": {"trial": None},
     "ParamScheduler": {"pname": "lr", "sched_funcs": callbacks.sched_none(0.1)},
     "Seed": {"seed": 0},
     "StopFile": {"path": "stop"},

@@ -66,6 +66,7 @@ MAKE: dict[str, Function[[Path], Callback]] = {
     ),
     "Mixup": lambda _: kit.Mixup(),
     "OneCycle": lambda _: kit.OneCycle(0.05),
+    "OptunaPruning": lambda _: kit.OptunaPruning(PatientTrial(), "score"),
     "ParamScheduler": lambda _: kit.ParamScheduler("weight_decay", kit.sched_lin(0.1, 0.01)),
     "Progress": lambda _: kit.Progress(disable=True),
     "Recorder": lambda _: kit.Recorder(),
@@ -89,6 +90,16 @@ BATCHES = 3
 
 def _decay(opt: Any) -> Any:
     return torch.optim.lr_scheduler.ExponentialLR(opt, 0.9)
+
+
+class PatientTrial:
+    """Has what is asked of one of Optuna's, and is never pruned."""
+
+    def report(self, value: float, step: int) -> None:
+        pass
+
+    def should_prune(self) -> bool:
+        return False
 
 
 class CountingSGD(torch.optim.SGD):

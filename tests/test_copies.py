@@ -106,6 +106,7 @@ MAKE: dict[str, Callable[[], Callback]] = {
             ],
         ),
     ),
+    "OptunaPruning": lambda: stock.OptunaPruning(PatientTrial()),
     "Progress": stock.Progress,
     "Recorder": stock.Recorder,
     "ReduceLROnPlateau": stock.ReduceLROnPlateau,
@@ -121,6 +122,18 @@ MAKE: dict[str, Callable[[], Callback]] = {
     "ToDevice": lambda: stock.ToDevice("cpu"),
     "TrainEvalCallback": TrainEvalCallback,
 }
+
+
+class PatientTrial:
+    """Has what is asked of one of Optuna's, and is never pruned."""
+
+    def report(self, value: float, step: int) -> None:
+        pass
+
+    def should_prune(self) -> bool:
+        return False
+
+
 ON_IMAGES = ("CutMix", "LRFinder", "ActivationCheckpointing", "Freeze")
 """Those that need other data or another model than the linear one here."""
 

@@ -307,8 +307,3 @@ def test_the_loop_calls_what_is_put_around_the_model(make_learner: Any) -> None:
     assert calls[-1] is other
     learn.wrap_model(None)
     assert learn.model_wrapped is other
-
-
-def test_several_validation_loaders_in_a_mapping_are_refused_as_its_keys_are_no_batches() -> None:
-    with pytest.raises(TypeError, match=r"valid_dl .* whose keys are no batches: .*run\.validate"):
-        DataBunch([1], {"easy": [1], "hard": [2]})

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .mixed_precision import MixedPrecision as MixedPrecision
     from .mixup import Mixup as Mixup
     from .one_cycle import OneCycle as OneCycle
+    from .optuna_pruning import OptunaPruning as OptunaPruning
     from .param_scheduler import (
         ParamScheduler as ParamScheduler,
         combine_scheds as combine_scheds,

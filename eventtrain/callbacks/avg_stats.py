@@ -287,7 +287,8 @@ class AvgStatsCallback(RowCallback):
             ``target=lambda run: run.batch["labels"]``.
 
     Attributes:
-        train_stats, valid_stats: The ``AvgStats`` of the last epoch, or row.
+        train_stats, valid_stats: The ``AvgStats`` of the last epoch, or row; of several validation
+            loaders that of the last one.
 
     Raises:
         TypeError: A metric is none, ``report`` takes something else than a line, or ``pred`` or
@@ -312,6 +313,7 @@ class AvgStatsCallback(RowCallback):
         self.valid_stats = AvgStats(copy.deepcopy(metrics), False, pred, target)
         self._report = report
         self._titles: list[str] = []
+        self._of_sets: dict[str, float] = {}  # of this row, measured on named loaders
         self._clock = RowClock()
         self._is_written = False  # what has been averaged of training stands in a row already
         self._spans_epochs = False
@@ -327,6 +329,7 @@ class AvgStatsCallback(RowCallback):
         self._clock = RowClock()
         self._spans_epochs = run.validate_every is not None
         self._is_written = self._spans_epochs
+        self._of_sets = {}
 
     def begin_epoch(self, run: Runner) -> None:
         """Start the epoch's clock."""
@@ -334,9 +337,12 @@ class AvgStatsCallback(RowCallback):
         if not self._spans_epochs:
             self.train_stats.reset()
             self.valid_stats.reset()
+            self._of_sets = {}
 
     def begin_validate(self, run: Runner) -> None:
         """Start over, for a validation outside of a fit too."""
+        if not run.in_interlude and run.valid_name == next(iter(run.valid_loaders)):
+            self._of_sets = {}
         self.valid_stats.reset()
 
     def after_loss(self, run: Runner) -> None:
@@ -363,10 +369,24 @@ class AvgStatsCallback(RowCallback):
             self.valid_stats.share(run.world)
         is_aside = run.in_interlude and not self._spans_epochs
         if run.token.scope is None or is_aside:
-            run.history[-1].update(self._row(self.valid_stats))
-            self._print_line(run.history[-1])
+            run.history[-1].update(self._row(self.valid_stats, run.prefix))
+            if run.valid_name == list(run.valid_loaders)[-1]:
+                self._print_line(run.history[-1])
+        elif run.valid_name is not None and run.outcome != "failed":
+            self._keep_row_of(run)
         if is_aside:
             self.valid_stats.reset()  # else it would pass for that of the epoch
+
+    def _keep_row_of(self, run: Runner) -> None:
+        """Keep what was measured on one of several loaders: the next one starts over."""
+        row = self._row(self.valid_stats, run.prefix)
+        twice = sorted(row.keys() & self._of_sets.keys())
+        if twice:
+            raise ValueError(
+                f"two of the validation loaders would have the column {twice[0]!r}: give one of "
+                f"them another name, {', '.join(map(repr, run.valid_loaders))}"
+            )
+        self._of_sets.update(row)
 
     def end_row(self, run: Runner) -> None:
         """Report the row, unless it failed: its averages would pass for those of a whole one."""
@@ -379,9 +399,10 @@ class AvgStatsCallback(RowCallback):
         if not self._is_written:
             if self._spans_epochs:
                 self.train_stats.share(run.world)
-            trained = self._row(self.train_stats)
+            trained = self._row(self.train_stats, "train")
         self._is_written = self._spans_epochs
-        row = {**trained, **self._row(self.valid_stats)}
+        of_sets, self._of_sets = self._of_sets, {}
+        row = {**trained, **(of_sets or self._row(self.valid_stats, "valid"))}
         run.history[-1].update(row)
         self._print_line({**place, **row, "seconds": self._clock.lap(run)})
 
@@ -389,7 +410,8 @@ class AvgStatsCallback(RowCallback):
         """Return what has been measured of the current epoch or row."""
         stats = {"train": self.train_stats, "valid": self.valid_stats}
         state: dict[str, Any] = {phase: each.state_dict() for phase, each in stats.items()}
-        return {**state, "spans_epochs": self._spans_epochs, "is_written": self._is_written}
+        place = {"spans_epochs": self._spans_epochs, "is_written": self._is_written}
+        return {**state, **place, "of_sets": dict(self._of_sets)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on measuring the epoch in which the state was saved."""
@@ -397,6 +419,7 @@ class AvgStatsCallback(RowCallback):
         self.valid_stats.load_state_dict(state["valid"])
         self._spans_epochs = state.get("spans_epochs", False)  # earlier formats lack these
         self._is_written = state.get("is_written", False)
+        self._of_sets = dict(state.get("of_sets", {}))
 
     def state_for_rank(
         self, states: Sequence[dict[str, Any]], rank: int, size: int, phase: str | None
@@ -429,8 +452,7 @@ class AvgStatsCallback(RowCallback):
         nothing = {**whole, "sums": [0.0] * len(totals), "count": 0, "updates": 0, "parts": {}}
         return whole if rank == 0 else nothing
 
-    def _row(self, stats: AvgStats) -> dict[str, float]:
-        prefix = "train" if stats.in_train else "valid"
+    def _row(self, stats: AvgStats, prefix: str) -> dict[str, float]:
         pairs = list(zip(stats.names, stats.avg_stats, strict=False))
         return {f"{prefix}_{name}": value for name, value in pairs[not stats.has_loss :]}
 

@@ -108,9 +108,10 @@ class Progress(Callback):
             self._outer = self._batches
             self._outer.clear()
         epoch = "" if run.epoch is None else f"epoch {run.epoch} "
+        name = "" if run.valid_name is None else f" {run.valid_name}"
         self._batches = self._tqdm(
             total=_batches_of(run),
-            desc=f"{epoch}{run.phase}",
+            desc=f"{epoch}{run.phase}{name}",
             unit="batch",
             leave=False,
             **self._options,

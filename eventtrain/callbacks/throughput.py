@@ -148,7 +148,7 @@ class Throughput(Callback):
         _wait_for(model_device(run.model))
         # Whatever the device still had to do belongs to the batches.
         seconds = max(self._end - self._start + time.perf_counter() - before, 1e-9)
-        prefix = "train" if run.phase == "train" else "valid"
+        prefix = run.prefix
         row = run.history[-1]
         own = math.nan if self._samples is None else float(self._samples)
         world = ONE_PROCESS if run.outcome == "failed" else run.world  # others may not be here

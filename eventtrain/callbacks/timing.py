@@ -152,7 +152,8 @@ class Timing(Callback):
             world = ONE_PROCESS if run.outcome == "failed" else run.world  # others may not be here
             ranks = zip(*world.gather(list(seconds.values())), strict=True)
             means = (sum(each) / world.size for each in ranks)
-            keys = (f"seconds_{phase}_{part}" for part in seconds)
+            name = phase if run.valid_name is None else f"{phase}_{run.valid_name}"
+            keys = (f"seconds_{name}_{part}" for part in seconds)
             run.history[-1].update(zip(keys, means, strict=True))
         self._reset()
         if self._paused is not None and run.in_interlude:

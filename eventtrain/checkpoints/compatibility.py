@@ -38,6 +38,7 @@ def check_fits(content: Mapping[str, Any], run: RunState, origin: str) -> None:
         own = state_of(run.loss_func)
         _check_module("loss function", content["loss_func"], own, origin)
     check_optimizer(content, run, origin, may_lack_groups=True)
+    _check_valid_names(content, run, origin)
     _check_loaders(content, run, origin)
     missing = sorted(set(content["callbacks"]) - {callback.name for callback in run.cbs})
     if missing:
@@ -92,14 +93,39 @@ def _check_module(part: str, saved: Mapping[str, Any], own: Mapping[str, Any], o
         raise CheckpointError(f"{origin} is of another {part}: {'; '.join(strange[:3])}{more}")
 
 
+def _check_valid_names(content: Mapping[str, Any], run: RunState, origin: str) -> None:
+    """See that columns and loaders go by the same names; one loader alone may come and go."""
+    own, saved = list(run.valid_loaders), content.get("valid_names", [None])  # of earlier formats
+    for names in (own, saved):
+        if own != saved and any(name is not None for name in names):
+            was = ", ".join(map(repr, saved)) if saved != [None] else "one without a name"
+            raise CheckpointError(
+                f"{origin} was saved with other validation loaders ({was or 'none'}): resume with "
+                "those, by the same names and in the same order, or begin a new fit with its "
+                "weights, model.load_state_dict(load_checkpoint(path)['model'])"
+            )
+    count = 1 + max(len(saved), 1)
+    lists = [content.get("loaders"), *(content[key] for key in ("random", "phase_start"))]
+    told = [each["loaders"] if isinstance(each, Mapping) else each for each in lists]
+    is_of_them = content.get("valid_name") in (*saved, None)
+    if any(each is not None and len(each) != count for each in told) or not is_of_them:
+        raise CheckpointError(
+            f"{origin} is whole, but what it tells of validation loaders contradicts itself: it "
+            "was made by another program, or changed: resume from another one"
+        )
+
+
 def _check_loaders(content: Mapping[str, Any], run: RunState, origin: str) -> None:
     """See that no rows would be skipped or repeated; a validation loader may be another."""
     position = content["position"]
     phase = position["phase"] if position["batch"] else None  # in which rows are done
     saved = content.get("loaders", [None, None])  # earlier formats do not tell
     worlds = content.get("world_size", 1), run.world.size
-    for index, name in enumerate(("train", "validate")):
-        loader = (run.data.train_dl, run.data.valid_dl)[index]
+    valid = list(run.valid_loaders.values()) or [None]
+    done = content.get("valid_name")
+    place = list(run.valid_loaders).index(done) if done is not None else 0
+    each = (("train", 0, run.data.train_dl), ("validate", 1 + place, valid[place]))
+    for name, index, loader in each:
         if name not in ("train", phase) or saved[index] is None:
             continue
         if loader is None:

@@ -149,7 +149,7 @@ def _are_groups(value: Any) -> bool:
 def _are_forms(value: Any) -> bool:
     return (
         isinstance(value, list)
-        and len(value) == 2
+        and len(value) >= 2
         and all(each is None or _is_named(each) for each in value)
     )
 
@@ -183,7 +183,7 @@ def _are_random(value: Any) -> bool:
 
             name, keys, *rest = value["global"]["numpy"]
             numpy.random.RandomState().set_state((name, keys.numpy().astype("uint32"), *rest))
-        return len(value["loaders"]) == 2
+        return len(value["loaders"]) >= 2
     except Exception:  # of whatever the generators think of it
         return False
 
@@ -194,6 +194,8 @@ _ADDED_LATER = {
     "opt_class",
     "parameters",
     "loaders",
+    "valid_names",
+    "valid_name",
     "last_batch",
     "loader_state",
     "frozen",
@@ -218,6 +220,10 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "random": lambda value: value is not None and _are_random(value),
     "phase_start": _are_random,
     "loaders": _are_forms,
+    "valid_names": lambda value: (
+        isinstance(value, list) and all(isinstance(each, (str, type(None))) for each in value)
+    ),
+    "valid_name": lambda value: isinstance(value, (str, type(None))),
     "validate_every": lambda value: value is None or is_count(value),
     "last_batch": lambda value: value is None or _are_named(value),
     "loader_state": _is_anything,

@@ -40,12 +40,12 @@ def set_random_states(run: RunState, states: Mapping[str, Any]) -> None:
 
 
 def loader_forms(run: RunState) -> list[dict[str, Any] | None]:
-    """Describe the training and the validation loader, as they are before handlers wrap them."""
+    """Describe the training and the validation loaders, as they are before handlers wrap them."""
     return [None if loader is None else loader_form(loader) for loader in _loaders(run)]
 
 
 def _loaders(run: RunState) -> list[Any]:
-    return [run.data.train_dl, run.data.valid_dl]
+    return [run.data.train_dl, *(run.valid_loaders.values() or [None])]
 
 
 def counters_at(run: RunState, phase: str | None) -> dict[str, Any]:
@@ -108,6 +108,8 @@ def take_snapshot(
         "random": random_states(run),
         "phase_start": phase_start,
         "loaders": loader_forms,
+        "valid_names": list(run.valid_loaders),
+        "valid_name": run.valid_name if phase == "validate" and batch else None,
         "last_batch": None if phase is None else batch_print(run.batch),
         "loader_state": plain_data(loader_state, "the state_dict() of the loader"),
         "syncs_buffers": getattr(wrapped, "require_forward_param_sync", True),

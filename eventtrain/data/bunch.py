@@ -18,17 +18,20 @@ class DataBunch:
 
     Args:
         train_dl: Any iterable of batches.
-        valid_dl: Any iterable of batches; ``None`` (default) means no validation.
+        valid_dl: Any iterable of batches; ``None`` (default) means no validation. Or several by
+            name, ``{"easy": a, "hard": b}``: each gets a ``validate`` phase of its own, in this
+            order, and columns of its own, ``valid_easy_loss``.
         c: The number of classes, or of model outputs. Default ``None``.
 
     Raises:
         TypeError: In the place of a loader stands a class, a function, a pair of loaders, a
             tensor or array, or a data set, whose samples would be taken for batches.
+        ValueError: ``valid_dl`` is a mapping without a loader.
     """
 
     def __init__(self, train_dl: Any, valid_dl: Any = None, c: int | None = None) -> None:
         check_loader(train_dl, "train_dl")
-        check_loader(valid_dl, "valid_dl")
+        check_valid_loaders(valid_dl)
         self.train_dl = train_dl
         self.valid_dl = valid_dl
         self.c = c
@@ -40,8 +43,50 @@ class DataBunch:
 
     @property
     def valid_ds(self) -> Any:
-        """``valid_dl.dataset``, or ``None`` where there is no validation loader."""
+        """``valid_dl.dataset``, by name of several; ``None`` where there is no such loader."""
+        if isinstance(self.valid_dl, Mapping):
+            return {name: _dataset_of(dl, "valid") for name, dl in self.valid_dl.items()}
         return None if self.valid_dl is None else _dataset_of(self.valid_dl, "valid")
+
+
+def valid_loaders_of(data: Any) -> dict[str | None, Any]:
+    """Return the validation loaders by their names.
+
+    Args:
+        data: A ``DataBunch``.
+
+    Returns:
+        One alone has the name ``None``; empty where there is none.
+    """
+    loaders = data.valid_dl
+    if isinstance(loaders, Mapping):
+        return dict(loaders)
+    return {} if loaders is None else {None: loaders}
+
+
+def check_valid_loaders(dl: Any) -> None:
+    """Refuse what is neither a validation loader nor several by name.
+
+    Args:
+        dl: As for ``DataBunch``.
+
+    Raises:
+        TypeError, ValueError: See ``DataBunch``.
+    """
+    if not isinstance(dl, Mapping):
+        check_loader(dl, "valid_dl")
+        return
+    if not dl:
+        raise ValueError("valid_dl is a mapping without a loader: None means no validation")
+    for name, each in dl.items():
+        if not isinstance(name, str) or not name:
+            raise TypeError(
+                f"valid_dl has loaders by name, and one of the names is {name!r}: write a text, "
+                'DataBunch(train_dl, {"easy": a, "hard": b})'
+            )
+        if each is None:
+            raise TypeError(f"valid_dl[{name!r}] is None: leave it out")
+        check_loader(each, f"valid_dl[{name!r}]")
 
 
 def check_loader(dl: Any, name: str) -> None:
@@ -67,8 +112,6 @@ def check_loader(dl: Any, name: str) -> None:
         )
     elif isinstance(dl, Mapping):
         remedy = "whose keys are no batches: pass one loader"
-        if name == "valid_dl":
-            remedy += ", and validate on the others by run.validate(learn) with data of their own"
     elif isinstance(dl, Tensor):
         remedy = "whose rows are no batches: TensorLoader(x, y)"
     elif hasattr(type(dl), "__array__"):

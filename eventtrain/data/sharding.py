@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -52,11 +52,15 @@ def shard_data(data: DataBunch, rank: int, world_size: int, seed: int) -> Callab
 
     try:
         for name in ("train_dl", "valid_dl"):
-            loader = getattr(data, name)
-            cut = shard_loader(loader, rank, world_size, seed, undo)
-            if cut is not loader:
-                setattr(data, name, cut)
-                undo.append(lambda name=name, loader=loader: setattr(data, name, loader))  # type: ignore[misc]
+            given = getattr(data, name)
+            several = given if isinstance(given, Mapping) else {None: given}
+            cut = {
+                key: shard_loader(loader, rank, world_size, seed, undo)
+                for key, loader in several.items()
+            }
+            if any(cut[key] is not several[key] for key in cut):
+                setattr(data, name, cut if several is given else cut[None])
+                undo.append(lambda name=name, given=given: setattr(data, name, given))  # type: ignore[misc]
     except BaseException:
         put_back()
         raise

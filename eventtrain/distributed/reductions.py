@@ -194,7 +194,7 @@ class World(OneProcess):
             self._ask(run)
 
     def _ask(self, run: Any) -> tuple[Any, Any, Any]:
-        key = run.phase, run.epoch, run.batch_index
+        key = run.place_of_batch()
         shares = _shares_in(run) if run.learn.weight is None else None
         if shares is not None:
             self._asked = key, shares.rows_of_batch(run.batch_index), None
@@ -208,7 +208,7 @@ class World(OneProcess):
     def whole_weight_of(self, run: Any) -> float | Tensor:
         """See ``OneProcess.whole_weight_of``; collective if nobody has asked in this batch."""
         asked = self._asked
-        if asked is None or asked[0] != (run.phase, run.epoch, run.batch_index):
+        if asked is None or asked[0] != run.place_of_batch():
             asked = self._ask(run)
         key, weight, work = asked
         if work is not None:

@@ -255,16 +255,18 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Except
         EarlyStopping(**arguments)
 
 
+@pytest.mark.parametrize("monitor", ["valid_loss", "valid_logged"])
 @pytest.mark.parametrize("average_first", [True, False])
 def test_the_best_weights_are_those_that_gave_the_best_number(
-    make_learner: Any, average_first: bool
+    make_learner: Any, average_first: bool, monitor: str
 ) -> None:
     learner = make_learner(train=6, valid=4)
     learner.opt = torch.optim.SGD(learner.model.parameters(), lr=3.0, momentum=0.9)
-    callbacks = [EMA(0.8), EarlyStopping(patience=99)]
+    callbacks = [EMA(0.8), EarlyStopping(monitor, patience=99)]
     run = Runner(
         [*(callbacks if average_first else callbacks[::-1]), AvgStatsCallback(report=None)]
     )
+    run.on("after_loss", lambda run: run.log("logged", run.loss), during="validate")
     run.fit(5, learner)
     rows = [row["valid_loss"] for row in run.result.history]
     assert rows.index(min(rows)) < 4

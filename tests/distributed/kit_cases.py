@@ -174,6 +174,23 @@ def MaxSteps(s: Any, folder: Path) -> Told:
 
 
 @case
+def OptunaPruning(s: Any, folder: Path) -> Told:
+    """Of several ranks the first alone has a trial, which is pruned after its second epoch."""
+    pruning = kit.OptunaPruning(Trial() if Runner().is_zero else None)
+    return fit(s, pruning, epochs=9, numbers=lambda run: len(run.history))
+
+
+class Trial:
+    """Has what is asked of one of Optuna's."""
+
+    def report(self, value: float, step: int) -> None:
+        self.step = step
+
+    def should_prune(self) -> bool:
+        return self.step == 1
+
+
+@case
 def StopFile(s: Any, folder: Path) -> Told:
     """Only the last rank sees the file, as on a machine of its own."""
     path = folder / f"stop.{RANK}"

@@ -117,6 +117,21 @@ def logs(weight: Any = None) -> dict[str, Any]:
     return outcome_of(run, learn)
 
 
+def validates_on_several() -> dict[str, Any]:
+    """Two loaders that share out their batches; of one the last is a row for one rank alone."""
+    learn = learner()
+    valid = learn.data.valid_dl
+    learn.data.valid_dl = {
+        "all": valid,
+        "few": TensorLoader(valid.dataset.x[:3], valid.dataset.y[:3], 2),
+    }
+    run = runner([AvgStatsCallback(mean_abs, report=None)])
+    run.on("after_loss", lambda run: run.log("own", run.loss), during="validate")
+    run.fit(2, learn)
+    assert learn.data.valid_dl["all"] is valid
+    return outcome_of(run, learn)
+
+
 def has_parts() -> dict[str, Any]:
     """One rank has another order of names; one name is of some batches, one of one rank."""
     learn = learner()
@@ -280,6 +295,7 @@ DEEDS: dict[str, Callable[[], dict[str, Any]]] = {
     "accumulates with a weight": lambda: trains(count_large, n=3),
     "logs": logs,
     "logs with a weight": lambda: logs(count_large),
+    "validates on several": validates_on_several,
     "has parts": has_parts,
     "computes metrics": computes_metrics,
     "computes over all": computes_over_all,

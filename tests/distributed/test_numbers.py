@@ -15,10 +15,10 @@ TRAINED = [
     *("trains", "trains with a last batch of one row", "trains with a weight"),
     *("accumulates", "accumulates with a weight", "computes metrics"),
     *("logs", "logs with a weight", "has parts", "computes over all"),
+    "validates on several",
     *("trains sharded", "accumulates sharded", "is cut short"),
 ]
 pytestmark = [
-    pytest.mark.xdist_group("numbers"),
     pytest.mark.skipif(
         not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
         reason="needs gloo",

@@ -115,8 +115,8 @@ class Monitored:
 class MonitoringCallback(RowCallback):
     """Knows which numbers of the epoch's row can be judged, and which weights gave them.
 
-    A number is one of training if it stood in the row before the validation ended, or its key
-    begins with ``train_``; all others are of the validation.
+    A number is one of training if it stood in the row before the validation ended and its key does
+    not begin with ``valid_``, or its key begins with ``train_``; all others are of the validation.
 
     Attributes:
         monitored: What is monitored, ``None`` where nothing is.
@@ -163,8 +163,13 @@ class MonitoringCallback(RowCallback):
         if _is_aside(run):
             return
         has_begun = run.batch is not self._batch
-        self._is_validation_partial = has_begun and run.outcome != "completed"
-        self._batch, self._known = None, frozenset(run.history[-1])
+        is_first = next(iter(run.valid_loaders), None) == run.valid_name
+        is_partial = has_begun and run.outcome != "completed"
+        self._is_validation_partial = is_partial or (self._is_validation_partial and not is_first)
+        self._batch = None
+        if is_first:  # what stands there later is of the loaders before
+            # What was logged in this phase has just been written.
+            self._known = frozenset(key for key in run.history[-1] if not key.startswith("valid_"))
 
     def reading(self, run: RunState) -> float | None:
         """Return what is monitored, as ``Monitored.read`` does; only what can be judged.
