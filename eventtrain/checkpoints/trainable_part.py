@@ -91,12 +91,17 @@ def with_frozen_part(content: dict[str, Any], run: RunState, origin: str) -> dic
         origin: Where the content comes from, for messages.
 
     Raises:
-        CheckpointError: The model has others.
+        CheckpointError: The model has others, or lies divided over processes.
     """
     prints: Mapping[str, Mapping[str, Any]] = content.get("frozen", {})
     if not prints:
         return content
     own = {plain_name(name): (name, value) for name, value in state_of(run.model).items()}
+    if any(hasattr(value, "to_local") for _, value in own.values()):
+        raise CheckpointError(
+            f"{origin} holds what is trained alone (trainable_only=True), and FSDP2 has divided "
+            'this model: resume without that, or with Distributed("ddp")'
+        )
     strange = [name for name in prints if name not in own]
     strange = strange or [n for n in prints if _print_of(own[n][1]) != prints[n]]
     if strange:
