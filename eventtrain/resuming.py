@@ -28,7 +28,8 @@ from .checkpoints.snapshot import (
     restore_rest,
     set_random_states,
 )
-from .checkpoints.stateful_loaders import StatedBatches, stated_batches
+from .checkpoints.stateful_loaders import Said, StatedBatches, stated_batches
+from .checkpoints.trainable_part import with_frozen_part
 from .data.workers import batches_of
 from .distributed.gathering import gather_text
 from .distributed.reductions import OneProcess, joined_world
@@ -51,7 +52,7 @@ class FromTheStart:
     def __init__(self) -> None:
         self.loader_forms: list[dict[str, Any] | None] = [None, None]
         self._is_saved = False
-        self._batches: dict[str | None, Iterable[Any]] = {}  # by phase
+        self._said: dict[str | None, Said] = {}  # by phase, of loaders that keep state
 
     def check(self, run: RunState) -> None:
         """See that the run can start here, before anything of it is changed."""
@@ -81,18 +82,17 @@ class FromTheStart:
     def rest_of(self, loader: Iterable[Any], run: RunState) -> tuple[Iterable[Any], int]:
         """Return the batches of the current phase that are to be run, and how many were."""
         stated = stated_batches(loader, run.token) if self._is_saved else None
-        self._batches[run.phase] = found = stated or batches_of(loader, run.token)
-        return found, 0
+        self._said[run.phase] = stated.said if stated is not None else Said()
+        return stated or batches_of(loader, run.token), 0
 
-    def loader_state(self, phase: str | None, batch: int) -> dict[str, Any] | None:
+    def loader_state(self, phase: str | None, batch: int) -> Any:
         """Return what a loader that keeps state said of itself before the last batch of a phase.
 
         Args:
             phase: Which one.
             batch: How many of its batches are done.
         """
-        batches = self._batches.get(phase)
-        return batches.before if batch and isinstance(batches, StatedBatches) else None
+        return self._said.get(phase, Said()).before if batch else None
 
     def phase_start(self, run: RunState) -> Mapping[str, Any] | None:
         """Return the random states from which the loader of the current phase is iterated."""
@@ -137,6 +137,7 @@ class Resumption(FromTheStart):
         super().check(run)
         self._fetch_shards(run)
         check_form(self._content, set(run.counters()), self._origin)
+        self._content = with_frozen_part(self._content, run, self._origin)
         check_fits(self._content, run, self._origin)
         if self.batch and self._content.get("world_size", 1) != run.world.size:
             assert self._phase_start is not None
@@ -210,7 +211,9 @@ class Resumption(FromTheStart):
         with self._undone_if_refused(run):
             check_optimizer(self._content, run, self._origin)
             set_random_states(run, start)
-            self._batches[run.phase] = batches = rest_of_loader(loader, run.token, place)
+            batches = rest_of_loader(loader, run.token, place)
+            if isinstance(batches, StatedBatches):
+                self._said[run.phase] = batches.said
             self._restore_all(run)
             set_optimizer_modes(run.opt, training=run.in_train)
         return batches, self.batch

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from torch import Tensor
 
+from .around import around
 from .bus.binding import Emitter, Scopes
 from .bus.event_bus import EventBus
 from .cancellation import Cancellation, CancellationToken, Outcome, Scope, Unwind
@@ -221,7 +222,7 @@ class RunState:
             return "train"
         return "valid" if self.valid_name is None else f"valid_{self.valid_name}"
 
-    @contextmanager
+    @around
     def validating_on(self, name: str | None) -> Iterator[None]:
         """Have ``data.valid_dl`` be one of several loaders, and put them all back.
 

@@ -47,6 +47,15 @@ Process = subprocess.Popen[str]
 Torchrun = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Have one worker run all tests of a file: many share what takes long to make."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # long files have few tests, and would come last
+    return LoadFileScheduling(config, log)
+
+
 class NoReading(TorchFunctionMode):
     """Fails on Python calls that read a tensor's values, whatever device it is on."""
 

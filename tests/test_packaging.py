@@ -33,7 +33,6 @@ reveal_type(Runner().token)
 """
 
 pytestmark = [
-    pytest.mark.xdist_group("packaging"),
     pytest.mark.skipif(
         not (find_spec("build") and find_spec("pip") and find_spec("setuptools")),
         reason="building needs the packages build, pip and setuptools: pip install -e '.[test]'",

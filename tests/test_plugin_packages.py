@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("plugin_packages")
-
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "prometheus_plugin"
 TEMPLATE = ROOT / "examples" / "plugin_template"

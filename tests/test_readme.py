@@ -54,7 +54,7 @@ def test_there_are_two_commands_and_each_is_one_line() -> None:
     assert len(commands) == 2
     assert all(len(command.strip().splitlines()) == 1 for command in commands)
     assert commands[0].strip().endswith("eventtrain demo")
-    assert commands[1].strip().endswith("-m pytest -n auto --dist loadgroup")
+    assert commands[1].strip().endswith("-m pytest -n auto")
 
 
 def test_the_picture_has_the_events_in_the_order_of_the_table() -> None:

@@ -26,6 +26,7 @@ from ..checkpoints.snapshot import (
     with_evaluation_weights,
     with_validated_weights,
 )
+from ..checkpoints.trainable_part import TrainablePart, WholeModel
 from ..param_groups import gradients
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE, CHECKPOINTS
 from .shared.monitored import Mode, Monitored, MonitoringCallback, checked_mode
@@ -74,6 +75,9 @@ class Checkpoint(MonitoringCallback):
         keep_best: How many of the best to keep. Default 1.
         asynchronous: Copy the state to host memory and write it in a thread while the
             run goes on. One is written at a time: the next one waits.
+        trainable_only: Leave out the parameters of the model that need no gradient and are in no
+            optimizer, such as what an adapter is for. Default ``False``. The model of a run that
+            goes on must have the same ones; ``load_checkpoint(path)["model"]`` lacks them.
 
     Attributes:
         last: Path of the newest checkpoint of this fit, ``None`` before there is one.
@@ -81,6 +85,8 @@ class Checkpoint(MonitoringCallback):
 
     Raises:
         TypeError, ValueError: An argument is of the wrong type or out of range.
+        ValueError: In ``begin_fit``: ``trainable_only`` leaves nothing out, or FSDP2 has divided
+            the model.
         CheckpointError: In ``begin_fit``: the folder cannot be written to, or several processes
             have not the same one. Later: a checkpoint cannot be written. All processes raise it.
         ValueError: After an epoch or a validation: its row of the history has no key ``monitor``.
@@ -103,6 +109,7 @@ class Checkpoint(MonitoringCallback):
         mode: Mode | None = None,
         keep_best: int = 1,
         asynchronous: bool = False,
+        trainable_only: bool = False,
     ) -> None:
         for name, value in (
             ("every_epochs", every_epochs),
@@ -125,6 +132,8 @@ class Checkpoint(MonitoringCallback):
         self.keep_last, self.keep_best = keep_last, keep_best
         self.monitored = None if monitor is None else Monitored(monitor, mode, user="Checkpoint")
         self.asynchronous = flag("asynchronous", asynchronous)
+        self.trainable_only = flag("trainable_only", trainable_only)
+        self._part = TrainablePart() if trainable_only else WholeModel()
         self._writer: CheckpointWriter | None = None
         self._fit = ""
         self._phase_start: Mapping[str, Any] | None = None
@@ -167,6 +176,7 @@ class Checkpoint(MonitoringCallback):
 
     def begin_fit(self, run: Runner) -> None:
         """Make the folder, and clear away what a killed run left half written."""
+        self._part.check(run)
         self._writer = CheckpointWriter(
             self.checkpoint_folder, self._kept, asynchronous=self.asynchronous
         )
@@ -430,6 +440,7 @@ class Checkpoint(MonitoringCallback):
                 content = with_validated_weights(content, run, weights)
             else:
                 content = with_evaluation_weights(content, run)
+            content = self._part.of(content, run)
             about = Record(Path(), 0, writer.fit, epoch, phase, batch, run.steps, metrics)
             return about, content
 

@@ -198,6 +198,7 @@ _ADDED_LATER = {
     "valid_name",
     "last_batch",
     "loader_state",
+    "frozen",
     "epochs",
     "validate_every",
     "world_size",
@@ -225,7 +226,8 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "valid_name": lambda value: isinstance(value, (str, type(None))),
     "validate_every": lambda value: value is None or is_count(value),
     "last_batch": lambda value: value is None or _are_named(value),
-    "loader_state": lambda value: value is None or _is_named(value),
+    "loader_state": _is_anything,
+    "frozen": lambda value: _is_named(value) and all(_is_named(each) for each in value.values()),
     "world_size": lambda value: is_count(value) and value > 0,
     "syncs_buffers": lambda value: isinstance(value, bool),
     "arrival_order": lambda value: (

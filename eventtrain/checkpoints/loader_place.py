@@ -47,7 +47,7 @@ class Place:
     last_batch: Sequence[Mapping[str, Any]] | None
     worlds: Worlds
     origin: str
-    state: Mapping[str, Any] | None = None
+    state: Any = None
 
     @property
     def is_of_same_world(self) -> bool:

@@ -41,7 +41,7 @@ class SavePoint:
         epoch: int,
         phase: str | None,
         batch: int,
-        loader_state: dict[str, Any] | None = None,
+        loader_state: Any = None,
     ) -> None:
         self.epoch, self.phase, self.batch = epoch, phase, batch
         self.steps, self.batches = run.steps, run.n_iter

@@ -64,7 +64,7 @@ def take_snapshot(
     batch: int,
     phase_start: Mapping[str, Any] | None,
     loader_forms: list[dict[str, Any] | None],
-    loader_state: dict[str, Any] | None = None,
+    loader_state: Any = None,
 ) -> dict[str, Any]:
     """Return the state of ``run`` as plain data and tensors, which are not copied.
 

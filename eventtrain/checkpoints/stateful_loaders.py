@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
 
 from ..cancellation import CancellationToken
 from ..data.workers import batches_of
-from ..errors import CheckpointError
+from ..errors import CheckpointError, add_note
 
 
 class StatefulLoader(Protocol):
@@ -16,13 +17,25 @@ class StatefulLoader(Protocol):
 
     def __iter__(self) -> Iterator[Any]: ...
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Any:
         """Return where in its data it is."""
         ...
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Any) -> None:
         """Have the next iteration begin there."""
         ...
+
+
+@dataclass
+class Said:
+    """What a loader has said of itself.
+
+    Attributes:
+        before: What its ``state_dict`` returned before the last batch, copied; ``None`` before the
+            second, for which an iteration that begins anew is as good.
+    """
+
+    before: Any = None
 
 
 def keeps_state(loader: Any) -> TypeGuard[StatefulLoader]:
@@ -42,17 +55,14 @@ class StatedBatches:
         state: Where it is to begin; ``None`` for the beginning.
 
     Attributes:
-        before: What its ``state_dict`` returned before the last batch, copied; ``None`` before the
-            second, for which an iteration that begins anew is as good.
+        said: What the loader has said, in an object of its own: who keeps it does not keep workers.
     """
 
-    def __init__(
-        self, loader: StatefulLoader, token: CancellationToken, state: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, loader: StatefulLoader, token: CancellationToken, state: Any = None) -> None:
         self._loader, self._token = loader, token
         self._batches: Iterator[Any] | None = None
         self._has_begun = False
-        self.before: dict[str, Any] | None = state
+        self.said = Said(state)
 
     def __iter__(self) -> StatedBatches:
         return self
@@ -65,16 +75,27 @@ class StatedBatches:
             CheckpointError: The loader does not take the state where it is to begin.
         """
         if self._batches is None:
-            if self.before is not None:
-                self._load(self.before)
+            if self.said.before is not None:
+                self._load(self.said.before)
             self._batches = iter(batches_of(self._loader, self._token))
         if self._has_begun:
-            self.before = copy.deepcopy(self._loader.state_dict())
+            self.said.before = self._state()
         batch = next(self._batches)
         self._has_begun = True
         return batch
 
-    def _load(self, state: dict[str, Any]) -> None:
+    def _state(self) -> Any:
+        try:
+            return copy.deepcopy(self._loader.state_dict())
+        except Exception as error:
+            add_note(
+                error,
+                "Raised where Checkpoint copies what the loader's state_dict() returns, before "
+                "each batch: a loader that has that method must return plain data and tensors",
+            )
+            raise
+
+    def _load(self, state: Any) -> None:
         try:
             self._loader.load_state_dict(copy.deepcopy(state))
         except Exception as error:
@@ -87,9 +108,7 @@ class StatedBatches:
 
 
 def stated_batches(
-    loader: Iterable[Any], token: CancellationToken, state: Mapping[str, Any] | None = None
+    loader: Iterable[Any], token: CancellationToken, state: Any = None
 ) -> StatedBatches | None:
     """Return the batches with what tells their place; ``None`` of a loader that keeps no state."""
-    if not keeps_state(loader):
-        return None
-    return StatedBatches(loader, token, None if state is None else dict(state))
+    return StatedBatches(loader, token, state) if keeps_state(loader) else None

@@ -23,8 +23,6 @@ from benchmarks.peers.verify import NotTrainedError
 from benchmarks.peers.work import BY_HAND, BY_PEER, Fit, Work, by_hand, make_batches
 from benchmarks.peers.worker import introduce, time_round
 
-pytestmark = pytest.mark.xdist_group("benchmarks_peers")
-
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "peers"
 ADAPTERS = load_adapters()
 INSTALLED = [

@@ -54,7 +54,8 @@ def test_it_absorbs_its_own_cancellation(run: Evolving, learner: Learner) -> Non
 def test_its_closing_event_fires_when_the_fit_is_cancelled(run: Evolving, learner: Learner) -> None:
     run.on("after_generation", lambda run: run.token.cancel("fit", "enough"))
     assert run.fit(1, learner).outcome == "cancelled"
-    assert fired(run)[-4:] == ["after_evolve", "after_epoch", "after_cancel_fit", "after_fit"]
+    closing = ["after_evolve", "after_epoch", "after_row", "after_cancel_fit", "after_fit"]
+    assert fired(run)[-5:] == closing
 
 
 def test_a_failure_in_it_is_a_failure_of_the_fit(run: Evolving, learner: Learner) -> None:

@@ -82,6 +82,7 @@ LEFT_TO_OTHERS = {
     "opt_class",
     "last_batch",
     "loader_state",
+    "frozen",
     "loaders",
     "buffers",
     "parameters",

@@ -103,6 +103,29 @@ def test_a_state_that_no_checkpoint_can_hold_is_an_error(tmp_path: Path) -> None
         run.fit(steps=3, learn=learn)
 
 
+def test_a_state_that_cannot_be_copied_is_told_of(tmp_path: Path) -> None:
+    loader = Counting()
+    loader.state_dict = lambda: {"rows": iter(loader)}  # type: ignore[method-assign]
+    run, learn = made(tmp_path, loader)
+    with pytest.raises(TypeError, match="pickle") as caught:
+        run.fit(steps=3, learn=learn)
+    assert any("the loader's state_dict()" in note for note in caught.value.__notes__)
+
+
+def test_a_state_may_be_a_number(tmp_path: Path) -> None:
+    def numbered(loader: Counting) -> Counting:
+        loader.state_dict = lambda: loader.at  # type: ignore[method-assign, assignment, return-value]
+        loader.load_state_dict = lambda state: setattr(loader, "at", state)  # type: ignore[method-assign]
+        return loader
+
+    first, learn = made(tmp_path, numbered(Counting()))
+    first.on("after_step", lambda run: run.token.cancel("fit", "cut"), when=lambda r: r.steps == 12)
+    first.fit(steps=30, learn=learn)
+    run, learn = made(tmp_path, numbered(Counting()))
+    run.fit(steps=30, learn=learn, resume="auto")
+    assert learn.data.train_dl.made == list(range(11, 30))
+
+
 def test_what_the_loader_said_is_in_the_checkpoint(tmp_path: Path) -> None:
     cut(tmp_path, 12)
     assert load_checkpoint(tmp_path)["loader_state"] == {"at": 11}

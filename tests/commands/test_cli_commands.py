@@ -19,8 +19,6 @@ import eventtrain
 from eventtrain import EVENTS, get_data
 from eventtrain.commands import doctor
 
-pytestmark = pytest.mark.xdist_group("cli_commands")
-
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 Result = tuple[int, str, str]

@@ -116,9 +116,9 @@ def test_a_signal_ends_the_training_of_all_and_saves_what_there_is(
 def test_no_option_of_train_is_taken_by_torchrun_for_its_own() -> None:
     from torch.distributed.run import get_args_parser
 
-    from eventtrain.commands.train import command
+    from eventtrain.commands.train import make
 
-    for option in command().params:
+    for option in make().params:
         if not isinstance(option, click.Option) or option.name == "log":
             continue
         for name in option.opts:

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("distributed_training")
-
 PROGRAM = Path(__file__).with_name("train_program.py")
 SIZE = 2
 

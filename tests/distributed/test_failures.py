@@ -12,8 +12,6 @@ from forked_ranks import Ranks
 
 from eventtrain.checkpoints.files import list_checkpoints
 
-pytestmark = pytest.mark.xdist_group("failures")
-
 SOON = 5.0
 CLOSED = ["fit_failed", "after_epoch", "after_fit"]
 

@@ -19,7 +19,6 @@ TRAINED = [
     *("trains sharded", "accumulates sharded", "is cut short"),
 ]
 pytestmark = [
-    pytest.mark.xdist_group("numbers"),
     pytest.mark.skipif(
         not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
         reason="needs gloo",

@@ -9,8 +9,6 @@ import pytest
 from forked_ranks import Ranks
 from optimizers_program import fit
 
-pytestmark = pytest.mark.xdist_group("optimizers on ranks")
-
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:

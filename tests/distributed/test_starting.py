@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("starting")
-
 PROGRAM = Path(__file__).with_name("starting_program.py")
 ROOT, LIMIT = PROGRAM.parents[2], 60.0
 Told = list[dict[str, Any]]

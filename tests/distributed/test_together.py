@@ -10,8 +10,6 @@ from together_program import SEEDS
 
 from eventtrain import EVENTS
 
-pytestmark = pytest.mark.xdist_group("together")
-
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:

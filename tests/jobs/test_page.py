@@ -18,9 +18,9 @@ def lines_of_code(text: str) -> int:
     tree = ast.parse(text)
     told: set[int] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            if isinstance(node.value.value, str):
-                told.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+        constant = node.value if isinstance(node, ast.Expr) else None
+        if isinstance(constant, ast.Constant) and isinstance(constant.value, str):
+            told.update(range(constant.lineno, (constant.end_lineno or 0) + 1))
     lines = enumerate(text.splitlines(), 1)
     return sum(number not in told and bool(re.match(r"\s*[^\s#]", line)) for number, line in lines)
 
