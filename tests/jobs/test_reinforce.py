@@ -1,88 +1,47 @@
-"""REINFORCE on CartPole: the loader plays with the policy as it is by then."""
+"""REINFORCE on CartPole, beside a loop written by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 import torch
-from torch import Tensor, nn
+from tests_of_jobs import needs
 
-from eventtrain import DataBunch, Learner, Runner
+needs("gymnasium")
 
-gymnasium = pytest.importorskip("gymnasium", reason="needs gymnasium (extra 'jobs')")
-
-
-def episode(env: Any, policy: Any, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Play once: what was seen, what was done, and what it was worth, weighed against the mean."""
-    seen, done, rewards = [], [], []
-    state, _ = env.reset(seed=seed)
-    is_over = False
-    with torch.no_grad():
-        while not is_over:
-            seen.append(torch.as_tensor(state))
-            done.append(torch.distributions.Categorical(logits=policy(seen[-1])).sample())
-            state, reward, ended, cut, _ = env.step(int(done[-1]))
-            rewards.append(float(reward))
-            is_over = ended or cut
-    worth = torch.tensor(rewards).flip(0).cumsum(0).flip(0)
-    return torch.stack(seen), torch.stack(done), (worth - worth.mean()) / (worth.std() + 1e-6)
+import gymnasium
+import reinforce
+from cart_pole import episode
 
 
-class Episodes:
-    """A batch is an episode."""
-
-    def __init__(self, env: Any, policy: Any, count: int) -> None:
-        self.env, self.policy, self.count = env, policy, count
-
-    def __iter__(self) -> Iterator[Any]:
-        for seed in range(self.count):
-            seen, done, worth = episode(self.env, self.policy, seed)
-            yield seen, {"action": done, "worth": worth}
-
-
-def surprise(logits: Tensor, yb: Any) -> Tensor:
-    chosen = torch.distributions.Categorical(logits=logits).log_prob(yb["action"])
-    return -(chosen * yb["worth"]).mean()
-
-
-def made() -> tuple[nn.Module, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    policy = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 2))
-    return policy, torch.optim.Adam(policy.parameters(), lr=0.02)
-
-
-def program(policy: Any, opt: Any, count: int) -> Any:
-    env, lengths = gymnasium.make("CartPole-v1"), []
-    run = Runner()
+def lengths_of(run: Any, learn: Any, seed: int) -> list[int]:
+    lengths: list[int] = []
+    torch.manual_seed(seed)
     run.on("after_batch", lambda run: lengths.append(len(run.xb)))
-    run.fit(1, Learner(policy, opt, surprise, DataBunch(Episodes(env, policy, count))))
+    run.fit(1, learn)
     return lengths
 
 
 def by_hand(policy: Any, opt: Any, count: int) -> list[int]:
     env, lengths = gymnasium.make("CartPole-v1"), []
+    torch.manual_seed(7)
     for seed in range(count):
         seen, done, worth = episode(env, policy, seed)
+        chosen = policy(seen).log_softmax(1).gather(1, done[:, None])[:, 0]
         opt.zero_grad()
-        surprise(policy(seen), {"action": done, "worth": worth}).backward()
+        (-(chosen * worth).mean()).backward()
         opt.step()
         lengths.append(len(seen))
     return lengths
 
 
 def test_the_policy_is_that_of_a_loop_by_hand() -> None:
-    (ours, opt), (theirs, other) = made(), made()
-    torch.manual_seed(7)
-    lengths = program(ours, opt, 20)
-    torch.manual_seed(7)
-    assert by_hand(theirs, other, 20) == lengths
-    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(p, q)
+    (run, ours), (_, theirs) = reinforce.make(20), reinforce.make(20)
+    assert lengths_of(run, ours, 7) == by_hand(theirs.model, theirs.opt, 20)
+    for p, q in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
 
 
 def test_it_learns_to_balance() -> None:
-    torch.manual_seed(7)
-    lengths = program(*made(), 120)
+    lengths = lengths_of(*reinforce.make(60), 1)
     assert sum(lengths[-20:]) > 3 * sum(lengths[:20])
