@@ -9,7 +9,6 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from importlib import invalidate_caches
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,9 @@ os.environ.setdefault("RES_OPTIONS", "timeout:1")
 
 import pytest
 import torch
+from host_sync import NoSync
 from hypothesis import HealthCheck, settings
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 
 from eventtrain import DataBunch, Learner, Runner, TensorLoader
 from eventtrain.cli import main
@@ -34,7 +32,6 @@ from eventtrain.cli import main
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-aten = torch.ops.aten
 # How long an example takes says more of the machine than of the code.
 settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
@@ -54,52 +51,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False  # long files have few tests, and would come last
     return LoadFileScheduling(config, log)
-
-
-class NoReading(TorchFunctionMode):
-    """Fails on Python calls that read a tensor's values, whatever device it is on."""
-
-    FORBIDDEN = frozenset(
-        (
-            Tensor.item,
-            Tensor.tolist,
-            Tensor.numpy,
-            Tensor.cpu,
-            Tensor.__bool__,
-            Tensor.__float__,
-            Tensor.__int__,
-            Tensor.__index__,
-            torch.equal,
-        )
-    )
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self.FORBIDDEN:
-            raise AssertionError(f"{func} makes the host wait")
-        return func(*args, **(kwargs or {}))
-
-
-class NoScalars(TorchDispatchMode):
-    """Fails on operations that read a value in the end, wherever they were called."""
-
-    FORBIDDEN = (aten._local_scalar_dense, aten.item, aten.equal, aten.nonzero, aten.is_nonzero)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket in self.FORBIDDEN:
-            raise AssertionError(f"{func} makes the host wait")
-        return func(*args, **(kwargs or {}))
-
-
-class NoSync(AbstractContextManager[None]):
-    """Fails on everything that would make the host wait for a device."""
-
-    def __enter__(self) -> None:
-        self._modes = ExitStack()
-        self._modes.enter_context(NoScalars())
-        self._modes.enter_context(NoReading())
-
-    def __exit__(self, *error: Any) -> None:
-        self._modes.close()
 
 
 def children_of(parent: int) -> list[int]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import NoSync
+from host_sync import NoSync
 from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 

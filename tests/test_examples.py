@@ -46,6 +46,7 @@ def test_the_mnist_example_reaches_93_percent_in_one_epoch(mnist_folder: Path) -
     assert float(match[2]) >= 0.93
 
 
+@pytest.mark.slow
 def test_the_convolutional_example_draws_saves_and_goes_on(
     mnist_folder: Path, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ def quick(suite: str) -> tuple[str, dict[str, Any]]:
         return done.stdout, json.loads(file.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", OWN_SUITES)
 def test_suite_runs_and_writes_the_documented_keys(suite: str) -> None:
     said, result = quick(suite)
@@ -76,6 +77,7 @@ def test_suite_runs_and_writes_the_documented_keys(suite: str) -> None:
         assert f"{'PASS' if target['passed'] else 'MISS'}  {target['text']}" in said
 
 
+@pytest.mark.slow
 def test_a_batch_on_two_processes_asks_nothing_of_others_beyond_ddp() -> None:
     _, result = quick("distributed")
     targets = {
@@ -86,6 +88,7 @@ def test_a_batch_on_two_processes_asks_nothing_of_others_beyond_ddp() -> None:
     assert targets["bytecodes a batch to agree"] < LIMIT_BYTECODES["to agree"]
 
 
+@pytest.mark.slow
 def test_what_a_batch_by_hand_asks_of_others_is_counted() -> None:
     said, _ = quick("distributed")
     assert f"{FLAG}, a batch: 2 collectives, 1 device reads, 0 store calls" in said
@@ -117,6 +120,7 @@ def test_the_readme_documents_every_suite_and_key() -> None:
         assert f"`{name}`" in text, name
 
 
+@pytest.mark.slow
 def test_training_in_the_data_suite_equals_the_hand_written_loop() -> None:
     done = bench("data", "--quick")
     lines = [line for line in done.stdout.splitlines() if "bit for bit" in line]

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("EVENTTRAIN_KILLS", "200"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_every_killed_run_goes_on_to_the_weights_of_the_run_that_was_not(tmp_path: Path) -> None:
     done = subprocess.run(

@@ -24,6 +24,7 @@ REFUSED = ["SplitOnOOM"]
 WORKING = [name for name in CASES if name not in REFUSED]
 ALIKE = [name for name in WORKING if name not in (*OF_ITS_OWN_DRAWS, *BY_THE_CLOCK)]
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(
         not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
         reason="needs gloo",

@@ -25,6 +25,7 @@ def told_by(torchrun: Any, folder: Path, *arguments: str) -> list[dict[str, Any]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_rank_zero_ends_with_the_weights_bit_for_bit(
     torchrun: Any, tmp_path: Path
 ) -> None:
