@@ -24,7 +24,7 @@ import pytest
 import eventtrain
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = {"bench", "cli", "demo", "dev", "jobs", "ray", "test", "watch"}
+EXTRAS = {"bench", "cli", "demo", "dev", "jobs", "optuna", "ray", "test", "watch"}
 
 TYPED = """\
 from eventtrain import Runner
