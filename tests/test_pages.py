@@ -189,7 +189,7 @@ def test_every_reason_stands_above_a_block() -> None:
 
 def test_most_blocks_run() -> None:
     unrun = [str(block) for block in BLOCKS if block.why_not and block.language != "text"]
-    assert len(unrun) < 7
+    assert len(unrun) < 9  # those that install packages, or need some that are heavy
 
 
 def test_the_lines_of_one_batch_are_those_of_the_loop() -> None:

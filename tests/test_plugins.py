@@ -368,13 +368,13 @@ def test_what_a_callback_subscribes_when_it_gets_its_runner_is_the_plugins(insta
         class Demo(Callback):
             def set_runner(self, run):
                 super().set_runner(run)
-                run.bus.on("after_fit", print)
+                run.bus.on("after_epoch", print)
     """)
     bus = EventBus()
     run = Runner(bus=bus, plugins=["demo"])
-    (row,) = bus.explain("after_fit")
+    (row,) = bus.explain("after_epoch")
     assert "demo of demo-package" in row.source
-    assert not bus["after_fit"].handlers_for("someone else")
+    assert not bus["after_epoch"].handlers_for("someone else")
     del run
 
 
@@ -789,7 +789,7 @@ def test_a_callback_that_refuses_its_runner_leaves_none_of_its_factorys_there(in
     install("""
         from eventtrain import Callback
         class First(Callback):
-            def after_fit(self): ...
+            def after_epoch(self): ...
         class Second(Callback):
             def set_runner(self, run):
                 raise RuntimeError("not this one")
@@ -800,7 +800,7 @@ def test_a_callback_that_refuses_its_runner_leaves_none_of_its_factorys_there(in
     assert [callback.name for callback in run.cbs] == ["train_eval"]
     assert not hasattr(run, "first")
     assert not hasattr(run, "second")
-    assert not run.bus["after_fit"].handlers
+    assert not run.bus["after_epoch"].handlers
 
 
 def test_one_broken_plugin_does_not_take_the_others_along(install: Install) -> None:

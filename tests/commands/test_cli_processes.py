@@ -17,6 +17,8 @@ import torch
 
 from eventtrain.cli import main
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 FAILING = """
 import os, torch

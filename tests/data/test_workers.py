@@ -18,7 +18,10 @@ from torch.utils.data import DataLoader
 from eventtrain import CancellationToken, TensorLoader
 from eventtrain.data.workers import batches_of
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="no process groups here")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="no process groups here"),
+]
 
 PROGRAM = """
 import json, os, sys, time

@@ -15,6 +15,8 @@ import checkpoint_program
 import pytest
 from checkpoint_program import BATCHES, EPOCHS
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(checkpoint_program.__file__)
 LIMIT = 60.0
 CLOSE = 1e-6

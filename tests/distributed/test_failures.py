@@ -12,6 +12,8 @@ from forked_ranks import Ranks
 
 from eventtrain.checkpoints.files import list_checkpoints
 
+pytestmark = pytest.mark.slow
+
 SOON = 5.0
 CLOSED = ["fit_failed", "after_epoch", "after_fit"]
 

@@ -19,6 +19,7 @@ TRAINED = [
     *("trains sharded", "accumulates sharded", "is cut short"),
 ]
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(
         not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
         reason="needs gloo",

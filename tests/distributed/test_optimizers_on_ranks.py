@@ -9,6 +9,8 @@ import pytest
 from forked_ranks import Ranks
 from optimizers_program import fit
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:

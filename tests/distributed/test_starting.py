@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).with_name("starting_program.py")
 ROOT, LIMIT = PROGRAM.parents[2], 60.0
 Told = list[dict[str, Any]]

@@ -10,6 +10,8 @@ from together_program import SEEDS
 
 from eventtrain import EVENTS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:

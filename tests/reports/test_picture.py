@@ -163,11 +163,11 @@ def test_a_vocabulary_of_ones_own_is_drawn() -> None:
 def test_for_a_sender_only_its_handlers_are_drawn() -> None:
     bus = EventBus()
     first, second = Runner(bus=bus), Runner(bus=bus)
-    first.on("after_fit", nothing, name="mine")
-    second.on("after_fit", nothing, name="theirs")
-    bus.on("after_fit", nothing, name="everyone")
-    assert below(lines_of(bus, first), "after_fit") == ["[0] mine", "[0] everyone"]
-    assert below(lines_of(bus), "after_fit") == [
+    first.on("after_epoch", nothing, name="mine")
+    second.on("after_epoch", nothing, name="theirs")
+    bus.on("after_epoch", nothing, name="everyone")
+    assert below(lines_of(bus, first), "after_epoch") == ["[0] mine", "[0] everyone"]
+    assert below(lines_of(bus), "after_epoch") == [
         "[0] mine  for Runner",
         "[0] theirs  for Runner",
         "[0] everyone",
