@@ -472,6 +472,9 @@ def refused(s: Any) -> dict[str, str]:
         # In a validation, where the other rank waits for nobody before its next batch.
         options: dict[str, Any] = {"ranks": "zero", "name": "alone", "during": "validate"}
         run.on("after_batch", lambda run, call=call: call(run) and None, **options)
+        # It hears of the failure at its next batch, and not in what ends the phase: to be freed
+        # from that would cost the group, which the next call needs.
+        run.on("after_batch", lambda run: time.sleep(0.5 * RANK), during="validate", name="slow")
         try:
             run.fit(1, learn)
         except Exception as error:
