@@ -98,7 +98,6 @@ CHANGES = {
 CHANGES["fsdp2"] |= CHANGES["ddp"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_a_rank_that_is_killed_before_any_change_of_the_folder_loses_nothing(
     told_by: Tell, strategy: str

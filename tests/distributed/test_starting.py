@@ -118,7 +118,6 @@ def one_agent(tmp_path_factory: pytest.TempPathFactory) -> Told:
     return start([agent(free_port(), 1, 4, folder)], folder, 4)
 
 
-@pytest.mark.slow
 def test_two_agents_train_to_the_weights_of_one_bit_for_bit(
     two_agents: Told, one_agent: Told
 ) -> None:
@@ -127,7 +126,6 @@ def test_two_agents_train_to_the_weights_of_one_bit_for_bit(
         assert told["completed"]["weights"] == one_agent[0]["completed"]["weights"]
 
 
-@pytest.mark.slow
 def test_a_fit_that_one_rank_cancels_ends_on_two_machines_at_one_place(two_agents: Told) -> None:
     cancelled = [told["cancelled"] for told in two_agents]
     assert [told["outcome"] for told in cancelled] == ["cancelled"] * 4
@@ -135,7 +133,6 @@ def test_a_fit_that_one_rank_cancels_ends_on_two_machines_at_one_place(two_agent
     assert len({(told["steps"], tuple(told["weights"])) for told in cancelled}) == 1
 
 
-@pytest.mark.slow
 def test_two_agents_go_on_from_there_as_one_does_bit_for_bit(
     two_agents: Told, one_agent: Told
 ) -> None:
@@ -145,7 +142,6 @@ def test_two_agents_go_on_from_there_as_one_does_bit_for_bit(
         assert told["resumed"]["weights"] == one_agent[0]["completed"]["weights"]
 
 
-@pytest.mark.slow
 def test_one_process_of_each_machine_is_its_local_zero(two_agents: Told, one_agent: Told) -> None:
     def who(agents: Told, ranks: str) -> list[int]:
         return [i for i, told in enumerate(agents) if ranks in told["completed"]["ran"]]
@@ -154,7 +150,6 @@ def test_one_process_of_each_machine_is_its_local_zero(two_agents: Told, one_age
     assert [who(one_agent, ranks) for ranks in ("zero", "local_zero")] == [[0], [0]]
 
 
-@pytest.mark.slow
 def test_the_run_and_its_world_have_one_notion_of_the_rank(two_agents: Told, tasks: Told) -> None:
     completed = [told["completed"] for told in two_agents] + [
         told["found"]["completed"] for told in tasks
@@ -166,7 +161,6 @@ def test_the_run_and_its_world_have_one_notion_of_the_rank(two_agents: Told, tas
 # In a worker of Ray Train
 
 
-@pytest.mark.slow
 def test_workers_of_ray_train_are_ranks(
     tmp_path_factory: pytest.TempPathFactory, one_agent: Told
 ) -> None:
