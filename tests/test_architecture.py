@@ -39,8 +39,8 @@ HOUSE = """
     data.batch  data.weights  data.joining  data.global_order  data.loaders  data.lengths
     data.worker_signals  data.workers  data.bunch  data.sharding  data.mnist  data.datasets  data
     host_reading  weighted_sums
-    distributed.groups  distributed.gradient_sync  distributed.reductions  distributed.global_mean
-    distributed.gathering  over_all  distributed.transport  distributed.tallies
+    distributed.meeting  distributed.groups  distributed.gradient_sync  distributed.reductions
+    distributed.global_mean  distributed.gathering  over_all  distributed.transport  distributed.tallies
     distributed.connections  distributed.failures  distributed.agreed_scopes
     distributed.participation
     distributed.arrival_order

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import torch
 from torch import distributed as dist
 
 from ..bus.running import running_handler
 from ..launch import Launch, found_launch, found_local_rank
+from .meeting import meet
 
 if TYPE_CHECKING:
     from .log import Store
@@ -32,6 +33,16 @@ class Clients:
         self._idle: list[Store] = []
         self._lent: dict[int, object] = {}  # by the id of the client: for which store
         self._mark = object()
+        self._named: tuple[object, str] = (None, "")
+
+    def name(self) -> str:
+        """Return a name that all ranks of the group have, and none that used its store before."""
+        store: Any = dist.distributed_c10d._get_default_store()
+        if self._named[0] is not store:
+            names: list[Any] = [uuid4().hex]
+            dist.broadcast_object_list(names, src=0)
+            self._named = store, names[0]
+        return self._named[1]
 
     def take(self) -> Store:
         """Return one that nobody uses."""
@@ -106,7 +117,7 @@ class Group:
             RuntimeError: A handler that not all ranks run begins one.
         """
         require_all_ranks("a run with Distributed")
-        return f"eventtrain/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_runs)}"
+        return f"eventtrain/{_clients.name()}/{next(_runs)}"
 
 
 ALONE = Group()
@@ -166,7 +177,12 @@ def joined_group(timeout: timedelta | None = None) -> Group:
     assert launch is not None  # or it would be alone
     meeting = _meeting_point(launch)
     if launch.by == "torch":  # torch reads the environment, as only there it is said whose store
-        dist.init_process_group(backend, timeout=timeout)
+        from torch.distributed.rendezvous import rendezvous  # not in builds without it
+
+        limit = timeout or dist.default_pg_timeout
+        store, rank, size = next(rendezvous("env://", timeout=limit))
+        store = meet(store, rank, size, limit)
+        dist.init_process_group(backend, None, timeout, size, rank, store)
     else:
         dist.init_process_group(
             backend, meeting, timeout, world_size=group.world_size, rank=group.rank

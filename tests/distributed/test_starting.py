@@ -2,57 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from agents import Told, agents, free_port, start
 
 pytestmark = pytest.mark.slow
 
 PROGRAM = Path(__file__).with_name("starting_program.py")
-ROOT, LIMIT = PROGRAM.parents[2], 60.0
-Told = list[dict[str, Any]]
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
-
-
-def start(commands: list[tuple[list[str], dict[str, str]]], folder: Path, size: int) -> Told:
-    """Start processes side by side, and return what each rank has told."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "MASTER_"))}
-    inherited.update(OMP_NUM_THREADS="1", PYTHONWARNINGS="", PYTHONPATH=str(ROOT))
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *command],
-            env={**inherited, **variables},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
-        for command, variables in commands
-    ]
-    try:
-        said = [process.communicate(timeout=LIMIT)[1] for process in processes]
-    except subprocess.TimeoutExpired:
-        raise AssertionError("the processes have not ended") from None
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # each has a session of its own
-                process.communicate()
-    assert [process.returncode for process in processes] == [0] * len(processes), said
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
 
 
 # By srun's variables, and in groups that the user makes
@@ -99,23 +56,14 @@ def test_it_goes_on_from_there_in_any_group(tasks: Told, group: str) -> None:
 # By torchrun, on one machine and on two
 
 
-def agent(port: int, nodes: int, each: int, folder: Path) -> tuple[list[str], dict[str, str]]:
-    command = ["-m", "torch.distributed.run", "--nnodes", str(nodes), "--nproc-per-node", str(each)]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
-    return [*command, "--rdzv-id", "one", str(PROGRAM), str(folder), "train"], {}
-
-
 @pytest.fixture(scope="module")
 def two_agents(tmp_path_factory: pytest.TempPathFactory) -> Told:
-    folder = tmp_path_factory.mktemp("two")
-    port = free_port()
-    return start([agent(port, 2, 2, folder)] * 2, folder, 4)
+    return agents(2, 2, PROGRAM, tmp_path_factory.mktemp("two"), "train")
 
 
 @pytest.fixture(scope="module")
 def one_agent(tmp_path_factory: pytest.TempPathFactory) -> Told:
-    folder = tmp_path_factory.mktemp("one")
-    return start([agent(free_port(), 1, 4, folder)], folder, 4)
+    return agents(1, 4, PROGRAM, tmp_path_factory.mktemp("one"), "train")
 
 
 def test_two_agents_train_to_the_weights_of_one_bit_for_bit(
