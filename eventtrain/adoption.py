@@ -59,7 +59,7 @@ def callback_of(kind: type[C], run: RunState) -> C:
         return found[0]
     names = ", ".join(callback.name for callback in found or run.cbs)
     which = f"{len(found)} are: {names}; take one by its name" if found else f"there are {names}"
-    raise LookupError(f"no one callback of this runner is a {kind.__name__}: {which}")
+    raise LookupError(f"no single callback of this runner is of the class {kind.__name__}: {which}")
 
 
 def _not_one(value: Any) -> str:

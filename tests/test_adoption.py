@@ -25,7 +25,7 @@ def test_it_is_found_by_a_class_that_its_own_is_made_from() -> None:
 
 
 def test_where_there_is_none_the_error_names_what_there_is() -> None:
-    with pytest.raises(LookupError, match="is a EarlyStopping: there are .*counter"):
+    with pytest.raises(LookupError, match=r"of the class EarlyStopping: there are .*counter"):
         Runner(Counter())[EarlyStopping]
 
 
