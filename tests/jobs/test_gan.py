@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from gan import judged, make
+from tests_of_jobs import needs, quiet
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR
 
 from eventtrain.callbacks import MixedPrecision
+
+needs("lightning")
+
+import gan_lightning
 
 REAL = torch.randn(64, 2, generator=torch.Generator().manual_seed(1)) + 3
 
@@ -50,3 +56,19 @@ def test_weights_and_rates_are_those_of_a_loop_by_hand(name: Any) -> None:
         assert torch.equal(p, q)
     for each in ("g", "d"):
         assert ours.opt[each].param_groups[0]["lr"] == theirs.opt[each].param_groups[0]["lr"]
+
+
+@pytest.mark.filterwarnings("ignore")  # of the other framework
+@pytest.mark.parametrize(("name", "theirs"), [("none", "32-true"), ("bf16", "bf16-mixed")])
+def test_weights_and_rates_are_those_of_lightning(name: Any, theirs: str, tmp_path: Path) -> None:
+    run, learn = make(MixedPrecision(name), REAL)
+    torch.manual_seed(7)
+    run.fit(3, learn)
+    trainer, model, data = gan_lightning.make(theirs, REAL, **quiet(tmp_path))
+    torch.manual_seed(7)
+    trainer.fit(model, data)
+    for part, other in ((learn.model.maker, model.maker), (learn.model.judge, model.judge)):
+        for p, q in zip(part.parameters(), other.parameters(), strict=True):
+            assert torch.equal(p, q)
+    for each, other in zip(("g", "d"), trainer.optimizers, strict=True):
+        assert learn.opt[each].param_groups[0]["lr"] == other.param_groups[0]["lr"]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tests_of_jobs import needs
+from tests_of_jobs import losses_of_lightning, needs, quiet
 
 from eventtrain import CheckpointError, Runner
 
-needs("torchdata")
+needs("torchdata", "lightning")
 
 import stream
+import stream_lightning
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 # What torchdata calls of torch.
@@ -106,3 +108,31 @@ def test_another_stream_is_refused(tmp_path: Path) -> None:
     learn.data.train_dl.dataset.pieces = list(reversed(learn.data.train_dl.dataset.pieces))
     with pytest.raises(CheckpointError, match="is now another batch"):
         again.fit(steps=60, learn=learn, validate_every=20, resume="auto")
+
+
+def losses_of(run: Runner) -> list[float]:
+    """Have the loss of each training batch be written down."""
+    found: list[float] = []
+
+    @run.on("after_loss", during="train")
+    def note(run: Runner) -> None:
+        assert run.loss is not None
+        found.append(float(run.loss.detach()))
+
+    return found
+
+
+def by_lightning(folder: Path, steps: int = 60) -> list[float]:
+    trainer, model, train, valid = stream_lightning.make(folder, 60, 20, **quiet(folder))
+    trainer.fit_loop.epoch_loop.max_steps = steps
+    losses = losses_of_lightning(trainer)
+    trainer.fit(model, train, valid, ckpt_path="last")
+    return losses
+
+
+@pytest.mark.filterwarnings("ignore")  # of the other framework
+def test_losses_are_those_of_lightning(tmp_path: Path) -> None:
+    run, learn = stream.make(tmp_path / "own")
+    losses = losses_of(run)
+    run.fit(steps=60, learn=learn, validate_every=20)
+    assert losses == pytest.approx(by_lightning(tmp_path / "peer"), abs=1e-5)

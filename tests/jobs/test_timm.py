@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy
 import pytest
 import torch
-from tests_of_jobs import needs
+from tests_of_jobs import needs, quiet, rows_of_lightning
 
-needs("timm", "sklearn")
+needs("timm", "sklearn", "lightning")
 
 import timm_images
+import timm_lightning
 import timm_loop
 
 
@@ -42,3 +44,20 @@ def test_losses_and_weights_are_those_of_timms_loop(name: str) -> None:
     run.ema.copy_to(learn.model)
     for key, each in averages.named_parameters():
         torch.testing.assert_close(learn.model.get_parameter(key), each, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the other framework
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_losses_in_training_are_those_of_lightning(name: str, tmp_path: Path) -> None:
+    numpy.random.seed(0)
+    run, learn = timm_images.make(name, steps=32)
+    run.avg_stats.report = None
+    history = run.fit(4, learn).history
+    numpy.random.seed(0)
+    trainer, model, train, valid = timm_lightning.make(name, 4, 32, **quiet(tmp_path))
+    rows = rows_of_lightning(trainer)
+    trainer.fit(model, train, valid)
+    for row, expected in zip(history, rows, strict=True):
+        for column in ("train_loss", "train_accuracy"):
+            assert row[column] == pytest.approx(expected[column], abs=1e-5), column

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
+from typing import Any
 
 import pytest
 from torchvision_operators import import_torchvision
@@ -16,3 +18,35 @@ def needs(*packages: str) -> None:
             f"needs {', '.join(missing)}: pip install -e '.[jobs]'", allow_module_level=True
         )
     import_torchvision()
+
+
+def quiet(folder: Path) -> dict[str, Any]:
+    """Return options that have a Trainer of Lightning print nothing, and write into ``folder``."""
+    silent = ("logger", "enable_progress_bar", "enable_model_summary")
+    return {**dict.fromkeys(silent, False), "accelerator": "cpu", "default_root_dir": folder}
+
+
+def losses_of_lightning(trainer: Any) -> list[float]:
+    """Have the loss of each training batch be written down."""
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    found: list[float] = []
+
+    def note(trainer: Any, model: Any, outputs: Any, *_: Any) -> None:
+        found.append(float(outputs["loss"]))
+
+    trainer.callbacks.append(LambdaCallback(on_train_batch_end=note))
+    return found
+
+
+def rows_of_lightning(trainer: Any) -> list[dict[str, float]]:
+    """Have the numbers of each epoch be written down when it is over."""
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    rows: list[dict[str, float]] = []
+
+    def note(trainer: Any, model: Any) -> None:
+        rows.append({name: float(each) for name, each in trainer.callback_metrics.items()})
+
+    trainer.callbacks.append(LambdaCallback(on_train_epoch_end=note))
+    return rows

@@ -1,0 +1,46 @@
+"""PPO on CartPole, beside a loop written by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tests_of_jobs import needs
+
+from eventtrain.callbacks import Checkpoint
+
+needs("gymnasium")
+
+import ppo
+import ppo_loop
+
+
+def scores_of(run: Any, learn: Any, epochs: int, seed: int) -> list[float]:
+    torch.manual_seed(seed)
+    return [row["train_score"] for row in run.fit(epochs, learn).history]
+
+
+def test_weights_and_scores_are_those_of_a_loop_by_hand() -> None:
+    run, learn = ppo.make()
+    actor, critic = ppo_loop.make()
+    scores = scores_of(run, learn, 3, seed=7)
+    torch.manual_seed(7)
+    assert scores == [score for _, score in ppo_loop.train(actor, critic, 3)]
+    for ours, theirs in ((learn.model.actor, actor), (learn.model.critic, critic)):
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(p, q)
+
+
+def test_it_learns_to_balance() -> None:
+    scores = scores_of(*ppo.make(), 15, seed=1)
+    assert max(scores) > 4 * scores[0]
+
+
+def test_cut_within_a_rollout_it_goes_on_from_the_last_one_to_the_same_weights(
+    tmp_path: Path,
+) -> None:
+    whole, learn = ppo.make()
+    scores = scores_of(whole, learn, 4, seed=3)
+    first, other = ppo.make()
+    first.add_callback(Checkpoint(tmp_path))
