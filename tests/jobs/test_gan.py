@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,22 @@ def test_weights_and_rates_are_those_of_a_loop_by_hand(name: Any) -> None:
         assert ours.opt[each].param_groups[0]["lr"] == theirs.opt[each].param_groups[0]["lr"]
 
 
+@pytest.fixture
+def casts_anew() -> Iterator[None]:
+    """Have autocast keep no weights that it has cast, as in Lightning: their gradients add up otherwise."""
+    torch.set_autocast_cache_enabled(False)
+    yield
+    torch.set_autocast_cache_enabled(True)
+
+
 @pytest.mark.filterwarnings("ignore")  # of the other framework
-@pytest.mark.parametrize(("name", "theirs"), [("none", "32-true"), ("bf16", "bf16-mixed")])
-def test_weights_and_rates_are_those_of_lightning(name: Any, theirs: str, tmp_path: Path) -> None:
-    run, learn = make(MixedPrecision(name), REAL)
+@pytest.mark.usefixtures("casts_anew")
+def test_weights_and_rates_are_those_of_lightning(tmp_path: Path) -> None:
+    run, learn = make(MixedPrecision("bf16"), REAL)
     torch.manual_seed(7)
     run.fit(3, learn)
-    trainer, model, data = gan_lightning.make(theirs, REAL, **quiet(tmp_path))
+    trainer, model, data = gan_lightning.make("bf16-mixed", REAL, **quiet(tmp_path))
+    data.generator = torch.Generator()  # or it draws a seed for workers from what makes the noise
     torch.manual_seed(7)
     trainer.fit(model, data)
     for part, other in ((learn.model.maker, model.maker), (learn.model.judge, model.judge)):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ def needs(*packages: str) -> None:
             f"needs {', '.join(missing)}: pip install -e '.[jobs]'", allow_module_level=True
         )
     import_torchvision()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they call of torch as they are imported
+        for each in packages:
+            importlib.import_module(each)
 
 
 def quiet(folder: Path) -> dict[str, Any]:

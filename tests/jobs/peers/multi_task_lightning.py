@@ -4,6 +4,7 @@ import lightning as L
 import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryAUROC, MulticlassAccuracy, MulticlassF1Score
 from two_tasks import two_tasks
@@ -52,7 +53,8 @@ class TwoHeads(L.LightningModule):
 
 def make(epochs=3, **options):
     torch.manual_seed(0)
-    return L.Trainer(max_epochs=epochs, **options), TwoHeads(), *two_tasks()
+    loaders = (DataLoader(batches, batch_size=None) for batches in two_tasks())
+    return L.Trainer(max_epochs=epochs, **options), TwoHeads(), *loaders
 
 
 if __name__ == "__main__":

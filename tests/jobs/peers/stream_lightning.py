@@ -9,6 +9,7 @@ from texts import Stream, blocks
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchmetrics import MeanMetric
 
@@ -46,7 +47,7 @@ def make(folder, steps=200, every=50, workers=0, **options):
     torch.manual_seed(0)
     model = NextByte()
     train = StatefulDataLoader(Stream(blocks(33, 400), seed=1), 8, num_workers=workers)
-    valid = [(piece[None, :-1], piece[None, 1:]) for piece in blocks(33, 10)]
+    valid = DataLoader([(piece[:-1], piece[1:]) for piece in blocks(33, 10)])
     trainer = L.Trainer(
         max_steps=steps,
         val_check_interval=every,
