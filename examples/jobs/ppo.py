@@ -58,12 +58,12 @@ def objective(pred, y):
     return {"loss": 0.5 * off - gain - 0.01 * entropy, "value_loss": off, "entropy": entropy}
 
 
-def make():
+def make(*cbs):
     torch.manual_seed(0)
     model = ActorCritic()
     opt = torch.optim.Adam(model.parameters(), lr=3e-3)
     rollouts = Rollouts(model)
-    run = Runner([AvgStatsCallback(report=None), GradientClip(0.5)])
+    run = Runner([AvgStatsCallback(report=None), GradientClip(0.5), *cbs])
     run.on("after_loss", lambda run: run.log("score", rollouts.score))
     return run, Learner(model, opt, objective, DataBunch(rollouts))
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tests_of_jobs import needs
 
+from eventtrain import Callback, handler
 from eventtrain.callbacks import Checkpoint
 
 needs("gymnasium")
@@ -42,5 +44,21 @@ def test_cut_within_a_rollout_it_goes_on_from_the_last_one_to_the_same_weights(
 ) -> None:
     whole, learn = ppo.make()
     scores = scores_of(whole, learn, 4, seed=3)
-    first, other = ppo.make()
-    first.add_callback(Checkpoint(tmp_path))
+    with pytest.raises(ZeroDivisionError):
+        scores_of(*ppo.make(Checkpoint(tmp_path), Fails()), 4, seed=3)
+    again, other = ppo.make(Checkpoint(tmp_path))
+    batches: list[int] = []
+    again.on("begin_batch", lambda run: batches.append(run.n_iter))
+    history = again.fit(4, other, resume="auto").history
+    assert batches[0] == 2 * 4 * 8  # of the third rollout
+    assert [row["train_score"] for row in history] == scores
+    for p, q in zip(learn.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+class Fails(Callback):
+    """In the third rollout."""
+
+    @handler(when=lambda run: run.n_iter == 80)
+    def after_batch(self) -> None:
+        raise ZeroDivisionError

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests_of_jobs import losses_of_lightning, needs, quiet
+from tests_of_jobs import fitted_by_lightning, losses_of_lightning, needs, quiet, same_weights
 
 from eventtrain import CheckpointError, Runner
 
@@ -122,12 +122,10 @@ def losses_of(run: Runner) -> list[float]:
     return found
 
 
-def by_lightning(folder: Path, steps: int = 60) -> list[float]:
-    trainer, model, train, valid = stream_lightning.make(folder, 60, 20, **quiet(folder))
-    trainer.fit_loop.epoch_loop.max_steps = steps
-    losses = losses_of_lightning(trainer)
-    trainer.fit(model, train, valid, ckpt_path="last")
-    return losses
+def by_lightning(folder: Path, fail_at: int | None = None) -> tuple[Any, Any, list[float]]:
+    made = stream_lightning.make(folder, 60, 20, **quiet(folder))
+    losses = losses_of_lightning(made[0])
+    return fitted_by_lightning(made, fail_at), made[2].dataset, losses
 
 
 @pytest.mark.filterwarnings("ignore")  # of the other framework
@@ -135,4 +133,18 @@ def test_losses_are_those_of_lightning(tmp_path: Path) -> None:
     run, learn = stream.make(tmp_path / "own")
     losses = losses_of(run)
     run.fit(steps=60, learn=learn, validate_every=20)
-    assert losses == pytest.approx(by_lightning(tmp_path / "peer"), abs=1e-5)
+    _, _, expected = by_lightning(tmp_path / "peer")
+    assert losses == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the other framework
+def test_lightning_leaves_out_the_batch_that_it_had_read_ahead_when_it_saved(
+    tmp_path: Path,
+) -> None:
+    whole, stream_of_whole, losses = by_lightning(tmp_path / "whole")
+    by_lightning(tmp_path / "cut", fail_at=37)
+    again, stream_of_again, losses_again = by_lightning(tmp_path / "cut")
+    assert len(losses_again) == 30  # it was saved after as many steps
+    assert losses_again[0] != losses[30]
+    assert stream_of_again.read == stream_of_whole.read + 8
+    assert not same_weights(whole, again)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import warnings
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torchvision_operators import import_torchvision
 
 
@@ -43,6 +45,40 @@ def losses_of_lightning(trainer: Any) -> list[float]:
 
     trainer.callbacks.append(LambdaCallback(on_train_batch_end=note))
     return found
+
+
+def fitted_by_lightning(made: Any, fail_at: int | None = None) -> Any:
+    """Have a trainer of Lightning fit what was made, from its last checkpoint on.
+
+    Args:
+        made: The trainer, and what it is given.
+        fail_at: The batch of this fit in which it fails. Default ``None``.
+
+    Returns:
+        The model.
+    """
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    trainer, model, *loaders = made
+
+    def fail(trainer: Any, *_: Any) -> None:
+        if trainer.fit_loop.total_batch_idx == fail_at:
+            raise PowerFailure
+
+    trainer.callbacks.append(LambdaCallback(on_train_batch_start=fail))
+    with contextlib.suppress(PowerFailure):
+        trainer.fit(model, *loaders, ckpt_path="last")
+    return model
+
+
+class PowerFailure(Exception):
+    """What ends a run at any moment."""
+
+
+def same_weights(ours: Any, theirs: Any) -> bool:
+    """Whether two models have the same parameters, bit for bit."""
+    pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
+    return all(torch.equal(p, q) for p, q in pairs)
 
 
 def rows_of_lightning(trainer: Any) -> list[dict[str, float]]:
