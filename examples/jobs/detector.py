@@ -13,6 +13,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from eventtrain import AvgStatsCallback, DataBunch, Learner, Runner
 
+
 def make(images=32):
     torch.manual_seed(0)
     backbone = nn.Sequential(
@@ -39,6 +40,7 @@ def make(images=32):
         found.reset()
 
     return run, Learner(model, opt, None, data, forward=lambda model, batch: model(*batch))
+
 
 if __name__ == "__main__":
     run, learn = make()

@@ -1,4 +1,4 @@
-"""PPO on CartPole: an epoch is a rollout, which the loader plays with the policy as it is by then."""
+"""PPO on CartPole: an epoch is a rollout, played by the loader with the policy as it is by then."""
 
 import gymnasium
 import torch
@@ -29,40 +29,35 @@ def judged(model, moves, discount=0.99, trust=0.95):
     for move in reversed(range(len(surprise))):
         gain = surprise[move] + discount * trust * gain * ~moves.over[move]
         advantage[move] = gain
-    chance = policy.log_prob(moves.done)
-    return {
-        "done": moves.done, "chance": chance, "advantage": advantage, "worth": advantage + value
-    }  # fmt: skip
+    return policy.log_prob(moves.done), advantage, advantage + value
 
 
 class Rollouts:
-    def __init__(self, model, moves=512, passes=4, bs=64):
+    def __init__(self, model):
         self.env, self.model = gymnasium.make("CartPole-v1"), model
-        self.moves, self.passes, self.bs = moves, passes, bs
 
     def __iter__(self):
-        moves = rollout(self.env, self.model.actor, self.moves, int(torch.randint(2**31, ())))
+        moves = rollout(self.env, self.model.actor, 512, int(torch.randint(2**31, ())))
         self.score = float(moves.reward.sum() / moves.over.sum().clamp(min=1))
-        rows = judged(self.model, moves)
-        for _ in range(self.passes):
-            for some in torch.randperm(self.moves).split(self.bs):
-                yield moves.seen[some], {name: each[some] for name, each in rows.items()}
+        rows = (moves.done, *judged(self.model, moves))
+        for _ in range(4):
+            for some in torch.randperm(512).split(64):
+                yield moves.seen[some], [each[some] for each in rows]
 
 
 def objective(pred, y):
-    policy, value = pred
-    ratio = (policy.log_prob(y["done"]) - y["chance"]).exp()
-    advantage = (y["advantage"] - y["advantage"].mean()) / (y["advantage"].std() + 1e-8)
+    (policy, value), (done, chance, advantage, worth) = pred, y
+    ratio = (policy.log_prob(done) - chance).exp()
+    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
     gain = torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean()
-    off, entropy = mse_loss(value, y["worth"]), policy.entropy().mean()
+    off, entropy = mse_loss(value, worth), policy.entropy().mean()
     return {"loss": 0.5 * off - gain - 0.01 * entropy, "value_loss": off, "entropy": entropy}
 
 
 def make(*cbs):
     torch.manual_seed(0)
     model = ActorCritic()
-    opt = torch.optim.Adam(model.parameters(), lr=3e-3)
-    rollouts = Rollouts(model)
+    rollouts, opt = Rollouts(model), torch.optim.Adam(model.parameters(), lr=3e-3)
     run = Runner([AvgStatsCallback(report=None), GradientClip(0.5), *cbs])
     run.on("after_loss", lambda run: run.log("score", rollouts.score))
     return run, Learner(model, opt, objective, DataBunch(rollouts))

@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests_of_jobs import PowerFailure, fitted_by_lightning, losses_of_lightning, needs, quiet, same_weights
+from tests_of_jobs import (
+    PowerFailure,
+    fitted_by_lightning,
+    losses_of_lightning,
+    needs,
+    quiet,
+    same_weights,
+)
 
 from eventtrain import Runner, load_checkpoint
 

@@ -61,7 +61,7 @@ def test_weights_and_rates_are_those_of_a_loop_by_hand(name: Any) -> None:
 
 @pytest.fixture
 def casts_anew() -> Iterator[None]:
-    """Have autocast keep no weights that it has cast, as in Lightning: their gradients add up otherwise."""
+    """Have autocast keep no weight that it has cast, as in Lightning: gradients add otherwise."""
     torch.set_autocast_cache_enabled(False)
     yield
     torch.set_autocast_cache_enabled(True)

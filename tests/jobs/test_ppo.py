@@ -35,8 +35,9 @@ def test_weights_and_scores_are_those_of_a_loop_by_hand() -> None:
 
 
 def test_it_learns_to_balance() -> None:
-    scores = scores_of(*ppo.make(), 15, seed=1)
-    assert max(scores) > 4 * scores[0]
+    scores = scores_of(*ppo.make(), 12, seed=1)
+    # Of the seeds 0 to 9 the least gain is fivefold.
+    assert sum(scores[-3:]) / 3 > 3 * scores[0]
 
 
 def test_cut_within_a_rollout_it_goes_on_from_the_last_one_to_the_same_weights(

@@ -11,7 +11,7 @@ from torch.distributions import Categorical
 def make():
     torch.manual_seed(0)
     policy = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 2))
-    opt = torch.optim.Adam(policy.parameters(), lr=0.02)
+    opt = torch.optim.Adam(policy.parameters(), lr=0.005)
     env = gymnasium.make("CartPole-v1")
 
     def play_and_learn(engine, seed):
