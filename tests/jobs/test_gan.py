@@ -82,3 +82,9 @@ def test_weights_and_rates_are_those_of_lightning(tmp_path: Path) -> None:
             assert torch.equal(p, q)
     for each, other in zip(("g", "d"), trainer.optimizers, strict=True):
         assert learn.opt[each].param_groups[0]["lr"] == other.param_groups[0]["lr"]
+
+
+@pytest.mark.filterwarnings("ignore")  # of the other framework
+def test_in_place_of_float16_lightning_takes_bfloat16_on_the_cpu(tmp_path: Path) -> None:
+    trainer, _, _ = gan_lightning.make("16-mixed", REAL, **quiet(tmp_path))
+    assert trainer.precision == "bf16-mixed"
