@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests_of_jobs import needs
 
-from eventtrain import Callback, handler
+from eventtrain import Callback, CheckpointError, handler
 from eventtrain.callbacks import Checkpoint
 
 needs("gymnasium")
@@ -52,6 +52,22 @@ def test_cut_within_a_rollout_it_goes_on_from_the_last_one_to_the_same_weights(
     again.on("begin_batch", lambda run: batches.append(run.n_iter))
     history = again.fit(4, other, resume="auto").history
     assert batches[0] == 2 * 4 * 8  # of the third rollout
+    assert [row["train_score"] for row in history] == scores
+    for p, q in zip(learn.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_cancelled_within_a_rollout_it_goes_on_from_the_checkpoint_before(tmp_path: Path) -> None:
+    whole, learn = ppo.make()
+    scores = scores_of(whole, learn, 4, seed=3)
+    first, other = ppo.make(Checkpoint(tmp_path))
+    first.on("after_batch", lambda run: run.token.cancel("fit"), when=lambda run: run.n_iter == 80)
+    assert len(scores_of(first, other, 4, seed=3)) == 3
+    again, other = ppo.make(Checkpoint(tmp_path))
+    with pytest.raises(CheckpointError, match="is now another batch"):
+        again.fit(4, other, resume="auto")
+    before = sorted(tmp_path.glob("*.pt"))[0]
+    history = again.fit(4, other, resume=before).history
     assert [row["train_score"] for row in history] == scores
     for p, q in zip(learn.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(p, q)
