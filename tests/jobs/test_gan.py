@@ -9,14 +9,10 @@ from typing import Any
 import pytest
 import torch
 from gan import judged, make
-from tests_of_jobs import needs, quiet
+from tests_of_jobs import peer, quiet
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR
 
 from eventtrain.callbacks import MixedPrecision
-
-needs("lightning")
-
-import gan_lightning
 
 REAL = torch.randn(64, 2, generator=torch.Generator().manual_seed(1)) + 3
 
@@ -73,7 +69,9 @@ def test_weights_and_rates_are_those_of_lightning(tmp_path: Path) -> None:
     run, learn = make(MixedPrecision("bf16"), REAL)
     torch.manual_seed(7)
     run.fit(3, learn)
-    trainer, model, data = gan_lightning.make("bf16-mixed", REAL, **quiet(tmp_path))
+    trainer, model, data = peer("gan_lightning", "lightning").make(
+        "bf16-mixed", REAL, **quiet(tmp_path)
+    )
     data.generator = torch.Generator()  # or it draws a seed for workers from what makes the noise
     torch.manual_seed(7)
     trainer.fit(model, data)
@@ -86,5 +84,5 @@ def test_weights_and_rates_are_those_of_lightning(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # of the other framework
 def test_in_place_of_float16_lightning_takes_bfloat16_on_the_cpu(tmp_path: Path) -> None:
-    trainer, _, _ = gan_lightning.make("16-mixed", REAL, **quiet(tmp_path))
+    trainer, _, _ = peer("gan_lightning", "lightning").make("16-mixed", REAL, **quiet(tmp_path))
     assert trainer.precision == "bf16-mixed"

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests_of_jobs import needs, quiet, rows_of_lightning
+from tests_of_jobs import needs, peer, quiet, rows_of_lightning
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-needs("torchmetrics", "lightning")
+needs("torchmetrics")
 
 import multi_task
-import multi_task_lightning
 from two_tasks import auc, two_tasks
 
 
@@ -75,7 +74,8 @@ def test_training_has_columns_of_each_head_too() -> None:
 def test_rows_and_weights_are_those_of_lightning(tmp_path: Path) -> None:
     run, learn = multi_task.make()
     history = run.fit(3, learn).history
-    trainer, model, train, valid = multi_task_lightning.make(3, **quiet(tmp_path))
+    program = peer("multi_task_lightning", "lightning")
+    trainer, model, train, valid = program.make(3, **quiet(tmp_path))
     rows = rows_of_lightning(trainer)
     trainer.fit(model, train, valid)
     for row, expected in zip(history, rows, strict=True):

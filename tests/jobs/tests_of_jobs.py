@@ -15,7 +15,7 @@ from torchvision_operators import import_torchvision
 
 
 def needs(*packages: str) -> None:
-    """Skip the module that calls this where a package is not installed."""
+    """Skip the module or test that calls this where a package is not installed."""
     missing = [each for each in packages if importlib.util.find_spec(each) is None]
     if missing:
         pytest.skip(
@@ -26,6 +26,12 @@ def needs(*packages: str) -> None:
         warnings.simplefilter("ignore")  # what they call of torch as they are imported
         for each in packages:
             importlib.import_module(each)
+
+
+def peer(program: str, *packages: str) -> Any:
+    """Return the program of another framework; the test that asks is skipped without that."""
+    needs(*packages)
+    return importlib.import_module(program)
 
 
 def quiet(folder: Path) -> dict[str, Any]:
