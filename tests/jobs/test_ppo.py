@@ -16,6 +16,7 @@ needs("gymnasium")
 
 import ppo
 import ppo_loop
+from cart_pole import Moves
 
 
 def scores_of(run: Any, learn: Any, epochs: int, seed: int) -> list[float]:
@@ -32,6 +33,25 @@ def test_weights_and_scores_are_those_of_a_loop_by_hand() -> None:
     for ours, theirs in ((learn.model.actor, actor), (learn.model.critic, critic)):
         for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
             assert torch.equal(p, q)
+
+
+def test_an_advantage_adds_up_what_surprised_until_the_end_of_the_game() -> None:
+    torch.manual_seed(0)
+    model = ppo.ActorCritic()
+    fell, over = torch.zeros(40, dtype=torch.bool), torch.zeros(40, dtype=torch.bool)
+    fell[[9, 33]] = over[[9, 20, 33]] = True  # the game that ends with row 20 was cut
+    seen, after = torch.randn(40, 4), torch.randn(40, 4)
+    moves = Moves(seen, torch.zeros(40, dtype=torch.int64), torch.ones(40), after, fell, over)
+    _, advantage, worth = ppo.judged(model, moves)
+    with torch.no_grad():
+        value, then = model.critic(seen)[:, 0], model.critic(after)[:, 0]
+    surprise = 1 + 0.99 * then.where(~fell, torch.tensor(0.0)) - value
+    ends = [9, 20, 33, 39]
+    for move in range(40):
+        rest = surprise[move : next(end for end in ends if end >= move) + 1]
+        expected = sum(float(each) * (0.99 * 0.95) ** away for away, each in enumerate(rest))
+        assert float(advantage[move]) == pytest.approx(expected, abs=1e-4)
+    torch.testing.assert_close(worth, advantage + value)
 
 
 def test_it_learns_to_balance() -> None:
