@@ -27,6 +27,11 @@ MAKE: dict[str, Any] = {
     ),
     "steps": lambda opt, **how: timm_schedulers.MultiStepLRScheduler(opt, [2, 3], 0.3, **how),
     "poly": lambda opt, **how: timm_schedulers.PolyLRScheduler(opt, 9, warmup_t=1, **how),
+    "step": lambda opt, **how: timm_schedulers.StepLRScheduler(opt, 2, 0.5, **how),
+    "wsd": lambda opt, **how: timm_schedulers.WSDLRScheduler(opt, 9, decay_t=8, **how),
+    "own": lambda opt, **how: timm_schedulers.WSDLRScheduler(
+        opt, 9, decay_t=8, decay_fn=lambda share: 1 - share**2, **how
+    ),
     "tanh": lambda opt, **how: timm_schedulers.TanhLRScheduler(opt, 9, **how),
 }
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(1))

@@ -57,8 +57,13 @@ class CountedScheduler:
         self._tell(self.count)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the scheduler's state, the count, and where it ends if it says so."""
-        state = {**self.scheduler.state_dict(), "count": self.count}
+        """Return the scheduler's state, the count, and where it ends if it says so.
+
+        Functions that it was given are not in it: they are those of the one that loads it.
+        """
+        own = self.scheduler.state_dict().items()
+        state = {key: each for key, each in own if not callable(each)}
+        state["count"] = self.count
         length = getattr(self.scheduler, "get_cycle_length", None)
         return state if length is None else {**state, "total_iters": length()}
 
