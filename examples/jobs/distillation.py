@@ -24,11 +24,12 @@ def make():
     teach = teacher().eval().requires_grad_(False)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
     opt = torch.optim.SGD(model.parameters(), lr=0.2)
+
+    def both(model, batch):
+        return model(batch[0]), teach(batch[0])
+
     run = Runner(AvgStatsCallback(accuracy, pred=lambda run: run.pred[0]))
-    return run, Learner(
-        model, opt, distilled, data,
-        forward=lambda model, batch: (model(batch[0]), teach(batch[0])),
-    )  # fmt: skip
+    return run, Learner(model, opt, distilled, data, forward=both)
 
 
 if __name__ == "__main__":

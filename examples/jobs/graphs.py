@@ -20,6 +20,10 @@ class Net(nn.Module):
         return self.out(global_mean_pool(hidden, batch.batch))
 
 
+def loss_of(pred, batch):
+    return cross_entropy(pred, batch.y)
+
+
 def make(size=8, *cbs):
     torch.manual_seed(0)
     train, valid = small_graphs()
@@ -27,10 +31,7 @@ def make(size=8, *cbs):
     model = Net()
     opt = torch.optim.Adam(model.parameters(), lr=0.02)
     run = Runner([AvgStatsCallback(accuracy, target=lambda run: run.batch.y), *cbs])
-    return run, Learner(
-        model, opt, lambda pred, batch: cross_entropy(pred, batch.y), data,
-        weight=lambda batch: batch.num_graphs,
-    )  # fmt: skip
+    return run, Learner(model, opt, loss_of, data, weight=lambda batch: batch.num_graphs)
 
 
 if __name__ == "__main__":

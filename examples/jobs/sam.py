@@ -35,9 +35,8 @@ def make(*cbs):
     data = DataBunch(DataLoader(train, 64), DataLoader(valid, 64))
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     opt = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
-    return Runner([AvgStatsCallback(accuracy), SAM(), *cbs]), Learner(
-        model, opt, cross_entropy, data
-    )
+    run = Runner([AvgStatsCallback(accuracy), SAM(), *cbs])
+    return run, Learner(model, opt, cross_entropy, data)
 
 
 if __name__ == "__main__":
