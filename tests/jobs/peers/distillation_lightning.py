@@ -23,9 +23,6 @@ class Distillation(LightningModule):
         )
         self.teacher = teacher().eval().requires_grad_(False)
 
-    def on_train_epoch_start(self):
-        self.teacher.eval()
-
     def shared_step(self, batch, name):
         x, y = batch
         pred = self.model(x)

@@ -71,7 +71,7 @@ def make(folder, steps=200):
         logger=[CSVLogger(folder), TensorBoardLogger(folder)],
         callbacks=[
             EMAWeightAveraging(decay=0.9),
-            EarlyStopping("valid_noisy_loss", patience=5),
+            EarlyStopping("valid_noisy_loss", patience=4),
             ModelCheckpoint(folder, monitor="valid_noisy_loss", save_top_k=3, save_last=True),
             Rows(f"{folder}/rows.jsonl"),
         ],
