@@ -32,3 +32,40 @@ def test_the_table_has_the_number_of_lines_of_each_program(lines: str, path: str
 
 def test_comments_docstrings_and_blank_lines_are_no_lines_of_code() -> None:
     assert lines_of_code('"""Told.\n\nMore.\n"""\n\n# Why\nx = 1  # one\ny = """a\nb"""\n') == 3
+
+
+ROWS = [CELL.findall(line) for line in PAGE.read_text(encoding="utf-8").splitlines()]
+TOGETHER = [row for row in ROWS if len(row) > 1]
+FOLDER = PAGE.parents[1] / "examples" / "jobs"
+PROGRAMS = [
+    path for path in sorted(FOLDER.glob("*.py")) if "__main__" in path.read_text(encoding="utf-8")
+]
+PLAYERS = {"gan.py", "tbptt.py"}
+"""Programs that do something else with a batch than to call a model, compute a loss and step."""
+
+
+@pytest.mark.parametrize("row", TOGETHER, ids=lambda row: Path(row[0][1]).stem)
+def test_no_program_is_longer_than_the_same_job_elsewhere(row: list[tuple[str, str]]) -> None:
+    own, *others = (int(lines) for lines, _ in row)
+    assert own <= min(others)
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
+def test_every_program_has_a_row(path: Path) -> None:
+    assert f"../examples/jobs/{path.name}" in {own for row in ROWS for _, own in row[:1]}
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
+def test_programs_touch_no_private_name_and_few_do_otherwise_with_a_batch(path: Path) -> None:
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    read = [node.attr for node in nodes if isinstance(node, ast.Attribute)]
+    read += [
+        part
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        for each in node.names
+        for part in [*(node.module or "").split("."), each.name]
+    ]
+    assert [name for name in read if re.match(r"_(?!_)", name)] == []
+    made = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    assert ("one_batch" in made) == (path.name in PLAYERS)
