@@ -40,11 +40,11 @@ def test_rows_rates_and_end_are_those_of_lightning(whole: Any, tmp_path: Path) -
     assert [row["step"] for row in result.history] == [row["step"] for row in expected]
     for name in ("clean_loss", "clean_accuracy", "noisy_loss", "noisy_accuracy"):
         found = [row[f"valid_{name}"] for row in result.history]
-        assert found == pytest.approx([row[f"valid_{name}"] for row in expected], abs=1e-4)
+        assert found == pytest.approx([row[f"valid_{name}"] for row in expected], abs=1e-3)
     rates = [opt.param_groups[0]["lr"] for opt in (learn.opt, trainer.optimizers[0])]
     assert rates[0] == rates[1] < 0.5
     best = torch.load(trainer.checkpoint_callback.best_model_path)
-    assert load_checkpoint(run.checkpoint.best)["steps"] == best["global_step"]
+    assert load_checkpoint(run.checkpoint.best)["counters"]["steps"] == best["global_step"]
 
 
 def test_it_stops_early_with_the_averages_of_the_best_row(whole: Any) -> None:
@@ -57,9 +57,9 @@ def test_it_stops_early_with_the_averages_of_the_best_row(whole: Any) -> None:
 
 
 def test_the_three_best_are_kept(whole: Any) -> None:
-    run, _, result, folder = whole
+    _, _, result, folder = whole
     losses = [(row["valid_noisy_loss"], row["step"]) for row in result.history]
-    kept = {load_checkpoint(path)["steps"] for path in folder.glob("*.pt")}
+    kept = {load_checkpoint(path)["counters"]["steps"] for path in folder.glob("*.pt")}
     assert {step for _, step in sorted(losses)[:3]} <= kept
     assert len(kept) <= 5
 
@@ -83,7 +83,7 @@ def test_each_row_is_in_each_file(whole: Any) -> None:
 def test_cut_between_two_validations_it_goes_on_to_the_same_rows(
     whole: Any, tmp_path: Path
 ) -> None:
-    _, learn, result, folder = whole
+    _, learn, result, _ = whole
     again, resumed = cut_and_resumed(lambda: several_sets.make(tmp_path), 13, **FIT)
     assert again.history == result.history
     for name, each in learn.model.state_dict().items():

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tbptt
 import torch
 from tests_of_jobs import close, ended_after, fitted_by_lightning, needs, same
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from eventtrain import Learner
-
-import tbptt
 
 SPANS = 4  # of a batch
 

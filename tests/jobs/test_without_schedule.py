@@ -47,7 +47,7 @@ def test_rows_and_weights_are_those_of_a_loop_by_hand_that_switches_the_modes(
 def test_cut_between_two_validations_it_goes_on_to_the_same_rows(tmp_path: Path) -> None:
     run, learn = without_schedule.make(tmp_path / "whole")
     rows = run.fit(learn=learn, **FIT).history
-    again, resumed = cut_and_resumed(lambda: without_schedule.make(tmp_path / "cut"), 25, **FIT)
+    again, _ = cut_and_resumed(lambda: without_schedule.make(tmp_path / "cut"), 25, **FIT)
     assert again.history == rows
     kept = load_checkpoint(again.checkpoint.best)["model"]
     best = load_checkpoint(run.checkpoint.best)["model"]

@@ -69,10 +69,10 @@ def ended_after(steps: int, run: Runner, event: str = "after_step") -> None:
     )
 
 
-def cut_and_resumed(make: Callable[[], Made], steps: int, **fit: Any) -> Made:
-    """Return a run that went on where another one was cut; both save into one folder."""
+def cut_and_resumed(make: Callable[[], Made], after: int, **fit: Any) -> Made:
+    """Return a run that went on where another one was cut after some steps, in one folder."""
     (first, ended), (again, resumed) = make(), make()
-    ended_after(steps, first)
+    ended_after(after, first)
     assert first.fit(learn=ended, **fit).outcome == "cancelled"
     again.fit(learn=resumed, resume="auto", **fit)
     return again, resumed

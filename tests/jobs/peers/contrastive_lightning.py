@@ -17,9 +17,7 @@ def contrast(one, other):
 class Contrastive(LightningModule):
     def __init__(self):
         super().__init__()
-        self.encoder = nn.Sequential(
-            nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 16)
-        )
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 16))
 
     def shared_step(self, batch, name):
         views = [self.encoder(batch + 0.1 * torch.randn_like(batch)) for _ in range(2)]

@@ -18,9 +18,7 @@ def distilled(student, taught, y):
 class Distillation(LightningModule):
     def __init__(self):
         super().__init__()
-        self.model = nn.Sequential(
-            nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)
-        )
+        self.model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
         self.teacher = teacher().eval().requires_grad_(False)
 
     def shared_step(self, batch, name):

@@ -14,9 +14,7 @@ from torch.utils.data import DataLoader, Subset
 class Classifier(LightningModule):
     def __init__(self):
         super().__init__()
-        self.model = nn.Sequential(
-            nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)
-        )
+        self.model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 
     def training_step(self, batch, batch_idx):
         x, y = batch

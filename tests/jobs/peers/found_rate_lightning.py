@@ -13,9 +13,7 @@ class Classifier(LightningModule):
     def __init__(self):
         super().__init__()
         self.lr = 1.0
-        self.model = nn.Sequential(
-            nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)
-        )
+        self.model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 
     def training_step(self, batch, batch_idx):
         x, y = batch

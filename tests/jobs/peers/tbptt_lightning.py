@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from texts import pieces
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
 
 
 class Reader(LightningModule):
@@ -65,7 +66,7 @@ def make(folder):
     torch.manual_seed(0)
     checkpoint = ModelCheckpoint(folder, save_last=True)
     trainer = Trainer(max_epochs=5, accelerator="cpu", logger=False, callbacks=checkpoint)
-    return trainer, Reader(), *pieces(length=32)
+    return trainer, Reader(), *(DataLoader(each, batch_size=None) for each in pieces(length=32))
 
 
 if __name__ == "__main__":

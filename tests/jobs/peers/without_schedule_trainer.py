@@ -13,9 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 class Classifier(nn.Module):
     def __init__(self):
         super().__init__()
-        self.model = nn.Sequential(
-            nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)
-        )
+        self.model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 
     def forward(self, x, labels):
         logits = self.model(x)
