@@ -28,7 +28,7 @@ def imported(text: str) -> list[str]:
             found += [each.name for each in node.names]
         elif isinstance(node, ast.ImportFrom):
             found.append(node.module or "")
-    return [name.partition(".")[0] for name in found]
+    return sorted({name.partition(".")[0] for name in found})
 
 
 def arguments(text: str, folder: Path) -> list[str]:
