@@ -11,9 +11,9 @@ import torch
 from tests_of_jobs import (
     close,
     cut_and_resumed,
-    fitted_by_lightning,
     needs,
-    same,
+    row_by_lightning,
+    same_weights,
     train_by_hand,
 )
 from torch import Tensor
@@ -39,7 +39,7 @@ def test_weights_are_those_of_a_loop_by_hand() -> None:
     run.fit(2, ours)
     torch.manual_seed(7)
     train_by_hand(theirs, loss_of, 2)
-    assert same(ours.model, theirs.model)
+    assert same_weights(ours.model, theirs.model)
 
 
 def test_it_goes_on_bit_for_bit(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_it_goes_on_bit_for_bit(tmp_path: Path) -> None:
         return made
 
     _, resumed = cut_and_resumed(make, 11, epochs=2)
-    assert same(resumed.model, whole.model)
+    assert same_weights(resumed.model, whole.model)
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
@@ -61,7 +61,7 @@ def test_it_trains_in_half_precision(name: Any) -> None:
     run, learn = contrastive.make(MixedPrecision(name))
     before = copy.deepcopy(learn.model)
     assert run.fit(1, learn).steps > 0
-    assert not same(before, learn.model)
+    assert not same_weights(before, learn.model)
 
 
 @pytest.mark.filterwarnings("ignore")  # of the other framework
@@ -74,7 +74,7 @@ def test_weights_and_losses_are_those_of_lightning() -> None:
     row = run.fit(5, learn).history[-1]
     trainer, model, *loaders = contrastive_lightning.make()
     torch.manual_seed(7)
-    expected = fitted_by_lightning(trainer, model, *loaders)
+    expected = row_by_lightning(trainer, model, *loaders)
     assert close(learn.model, model.encoder)
     for name in ("train_loss", "valid_loss"):
         assert row[name] == pytest.approx(expected[name], abs=1e-5)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests_of_jobs import close, fitted_by_lightning, needs, same, train_by_hand
+from tests_of_jobs import close, needs, row_by_lightning, same_weights, train_by_hand
 from torch import Tensor
 
 needs("sklearn")
@@ -23,7 +23,7 @@ def test_weights_and_parts_of_the_loss_are_those_of_a_loop_by_hand() -> None:
 
     row = run.fit(2, ours).history[-1]
     train_by_hand(theirs, loss_of, 2)
-    assert same(ours.model, theirs.model)
+    assert same_weights(ours.model, theirs.model)
     x, y = theirs.data.valid_dl.dataset.tensors
     with torch.no_grad():
         parts = distillation.distilled((theirs.model(x), teach(x)), y)
@@ -50,7 +50,7 @@ def test_weights_and_parts_of_the_loss_are_those_of_lightning() -> None:
     run, learn = distillation.make()
     row = run.fit(5, learn).history[-1]
     trainer, model, *loaders = distillation_lightning.make()
-    expected = fitted_by_lightning(trainer, model, *loaders)
+    expected = row_by_lightning(trainer, model, *loaders)
     assert close(learn.model, model.model)
     for name in ("loss", "soft", "hard", "accuracy"):
         for phase in ("train", "valid"):

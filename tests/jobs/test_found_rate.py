@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests_of_jobs import fitted_by_lightning, needs, same, train_by_hand
+from tests_of_jobs import needs, row_by_lightning, same_weights, train_by_hand
 from torch.nn.functional import cross_entropy
 
 from eventtrain import AvgStatsCallback, Runner, accuracy
@@ -39,7 +39,7 @@ def test_the_search_leaves_no_trace_and_the_fit_has_the_rate() -> None:
         learn.opt.param_groups[0]["lr"] = rate
     Runner().fit(3, ours)
     train_by_hand(theirs, lambda model, batch: cross_entropy(model(batch[0]), batch[1]), 3)
-    assert same(ours.model, theirs.model)
+    assert same_weights(ours.model, theirs.model)
 
 
 @pytest.mark.filterwarnings("ignore")  # of the other framework
@@ -55,5 +55,5 @@ def test_with_its_rate_it_learns_as_well_as_with_that_of_lightning() -> None:
     trainer, model, *loaders = found_rate_lightning.make()
     found = Tuner(trainer).lr_find(model, *loaders, min_lr=1e-3, max_lr=100, num_training=60)
     model.lr = found.suggestion()
-    expected = fitted_by_lightning(trainer, model, *loaders)
+    expected = row_by_lightning(trainer, model, *loaders)
     assert row["valid_accuracy"] > expected["valid_accuracy"] - 0.1

@@ -8,10 +8,10 @@ import pytest
 import torch
 from tests_of_jobs import (
     close,
-    fitted_by_lightning,
     mean_by_hand,
     needs,
-    same,
+    row_by_lightning,
+    same_weights,
     train_by_hand,
 )
 from torch import Tensor
@@ -33,7 +33,7 @@ def test_weights_and_losses_are_those_of_a_loop_by_hand() -> None:
     (run, ours), (_, theirs) = graphs.make(), graphs.make()
     row = run.fit(3, ours).history[-1]
     train_by_hand(theirs, loss_of, 3)
-    assert same(ours.model, theirs.model)
+    assert same_weights(ours.model, theirs.model)
     expected = mean_by_hand(theirs, loss_of, lambda batch: int(batch.num_graphs))
     assert row["valid_loss"] == pytest.approx(expected, abs=1e-6)
 
@@ -55,7 +55,7 @@ def test_weights_and_metrics_are_those_of_lightning() -> None:
     run, learn = graphs.make()
     row = run.fit(4, learn).history[-1]
     trainer, model, *loaders = graphs_lightning.make()
-    expected = fitted_by_lightning(trainer, model, *loaders)
+    expected = row_by_lightning(trainer, model, *loaders)
     assert close(learn.model, model)
     for name in ("train_loss", "valid_loss", "valid_accuracy"):
         assert row[name] == pytest.approx(expected[name], abs=1e-5)

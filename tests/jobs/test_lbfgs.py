@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests_of_jobs import close, fitted_by_lightning, needs, same
+from tests_of_jobs import close, needs, row_by_lightning, same_weights
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -31,7 +31,7 @@ def test_weights_are_those_of_a_loop_by_hand() -> None:
     (run, ours), (_, theirs) = lbfgs.make(), lbfgs.make()
     run.fit(4, ours)
     by_hand(theirs.model, theirs.opt, theirs.data)
-    assert same(ours.model, theirs.model)
+    assert same_weights(ours.model, theirs.model)
 
 
 @pytest.mark.filterwarnings("ignore")  # of the other framework
@@ -42,7 +42,7 @@ def test_weights_and_metrics_are_those_of_lightning() -> None:
     run, learn = lbfgs.make()
     row = run.fit(4, learn).history[-1]
     trainer, model, *loaders = lbfgs_lightning.make()
-    expected = fitted_by_lightning(trainer, model, *loaders)
+    expected = row_by_lightning(trainer, model, *loaders)
     assert close(learn.model, model.model)
     for name in ("valid_loss", "valid_accuracy"):
         assert row[name] == pytest.approx(expected[name], abs=1e-5)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests_of_jobs import mean_by_hand, same, train_by_hand
+from tests_of_jobs import mean_by_hand, same_weights, train_by_hand
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -56,5 +56,5 @@ def test_objects_with_to_and_a_length_are_trained_on_as_in_a_loop_by_hand() -> N
     ours, theirs = make(), make()
     row = Runner(AvgStatsCallback(report=None)).fit(3, ours).history[-1]
     train_by_hand(theirs, loss_of, 3)
-    assert same(ours.model, theirs.model)
+    assert same_weights(ours.model, theirs.model)
     assert row["valid_loss"] == pytest.approx(mean_by_hand(theirs, loss_of, len), abs=1e-6)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests_of_jobs import close, cut_and_resumed, needs, same
+from tests_of_jobs import close, cut_and_resumed, needs, same_weights
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -55,15 +55,15 @@ def test_weights_are_those_of_a_loop_by_hand(norm: float | None) -> None:
     run.fit(2, ours)
     by_hand(theirs, 2, norm)
     Runner(clip).fit(2, plain)
-    assert same(ours.model, theirs.model)
-    assert not same(ours.model, plain.model)
+    assert same_weights(ours.model, theirs.model)
+    assert not same_weights(ours.model, plain.model)
 
 
 def test_it_goes_on_bit_for_bit(tmp_path: Path) -> None:
     _, whole = sam.make()
     by_hand(whole, 2)
     _, resumed = cut_and_resumed(lambda: sam.make(Checkpoint(tmp_path)), 11, epochs=2)
-    assert same(resumed.model, whole.model)
+    assert same_weights(resumed.model, whole.model)
 
 
 @pytest.mark.filterwarnings("ignore")  # of the other framework

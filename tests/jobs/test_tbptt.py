@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tbptt
 import torch
-from tests_of_jobs import close, ended_after, fitted_by_lightning, needs, same
+from tests_of_jobs import close, ended_after, needs, row_by_lightning, same_weights
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -43,7 +43,7 @@ def test_weights_and_losses_are_those_of_a_loop_by_hand(tmp_path: Path) -> None:
     result = run.fit(2, ours)
     assert result.steps == 2 * 10 * SPANS
     losses = by_hand(theirs, 2)
-    assert same(ours.model, theirs.model)
+    assert same_weights(ours.model, theirs.model)
     assert [row["valid_loss"] for row in result.history] == pytest.approx(losses, abs=1e-5)
 
 
@@ -51,7 +51,7 @@ def test_a_validation_between_two_batches_leaves_the_state_of_the_training(tmp_p
     (run, ours), (_, theirs) = tbptt.make(tmp_path), tbptt.make(tmp_path)
     run.fit(2, ours, validate_every=12)
     by_hand(theirs, 2)
-    assert same(ours.model, theirs.model)
+    assert same_weights(ours.model, theirs.model)
 
 
 @pytest.mark.parametrize("event", ["after_batch", "after_loss", "after_step"])
@@ -63,7 +63,7 @@ def test_the_state_is_in_the_checkpoint(event: str, tmp_path: Path) -> None:
     assert run.fit(2, ended).outcome == "cancelled"
     again, resumed = tbptt.make(tmp_path)
     again.fit(2, resumed, resume="auto")
-    assert same(resumed.model, whole.model)
+    assert same_weights(resumed.model, whole.model)
 
 
 @pytest.mark.filterwarnings("ignore")  # of the other framework
@@ -74,6 +74,6 @@ def test_weights_and_losses_are_those_of_lightning(tmp_path: Path) -> None:
     run, learn = tbptt.make(tmp_path / "own")
     row: dict[str, Any] = run.fit(5, learn).history[-1]
     trainer, model, *loaders = tbptt_lightning.make(tmp_path / "peer")
-    expected = fitted_by_lightning(trainer, model, *loaders)
+    expected = row_by_lightning(trainer, model, *loaders)
     assert close(learn.model, model)
     assert row["valid_loss"] == pytest.approx(expected["valid_loss"], abs=1e-5)

@@ -52,7 +52,7 @@ def mean_by_hand(
     return sum(loss * rows for loss, rows in pairs) / sum(rows for _, rows in pairs)
 
 
-def same(ours: nn.Module, theirs: nn.Module) -> bool:
+def same_weights(ours: nn.Module, theirs: nn.Module) -> bool:
     """Say whether two models are equal bit for bit."""
     pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
     return all(torch.equal(p, q) for p, q in pairs)
@@ -84,7 +84,7 @@ def cut_and_resumed(make: Callable[[], Made], after: int, **fit: Any) -> Made:
     return again, resumed
 
 
-def fitted_by_lightning(trainer: Any, *parts: Any) -> dict[str, float]:
+def row_by_lightning(trainer: Any, *parts: Any) -> dict[str, float]:
     """Fit and return what was logged last; the trial run before it would draw random numbers."""
     trainer.num_sanity_val_steps = 0
     trainer.fit(*parts)
