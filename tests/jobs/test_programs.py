@@ -1,4 +1,4 @@
-"""Each program runs to its end as its docstring says, and so does each of those beside it."""
+"""Short programs run to their ends as their docstrings say, and so do those beside them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from tests_of_jobs import needs
 from torchvision_operators import import_torchvision
 
 PEERS = sorted((Path(__file__).parent / "peers").glob("*.py"))
+LONG = ("causal_lm", "ppo", "reinforce", "timm")
+"""What takes long: the tests of these jobs have the same functions do less."""
+SHORT = [path for path in [*PROGRAMS, *PEERS] if not path.name.startswith(LONG)]
 
 
 def read(path: Path) -> str:
@@ -39,7 +42,7 @@ def arguments(text: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.filterwarnings("ignore")  # of other packages
-@pytest.mark.parametrize("path", [*PROGRAMS, *PEERS], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SHORT, ids=lambda path: path.name)
 def test_a_program_runs_to_its_end(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
