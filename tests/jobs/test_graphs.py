@@ -20,7 +20,6 @@ from torch.nn.functional import cross_entropy
 from eventtrain.callbacks import GradientAccumulation
 
 needs("torch_geometric")
-pytest.importorskip("torch_geometric")  # which has torch warn, and here that is no error
 
 import graphs
 
