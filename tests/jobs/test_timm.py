@@ -52,9 +52,9 @@ def test_rows_and_averages_are_those_of_lightning(tmp_path: Path) -> None:
     numpy.random.seed(0)
     run, learn = timm_images.make("test_resnet", steps=32)
     run.avg_stats.report = None
-    history = run.fit(4, learn).history
+    history = run.fit(2, learn).history
     numpy.random.seed(0)
-    trainer, model, train, valid = timm_lightning.make("test_resnet", 4, 32, **quiet(tmp_path))
+    trainer, model, train, valid = timm_lightning.make("test_resnet", 2, 32, **quiet(tmp_path))
     rows = rows_of_lightning(trainer)
     trainer.fit(model, train, valid)
     for row, expected in zip(history, rows, strict=True):
