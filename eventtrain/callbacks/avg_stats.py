@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..arguments import takes_one_argument
 from ..bus.receivers import name_of
@@ -28,7 +28,7 @@ from .shared.readings import detached_mean, to_host
 from .shared.row_ends import RowCallback, RowClock
 
 Metric = Any
-"""``metric(pred, yb)`` returning one number, ``OverAll``, or one of torchmetrics, or several."""
+"""``metric(pred, yb)`` returning one number, ``OverAll``, one of torchmetrics, or several by name."""
 Pick = Callable[[Any], Any]
 """``pick(run)`` returns what metrics get of a batch."""
 
@@ -43,9 +43,9 @@ class AvgStats:
     On several processes they are those of this process, until ``share`` makes them those of all.
 
     Args:
-        metrics: One metric or several. A function's mean over a batch is
-            averaged; a torchmetrics metric is updated and computed, a collection's
-            members each under the collection's name for it.
+        metrics: One metric or several; in a mapping, each by the name of its column. A function's
+            mean over a batch is averaged; a torchmetrics metric is updated and computed, a
+            collection's members each under the collection's name for it.
         in_train: Whether these are the training batches' averages.
         pred, target: Functions of the run that return what metrics get; ``None`` (default) stands
             for ``run.pred`` and ``run.yb``.
@@ -507,13 +507,15 @@ def _keeps_state(metric: Any) -> bool:
 
 
 def _listed(metrics: Metric | Iterable[Metric] | None) -> list[Metric]:
-    # A collection could be iterated over, for its names.
-    is_one = _keeps_state(metrics) or isinstance(metrics, Tensor)
+    # A collection or a mapping could be iterated over, for its names.
+    is_one = _keeps_state(metrics) or isinstance(metrics, (Tensor, Mapping, nn.ModuleDict))
     return [metrics] if is_one else listify(metrics)
 
 
 def _members(metric: Metric) -> list[tuple[str, Metric]]:
-    """Return a metric under its name, or those of a torchmetrics collection under theirs."""
+    """Return a metric under its name, or those of a mapping or a collection under theirs."""
+    if isinstance(metric, (Mapping, nn.ModuleDict)) and not _keeps_state(metric):
+        return [pair for name, each in metric.items() for pair in _called(name, each)]
     if isinstance(metric, type):
         raise TypeError(f"metric {metric.__name__} is a class: pass an instance, or a function")
     if not callable(metric):
@@ -528,6 +530,13 @@ def _members(metric: Metric) -> list[tuple[str, Metric]]:
     if hasattr(metric, "items"):
         return list(metric.items())
     return [(camel2snake(type(metric).__name__), metric)]
+
+
+def _called(name: Any, metric: Metric) -> list[tuple[str, Metric]]:
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"a mapping has metrics by the names of their columns, texts, got {name!r}")
+    found = _members(metric)
+    return [(name if len(found) == 1 else f"{name}_{own}", each) for own, each in found]
 
 
 def _told_apart(names: Iterable[str]) -> list[str]:
