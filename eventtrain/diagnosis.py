@@ -134,8 +134,8 @@ def _how_to_choose(batch: Any) -> str:
         return (
             "A batch that is no pair goes to model and loss function as a whole. Have the loader "
             "yield (inputs, targets), or choose them from what it yields: "
-            f"BatchTransform(lambda xb, yb: (xb[{one!r}], yb[{other!r}]), during=None); or call the "
-            "model as it is to be called, Learner(..., forward=lambda model, batch: ...)"
+            f"BatchTransform(lambda xb, yb: (xb[{one!r}], yb[{other!r}]), during=None); or call "
+            "the model as it is to be called, Learner(..., forward=lambda model, batch: ...)"
         )
     return (
         "Have the loader yield tensors: a DataLoader makes them of arrays and numbers, and "

@@ -28,7 +28,7 @@ from .shared.readings import detached_mean, to_host
 from .shared.row_ends import RowCallback, RowClock
 
 Metric = Any
-"""``metric(pred, yb)`` returning one number, ``OverAll``, one of torchmetrics, or several by name."""
+"""``metric(pred, yb)`` returning one number, ``OverAll``, one of torchmetrics; several by name."""
 Pick = Callable[[Any], Any]
 """``pick(run)`` returns what metrics get of a batch."""
 

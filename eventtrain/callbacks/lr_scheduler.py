@@ -92,8 +92,8 @@ class LRScheduler(SchedulerCallback):
             )
         if not isinstance(scheduler, torch_schedulers.LRScheduler):
             raise TypeError(
-                f"make must return a torch.optim.lr_scheduler.LRScheduler, got {scheduler!r}: one of "
-                "another kind is stepped by a handler, run.on('after_step', lambda run: "
+                f"make must return a torch.optim.lr_scheduler.LRScheduler, got {scheduler!r}: one "
+                "of another kind is stepped by a handler, run.on('after_step', lambda run: "
                 "scheduler.step_update(run.steps)), say"
             )
         return scheduler
