@@ -52,7 +52,8 @@ class Learner:
         loss_func: ``loss_func(pred, yb)``, a scalar tensor, or a mapping with one at ``"loss"``
             and the parts that it is made of, which ``run.losses`` has. ``None`` where the model
             computes its loss: it is then taken out of what the model returns, ``pred.loss`` or
-            ``pred["loss"]``; or that is, in training, a mapping of losses, which are added.
+            ``pred["loss"]``; or that is the loss, or in training a mapping of losses, which are
+            added.
         data: The loaders.
         forward: ``forward(model, batch)`` calls the model and returns what it predicts. ``None``
             (default) calls ``model(xb)``; or ``model(**batch)`` where there is no ``loss_func``,

@@ -69,6 +69,11 @@ class AvgStats:
         self.in_train = in_train
         self.reset()
 
+    @property
+    def metric_names(self) -> Sequence[str]:
+        """The names of the metrics alone."""
+        return self.names[1 : 1 + len(self.metrics)]
+
     def reset(self) -> None:
         """Start over."""
         self.count: Any = 0
@@ -253,7 +258,7 @@ class AvgStats:
         if metrics != len(self.metrics) or len(state["metrics"]) != len(keeping):
             raise ValueError(
                 f"the state is of {metrics} metrics, and there are "
-                f"{len(self.metrics)}: {', '.join(self.names[1 : 1 + len(self.metrics)]) or 'none'}"
+                f"{len(self.metrics)}: {', '.join(self.metric_names) or 'none'}"
             )
         self.reset()
         self.count, self._sums = state["count"], list(state["sums"])
@@ -330,6 +335,20 @@ class AvgStatsCallback(RowCallback):
         self._spans_epochs = run.validate_every is not None
         self._is_written = self._spans_epochs
         self._of_sets = {}
+        self._check_columns(run)
+
+    def _check_columns(self, run: Runner) -> None:
+        """Refuse a column that another one has: the last to write would have it."""
+        own = set(self.train_stats.metric_names)
+        for other in run.cbs:
+            if other is self or not isinstance(other, AvgStatsCallback):
+                continue
+            for name in other.train_stats.metric_names:
+                if name in own:
+                    raise ValueError(
+                        f"{self!r} and {other!r} both have a metric {name!r}, and would write one "
+                        'column: give it another name in one of them, AvgStatsCallback({"...": ...})'
+                    )
 
     def begin_epoch(self, run: Runner) -> None:
         """Start the epoch's clock."""
@@ -341,6 +360,7 @@ class AvgStatsCallback(RowCallback):
 
     def begin_validate(self, run: Runner) -> None:
         """Start over, for a validation outside of a fit too."""
+        self._check_columns(run)
         if not run.in_interlude and run.valid_name == next(iter(run.valid_loaders)):
             self._of_sets = {}
         self.valid_stats.reset()

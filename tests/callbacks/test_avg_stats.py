@@ -203,6 +203,18 @@ def test_metrics_may_stand_in_a_module_of_torch(learner: Learner) -> None:
     assert "valid_acc" in row.history[0]
 
 
+def test_two_of_them_with_a_metric_of_one_name_are_an_error(learner: Learner) -> None:
+    first, second = (AvgStatsCallback({"acc": accuracy}, report=None) for _ in range(2))
+    second.name = "second"
+    for use in (lambda run: run.fit(1, learner), lambda run: run.validate(learner)):
+        with pytest.raises(ValueError, match=r"'avg_stats'> and .*'second'> both have .*'acc'"):
+            use(Runner([first, second]))
+    second = AvgStatsCallback({"other": accuracy}, report=None)
+    second.name = "second"
+    row = Runner([first, second]).fit(1, learner).history[0]
+    assert row["valid_acc"] == row["valid_other"]
+
+
 def test_a_name_of_a_metric_that_is_no_text_is_an_error() -> None:
     with pytest.raises(TypeError, match="names of their columns, texts, got 1"):
         AvgStatsCallback({1: accuracy})
