@@ -347,7 +347,7 @@ class AvgStatsCallback(RowCallback):
                 if name in own:
                     raise ValueError(
                         f"{self!r} and {other!r} both have a metric {name!r}, and would write one "
-                        'column: give it another name in one of them, AvgStatsCallback({"...": ...})'
+                        'column: give it another name in one of them, AvgStatsCallback({"name": f})'
                     )
 
     def begin_epoch(self, run: Runner) -> None:
