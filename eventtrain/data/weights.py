@@ -92,6 +92,12 @@ def sample_counts(batch: Any) -> frozenset[int]:
     return _both(inputs, targets) or inputs | targets
 
 
+def listed_samples(batch: Any) -> int:
+    """Return how many elements of one kind a batch lists; 0 where it is no list of such."""
+    is_list = isinstance(batch, (list, tuple)) and not hasattr(batch, "_fields")
+    return len(batch) if is_list and are_of_one_kind(batch) else 0
+
+
 def possible_counts(part: Any) -> frozenset[int]:
     """Return the numbers of samples that a part of a batch can be read as.
 
