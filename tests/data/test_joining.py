@@ -206,6 +206,24 @@ def test_two_of_each_batch_that_are_no_rows_are_kept_a_batch() -> None:
     assert [len(part) for part in found] == [2, 2]
 
 
+class Moved:
+    """A batch of somebody's own, which knows how long it is."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to(self, device: Any, non_blocking: bool = False) -> Moved:
+        return Moved(self.rows.to(device))
+
+
+def test_texts_of_an_object_that_knows_its_length_come_as_one_list() -> None:
+    batches: Any = [Moved(xb) for xb, _ in inputs(4, 4, 2)]
+    assert predict(lambda xb: ["a"] * len(xb.rows), batches) == ["a"] * 10
+
+
 def test_texts_of_samples_come_as_one_list() -> None:
     assert predict(lambda xb: [f"{row[0]:.0f}" for row in xb]) == [str(i) for i in range(10)]
 
