@@ -180,7 +180,8 @@ def test_what_can_be_read_in_two_ways_is_an_error_with_both_numbers(name: str) -
 @pytest.mark.parametrize(
     "batch",
     ["text", [], {}, {"a": 1}, torch.tensor(1.0), None, 3, Opaque(), Keyed(2), Moved,
-     ("a", "b"), (None, None), {"tokens": zeros(37), "offsets": zeros(16)}, Fields(zeros(37), zeros(16)), Fields, object()],
+     ("a", "b"), (None, None), {"tokens": zeros(37), "offsets": zeros(16)},
+     Fields(zeros(37), zeros(16)), Fields, object()],
     ids=lambda batch: type(batch).__name__,
 )  # fmt: skip
 def test_what_has_nothing_to_count_by_is_an_error_of_its_own(batch: Any) -> None:
