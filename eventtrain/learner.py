@@ -328,7 +328,7 @@ def accuracy(out: Tensor, yb: Tensor) -> Tensor:
 
     Raises:
         TypeError: One of the two is no tensor.
-        ValueError: There is not one label for each row.
+        ValueError: There is not one label for each row, or one logit alone for each label.
     """
     for value, name in ((out, "logits"), (yb, "labels")):
         if not isinstance(value, Tensor):
@@ -336,10 +336,27 @@ def accuracy(out: Tensor, yb: Tensor) -> Tensor:
                 f"accuracy needs {name} that are one tensor, got {type(value).__name__}: "
                 "for other batches pass a metric of yours, fn(pred, yb)"
             )
+    if out.ndim < 2 or out.shape[1] == 1:  # the largest of one is always the first
+        raise ValueError(
+            f"accuracy needs a logit for each class, in dimension 1, and got {list(out.shape)}: of "
+            "one alone take its sign, {'accuracy': lambda out, yb: "
+            "((out > 0) == (yb > 0.5)).float().mean()}"
+        )
     found = out.argmax(dim=1)
     if found.shape != yb.shape:  # they would be compared each with each
         raise ValueError(
             f"accuracy got logits of shape {list(out.shape)}, which take labels of shape "
-            f"{list(found.shape)}, and labels of shape {list(yb.shape)}"
+            f"{list(found.shape)}, and labels of shape {list(yb.shape)}{_how_to_fit(out, yb)}"
         )
     return (found == yb).float().mean()
+
+
+def _how_to_fit(out: Tensor, yb: Tensor) -> str:
+    if out.shape == yb.shape:
+        return ": of rows with a share for each class, yb.argmax(1) are the labels"
+    if out.shape[:-1] == yb.shape:
+        return (
+            ": where classes come last, AvgStatsCallback(accuracy, "
+            "pred=lambda run: run.pred.flatten(0, -2), target=lambda run: run.yb.flatten())"
+        )
+    return ""
