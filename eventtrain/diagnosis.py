@@ -199,6 +199,18 @@ def _about_step(error: Exception, run: RunState) -> str:
 
 def _about_loss(error: Exception, run: RunState) -> str:
     loss = run.loss
+    one_batch: Any = getattr(type(run), "one_batch", None)
+    is_own = getattr(one_batch, "__module__", "").partition(".")[0] != __package__
+    if is_own and not run.in_train:
+        return (
+            f"one_batch of {type(run).__name__} made a backward pass in validation: return behind "
+            "after_loss, unless self.in_train"
+        )
+    if is_own and loss is None:
+        return (
+            f"run.loss is None: one_batch of {type(run).__name__} sets self.loss before it fires "
+            "after_loss"
+        )
     if loss is None:
         return "the loss is None: loss_func lacks a return"
     if isinstance(loss, Number):
