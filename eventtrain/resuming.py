@@ -63,8 +63,10 @@ class FromTheStart:
             self._is_saved = True
 
     def told(self) -> dict[str, Any] | None:
-        """Return from where the run goes on, as plain data; ``None`` for its beginning."""
-        return None
+        """Return from where the run goes on, as plain data; ``None`` where it was not to go on."""
+        if not self.is_continued:
+            return None
+        return {"from": None, "epoch": 0, "phase": None, "batch": 0, "steps": 0}
 
     def enter_fit(self, run: RunState) -> None:
         """Put back what belongs to the fit, once ``begin_fit`` has fired."""

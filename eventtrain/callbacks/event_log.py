@@ -16,7 +16,7 @@ from ..callback import Callback
 from ..errors import describe
 from ..events import Event, event_names
 from ..reports.about import about_cancellation, about_failure, about_row, about_run, rates_of
-from ..reports.event_lines import cut_torn_line
+from ..reports.event_lines import cut_torn_line, lines_of
 
 if TYPE_CHECKING:
     from ..bus.event_bus import Signal
@@ -158,6 +158,14 @@ class EventLog(Callback):
         if is_due or len(self._lines) >= self.flush_every or token.scope is None:
             self._written = now
             self._flush()
+
+    def report_parts(self) -> dict[str, Any]:
+        """Return the lines, those that are not written yet too."""
+        if self._own_path is None:
+            return {"events": list(self.records)}
+        if self._lines:
+            self._flush()
+        return {"events": lines_of(self._own_path)} if os.path.exists(self._own_path) else {}
 
     def _new_cancellations(self, run: RunState) -> list[dict[str, Any]]:
         # Another thread may add to the history at any moment.

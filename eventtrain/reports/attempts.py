@@ -46,7 +46,7 @@ class Attempt:
         rows: Rows of the history.
         rates: Pairs of steps and learning rates, where these have changed.
         scopes: Time by scope, ``"train > batch"``.
-        steps: Time by phase and by the events that it lay between.
+        between: Time by phase and by the events that it lay between.
         lines: How many lines it has.
     """
 
@@ -130,7 +130,7 @@ class _Reader:
         attempt.last = line
         self._note_what_is_told(line)
         self._note_time(line, event)
-        attempt.open_scopes = tuple(scope for scope, _, _ in self._open)
+        attempt.open_scopes = self.open_scopes
         if line["scope"] is None and event.closes_scope:
             attempt.outcome = line["outcome"] or "completed"
 
@@ -160,27 +160,36 @@ class _Reader:
             spent = self.attempt.between.setdefault(key, Spent())
             spent.count, spent.seconds = spent.count + 1, spent.seconds + now - self._before[1]
         self._before = event.name, now
-        if event.kind == "opening":
-            self._open.append((event.scope, now, Spent()))
-        elif event.closes_scope:
-            self._close(event.scope, now)
-
-    def _close(self, scope: str, now: float) -> None:
-        """Close a scope; what stands open inside of it was left without a line."""
-        if scope not in (each for each, _, _ in self._open):
+        if event.kind != "opening":
+            self._close_down_to(line["scope"], now)
             return
-        while True:
-            path = " > ".join(each for each, _, _ in self._open)
-            name, start, inside = self._open.pop()
-            spent = self.attempt.scopes.setdefault(path, Spent())
-            seconds = max(now - start, 0.0)
-            spent.count += 1
-            spent.seconds += seconds
-            spent.own += max(seconds - inside.seconds, 0.0)
-            if self._open:
-                self._open[-1][2].seconds += seconds
-            if name == scope:
-                return
+        if event.scope in self.open_scopes:
+            self._close_down_to(event.scope, now)
+            self._close(now)
+        self._open.append((event.scope, now, Spent()))
+
+    @property
+    def open_scopes(self) -> tuple[str, ...]:
+        """Names of the scopes that are open, outermost first."""
+        return tuple(scope for scope, _, _ in self._open)
+
+    def _close_down_to(self, scope: str | None, now: float) -> None:
+        """Close what is no longer open, as the innermost open scope is another."""
+        if scope is not None and scope not in self.open_scopes:
+            return
+        while self._open and self._open[-1][0] != scope:
+            self._close(now)
+
+    def _close(self, now: float) -> None:
+        path = " > ".join(self.open_scopes)
+        _, start, inside = self._open.pop()
+        spent = self.attempt.scopes.setdefault(path, Spent())
+        seconds = max(now - start, 0.0)
+        spent.count += 1
+        spent.seconds += seconds
+        spent.own += max(seconds - inside.seconds, 0.0)
+        if self._open:
+            self._open[-1][2].seconds += seconds
 
 
 def number(value: object) -> float | None:

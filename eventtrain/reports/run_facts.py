@@ -1,0 +1,230 @@
+"""What is known of a run, put together: its attempts joined, and what is missing said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .about import FORMAT, about_cancellation, about_run
+from .attempts import Attempt, attempts_of, number
+from .row_files import Row
+from .run_folder import RunFolder, read_run_folder
+
+_PREFERRED = ("JSONLLogger", "CSVLogger", "EventLog", "History", "eventtrain train", "run.history")
+"""Whose rows are taken: the first that has any. What resumes with a run tells no epoch twice."""
+
+
+@dataclass
+class RunFacts:
+    """What is known of one run.
+
+    Attributes:
+        name: What it is called.
+        attempts: Its fits, and validations and predictions alone, oldest first; of rank 0.
+        ranks: The same of the other ranks.
+        rows: Rows of the history, each with the number of its ``fit``.
+        rows_from: Who told the rows.
+        batches: A row for each training batch, where somebody kept them.
+        rates: Number of the fit, steps, and the learning rates from there on.
+        ends: How fits ended, as others than the event log tell.
+        handlers: What a profile has measured of handlers.
+        timing: Rows of ``Timing``.
+        checkpoints: Their records, oldest first.
+        sources: What all this was read from.
+        notes: What was damaged or is left out.
+        missing: What is not known, and what would have told it.
+    """
+
+    name: str
+    attempts: list[Attempt] = field(default_factory=list)
+    ranks: dict[int, list[Attempt]] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    rows_from: str = ""
+    batches: list[Row] = field(default_factory=list)
+    rates: list[tuple[int, int, dict[str, float]]] = field(default_factory=list)
+    ends: list[Row] = field(default_factory=list)
+    handlers: list[Row] = field(default_factory=list)
+    timing: list[Row] = field(default_factory=list)
+    checkpoints: list[Row] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def last_fit(self) -> Attempt | None:
+        """The last attempt that was a fit; the last of all where there was none."""
+        fits = [each for each in self.attempts if each.kind == "fit"]
+        return (fits or self.attempts or [None])[-1]
+
+
+def facts_of_folder(path: Path) -> RunFacts:
+    """Return what a run has left in a folder; see ``read_run_folder``.
+
+    Raises:
+        DataError: There is nothing of a run, or of several.
+    """
+    left = read_run_folder(path)
+    facts = RunFacts(str(path), sources=left.sources, notes=left.notes, ends=left.ends)
+    facts.handlers = left.handlers
+    _take_attempts(facts, left)
+    _take_rows(facts, {**left.rows, **_rows_of_log(facts)})
+    _take_checkpoints(facts, left)
+    _note_what_is_missing(facts)
+    return facts
+
+
+def facts_of_run(run: Any, name: str) -> RunFacts:
+    """Return what a runner and its callbacks know, and what they have written.
+
+    Args:
+        run: The ``Runner``; in a run, or after one.
+        name: What it is to be called.
+    """
+    parts: dict[str, Any] = {}
+    for callback in run.cbs:
+        for part, value in callback.report_parts().items():
+            parts.setdefault(part, value)
+    facts = RunFacts(name, sources=["the runner"])
+    facts.timing, facts.batches = parts.get("timing", []), parts.get("batches", [])
+    lines = parts.get("events")
+    if lines is not None:
+        facts.attempts, damaged = attempts_of(lines)
+        facts.notes += [f"event log: line {each.number} is damaged" for each in damaged]
+    else:
+        facts.attempts = _attempt_of(run)
+    rows = {"History": parts.get("rows", []), "run.history": _numbered(_history_of(run))}
+    _take_rows(facts, {**rows, **_rows_of_log(facts)})
+    _take_checkpoints(facts, RunFolder(Path(), checkpoints=parts.get("checkpoints", [])))
+    _note_what_is_missing(facts)
+    return facts
+
+
+def _attempt_of(run: Any) -> list[Attempt]:
+    """Tell of the run that goes on, or of the last one, without a log."""
+    result = run.result
+    if run.is_running:
+        about = about_run(run, 0.0)
+        del about["began_at"]
+        asked = [about_cancellation(each) for each in run.token.history]
+        return [Attempt("fit", about, cancellations=asked, asked=len(asked))]
+    if result is None:
+        return []
+    asked = [about_cancellation(each) for each in result.cancellations]
+    last = {"t": result.seconds, "steps": result.steps}
+    attempt = Attempt("fit", {}, result.outcome, last, (), asked, len(asked))
+    if result.outcome == "failed":
+        attempt.failures = [{"exception": str(result.reason)}]
+    return [attempt]
+
+
+def _history_of(run: Any) -> list[Row]:
+    return run.history if run.is_running or run.result is None else run.result.history
+
+
+def _numbered(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    return [{"fit": 0, **row} for row in rows]
+
+
+def _take_attempts(facts: RunFacts, left: RunFolder) -> None:
+    """Have the first rank speak for all."""
+    ranks = sorted(left.attempts)
+    facts.attempts = left.attempts[ranks[0]] if ranks else []
+    facts.ranks = {rank: left.attempts[rank] for rank in ranks[1:]}
+    if ranks and ranks[0]:
+        facts.notes.append(f"there is no log of rank 0: the one of rank {ranks[0]} stands for it")
+    newer = {each.about.get("format") for each in facts.attempts} - {None, FORMAT}
+    if newer:
+        facts.notes.append(
+            f"the event log is of another version (format {', '.join(map(str, newer))}, and this "
+            f"one knows {FORMAT}): what is new in it is left out"
+        )
+
+
+def _rows_of_log(facts: RunFacts) -> dict[str, list[Row]]:
+    """Join the rows and rates of attempts: what was behind the place of a resumption is dropped."""
+    rows: list[Row] = []
+    fit = -1
+    for attempt in facts.attempts:
+        if attempt.kind != "fit":
+            continue
+        place = attempt.resumed
+        if place is None or fit < 0:
+            fit += 1
+        else:
+            rows = [row for row in rows if row["fit"] < fit or _is_before(row, place)]
+            steps = number(place.get("steps")) or 0
+            facts.rates = [each for each in facts.rates if each[0] < fit or each[1] < steps]
+        rows += [{"fit": fit, **row} for row in attempt.rows]
+        facts.rates += [(fit, steps, rates) for steps, rates in attempt.rates]
+    return {"EventLog": rows}
+
+
+def _is_before(row: Row, place: Mapping[str, Any]) -> bool:
+    """Whether a row was complete at the place from which a run went on."""
+    step, steps = number(row.get("step")), number(place.get("steps"))
+    if step is not None and steps is not None:
+        return step <= steps
+    epoch, from_epoch = number(row.get("epoch")), number(place.get("epoch"))
+    return epoch is None or from_epoch is None or epoch < from_epoch
+
+
+def _take_rows(facts: RunFacts, known: Mapping[str, list[Row]]) -> None:
+    for source in _PREFERRED:
+        if known.get(source):
+            facts.rows, facts.rows_from = _numbered(known[source]), source
+            return
+
+
+def _take_checkpoints(facts: RunFacts, left: RunFolder) -> None:
+    for record in left.checkpoints:
+        place = {"epoch": record.epoch, "phase": record.phase, "batch": record.batch}
+        try:
+            written = record.path.stat().st_mtime
+        except OSError:
+            written = None
+        facts.checkpoints.append(
+            {"path": str(record.path), **place, "steps": record.steps, "written_at": written}
+            | {"metrics": record.metrics}
+        )
+
+
+def _note_what_is_missing(facts: RunFacts) -> None:
+    """Say what is not known, and which callback would have told."""
+    has_log = any(each.lines for each in facts.attempts)
+    wanted = [
+        (has_log, "what happened when, who asked for what, where it failed", "EventLog(path)"),
+        (bool(facts.rows), "losses and metrics", "AvgStatsCallback(), with JSONLLogger(path)"),
+        (bool(facts.batches), "losses of single batches (in run.report alone)", "History(True)"),
+        (bool(facts.rates or facts.batches), "learning rates", "EventLog(path)"),
+        (
+            bool(facts.handlers),
+            "time by handler",
+            "with run.bus.profile() as p: ..., then p.to_json('RUN/profile.json')",
+        ),
+        (bool(facts.timing), "waiting for data, forward, backward, step", "Timing(history=True)"),
+        (bool(facts.checkpoints), "a place to go on from", "Checkpoint('RUN/checkpoints')"),
+    ]
+    has_seconds = any(name.startswith("seconds_") for row in facts.rows for name in row)
+    facts.missing += [
+        f"{what}: {who}"
+        for is_there, what, who in wanted
+        if not is_there and not (who.startswith("Timing") and has_seconds)
+    ]
+
+
+def plain_json(content: Any) -> str:
+    """Return content as strict JSON, where numbers that are not finite are ``null``."""
+    return json.dumps(_finite(content), allow_nan=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, Mapping):
+        return {str(key): _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return value

@@ -1,0 +1,266 @@
+"""Why a run stopped, from what it has left: after its end, a crash or a kill."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..text_table import text_table
+from .attempts import Attempt, number
+from .run_facts import RunFacts
+
+_REQUESTS, _ROWS = 20, 3
+"""How many of the last ones are told."""
+
+
+def why(facts: RunFacts) -> dict[str, Any]:
+    """Return why a run stopped, as plain data.
+
+    Returns:
+        ``outcome`` is ``"completed"``, ``"cancelled"``, ``"failed"``; ``"killed"`` where no
+        closing event was written, ``"running"`` where the process is still there, and
+        ``"unknown"`` where nothing tells. ``sentence`` says it in words; ``who``, ``why``,
+        ``where`` and ``when`` are ``None`` where nobody told. ``cancellations``, ``failures``,
+        ``rows`` (the last three), ``attempts``, ``ranks``, ``checkpoint``, ``notes`` and
+        ``missing`` are what it rests on.
+    """
+    attempt = facts.last_fit
+    outcome = _outcome(facts, attempt)
+    told = _told_by(attempt, outcome) if attempt is not None else {}
+    end = facts.ends[-1] if facts.ends else {}
+    if attempt is None and end.get("reason") is not None:
+        told["why"] = str(end["reason"])
+    return {
+        "run": facts.name,
+        "outcome": outcome,
+        "sentence": _sentence(facts, attempt, outcome),
+        **{name: told.get(name) for name in ("who", "why", "where", "when")},
+        "cancellations": attempt.cancellations[-_REQUESTS:] if attempt is not None else [],
+        "asked": attempt.asked if attempt is not None else 0,
+        "failures": attempt.failures if attempt is not None else [],
+        "rows": facts.rows[-_ROWS:],
+        "attempts": [summary(each) for each in facts.attempts],
+        "ranks": {
+            str(rank): summary(attempts[-1]) for rank, attempts in facts.ranks.items() if attempts
+        },
+        "checkpoint": facts.checkpoints[-1] if facts.checkpoints else None,
+        "notes": facts.notes,
+        "missing": facts.missing,
+    }
+
+
+def why_text(facts: RunFacts) -> str:
+    """Return the same as text."""
+    return "\n".join(_printable(line) for line in _lines(why(facts)))
+
+
+def summary(attempt: Attempt) -> dict[str, Any]:
+    """Return how an attempt went, as plain data."""
+    last = attempt.last
+    return {
+        "kind": attempt.kind,
+        "outcome": outcome_of(attempt),
+        "began_at": moment(attempt.began_at),
+        "ended_at": moment(attempt.ended_at),
+        "seconds": attempt.seconds,
+        "resumed": attempt.resumed,
+        "steps": last.get("steps"),
+        "last_line": {name: last.get(name) for name in ("event", "epoch", "batch")},
+        "open_scopes": list(attempt.open_scopes),
+    }
+
+
+def outcome_of(attempt: Attempt) -> str:
+    """Say how an attempt ended: what its log says, else ``"running"`` or ``"killed"``."""
+    if attempt.outcome is not None:
+        return attempt.outcome
+    if not attempt.lines:
+        return "running"  # of a runner that is asked while it runs
+    return "running" if _is_alive(attempt) else "killed"
+
+
+def moment(seconds: float | None) -> str | None:
+    """Write a time down as people here read it."""
+    if seconds is None:
+        return None
+    with suppress(OverflowError, ValueError, OSError):
+        return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))
+    return None
+
+
+def _is_alive(attempt: Attempt) -> bool:
+    """Whether the process that wrote the log is there still, as far as this machine can tell."""
+    about = attempt.about.get("environment")
+    if not isinstance(about, Mapping) or about.get("host") != socket.gethostname():
+        return False
+    pid, began = about.get("pid"), attempt.began_at
+    if type(pid) is not int or pid <= 0 or began is None or os.name == "nt":
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        pass
+    except (ProcessLookupError, OverflowError):
+        return False
+    # Numbers are used again: one that was started later is another.
+    with suppress(OSError):
+        return Path(f"/proc/{pid}").stat().st_mtime <= began + 1
+    return True
+
+
+def _outcome(facts: RunFacts, attempt: Attempt | None) -> str:
+    if attempt is not None:
+        return outcome_of(attempt)
+    return str(facts.ends[-1].get("outcome")) if facts.ends else "unknown"
+
+
+def _told_by(attempt: Attempt, outcome: str) -> dict[str, Any]:
+    """Return who ended an attempt, why, where and when."""
+    if outcome == "failed" and attempt.failures:
+        failure = attempt.failures[-1]
+        notes = "; ".join(map(str, failure.get("notes", ())))
+        lines = failure.get("where") or [None]
+        place = _place(failure) if "epoch" in failure else None
+        when = None
+        if attempt.began_at is not None:
+            when = attempt.began_at + (number(failure.get("t")) or 0.0)
+        where = ", ".join(str(each) for each in (lines[-1], place) if each)
+        return {
+            "who": notes.removeprefix("eventtrain: ") or None,
+            "why": failure["exception"],
+            "where": where or None,
+            "when": moment(when),
+        }
+    ending = [each for each in attempt.cancellations if each.get("scope") == attempt.kind]
+    if outcome != "cancelled" or not ending:
+        return {}
+    asked = ending[-1] if attempt.asked > len(attempt.cancellations) else ending[0]
+    where = ", ".join(str(each) for each in (asked.get("source"), _place(asked)) if each)
+    return {
+        "who": who_asked(asked),
+        "why": str(asked.get("reason") or "(no reason was given)"),
+        "where": where or None,
+        "when": moment(number(asked.get("time"))),
+    }
+
+
+def who_asked(asked: Mapping[str, Any]) -> str:
+    """Say who asked for a cancellation."""
+    event, rank = asked.get("event"), asked.get("rank")
+    handler = f", in {event}" if event else ""
+    return f"{asked.get('by')}{handler}" + (f", on rank {rank}" if rank is not None else "")
+
+
+def _place(what: Mapping[str, Any]) -> str | None:
+    names = [f"{name} {what[name]}" for name in ("epoch", "batch") if what.get(name) is not None]
+    return ", ".join(names) or None
+
+
+def _sentence(facts: RunFacts, attempt: Attempt | None, outcome: str) -> str:
+    if attempt is None:
+        if facts.ends:
+            return f"{outcome} ({facts.rows_from or 'a file'} tells, and no event log)"
+        return "nothing here tells how the run ended"
+    steps = attempt.last.get("steps")
+    far = f"after {attempt.seconds:.1f} s" + (f" and {steps} steps" if steps is not None else "")
+    if outcome in ("completed", "cancelled", "failed"):
+        return f"{outcome} {far}"
+    if not attempt.lines:
+        return "the run goes on"
+    place = _place(attempt.last)
+    last = f"the last line is {attempt.last['event']}" + (f" of {place}" if place else "")
+    scopes = " > ".join(attempt.open_scopes)
+    inside = f", inside of {scopes}" if scopes else ""
+    at = f", at {moment(attempt.ended_at)}" if attempt.ended_at is not None else ""
+    if outcome == "running":
+        return f"its process is still there; {last}{at}"
+    return f"no closing events: the process was killed or crashed {far}; {last}{at}{inside}"
+
+
+def _lines(told: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{told['run']}: {told['sentence']}"
+    known = [(name, told[name]) for name in ("who", "why", "where", "when") if told[name]]
+    if known:
+        yield ""
+        yield from _indented(text_table([(name, str(value)) for name, value in known]))
+    for failure in told["failures"]:
+        yield from _failure_lines(failure)
+    if told["cancellations"]:
+        yield ""
+        yield f"requests ({told['asked']} in all, oldest first)"
+        yield from _indented(text_table([_request(each) for each in told["cancellations"]]))
+    yield ""
+    yield "last rows" if told["rows"] else "no rows of the history"
+    yield from _indented(_row_table(told["rows"]))
+    if len(told["attempts"]) > 1:
+        yield ""
+        yield "attempts, oldest first"
+        yield from _indented(text_table([_attempt(each) for each in told["attempts"]]))
+    for rank, each in told["ranks"].items():
+        yield f"rank {rank}: {', '.join(filter(None, _attempt(each)))}"
+    yield ""
+    yield _checkpoint_line(told["checkpoint"])
+    yield from (f"note: {note}" for note in told["notes"])
+    yield from (f"missing: {what}" for what in told["missing"])
+
+
+def _failure_lines(failure: Mapping[str, Any]) -> Iterator[str]:
+    lines = [str(each) for each in failure.get("where", ())]
+    if lines:
+        yield ""
+        yield f"{failure['exception']}".partition("\n")[0] + ", raised through (innermost last)"
+        yield from (f"  {line}" for line in lines[-6:])
+    yield from (f"  because of {each}" for each in failure.get("because", ()))
+
+
+def _request(asked: Mapping[str, Any]) -> tuple[str, ...]:
+    place, when = _place(asked) or "", moment(number(asked.get("time"))) or ""
+    reason, source = str(asked.get("reason") or ""), str(asked.get("source") or "")
+    return when, str(asked.get("scope")), who_asked(asked), place, reason, source
+
+
+def _attempt(told: Mapping[str, Any]) -> tuple[str, ...]:
+    from_where = told["resumed"]
+    began = f"began {told['began_at']}" if told["began_at"] else ""
+    went_on = ""
+    if from_where is not None:
+        went_on = f"from epoch {from_where.get('epoch')}, step {from_where.get('steps')}"
+    ended = f"{told['outcome']} after {told['seconds']:.1f} s"
+    last = told["last_line"]
+    return told["kind"], began, went_on, ended, f"last line {last['event']} {_place(last) or ''}"
+
+
+def _row_table(rows: list[dict[str, Any]]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[_cell(row.get(name)) for name in names] for row in rows]
+    return text_table([names, *cells], left=0) if rows else ""
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
+def _checkpoint_line(record: Mapping[str, Any] | None) -> str:
+    if record is None:
+        return "no checkpoint to go on from"
+    written = moment(number(record.get("written_at")))
+    when = f", written {written}" if written else ""
+    place = f"epoch {record['epoch']}, batch {record['batch']}, {record['steps']} steps"
+    folder = os.path.dirname(record["path"])
+    return f"newest checkpoint: {record['path']} ({place}{when}); to go on: resume={folder!r}"
+
+
+def _indented(text: str) -> Iterator[str]:
+    yield from (f"  {line}" for line in text.splitlines())
+
+
+def _printable(text: str) -> str:
+    """Return a line that cannot move the cursor, whatever the file said."""
+    return "".join(c if c.isprintable() else " " for c in text)
