@@ -154,7 +154,7 @@ def _options(callback: Callback) -> dict[str, Any]:
 
 
 def _first_group(opt: Any) -> dict[str, Any]:
-    groups = getattr(opt, "param_groups", ()) or ({},)
+    groups: Any = getattr(opt, "param_groups", ()) or ({},)
     options = {name: _option(name, value) for name, value in groups[0].items() if name != "params"}
     return {**options, "groups": len(groups)} if len(groups) > 1 else options
 
@@ -181,7 +181,7 @@ def _name_of(value: Any) -> str:
 
 def _count_of_parameters(model: Any) -> int | None:
     with suppress(Exception):  # a lazy module cannot tell yet
-        return sum(each.numel() for each in model.parameters())
+        return int(sum(each.numel() for each in model.parameters()))
     return None
 
 

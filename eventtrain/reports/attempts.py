@@ -1,4 +1,4 @@
-"""What an event log tells of each attempt at a run: from its first line to its end, or to a kill."""
+"""What an event log tells of each attempt at a run, from its first line to its end or a kill."""
 
 from __future__ import annotations
 
@@ -149,7 +149,9 @@ class _Reader:
         if isinstance(line.get("row"), Mapping):
             attempt.rows.append(dict(line["row"]))
         if isinstance(line.get("rates"), Mapping):
-            rates = {str(k): v for k, each in line["rates"].items() if (v := number(each)) is not None}
+            rates = {
+                str(k): v for k, each in line["rates"].items() if (v := number(each)) is not None
+            }
             attempt.rates.append((int(number(line.get("steps")) or 0), rates))
 
     def _note_time(self, line: Record, event: Event) -> None:

@@ -55,7 +55,9 @@ def logs_of(log: Path) -> list[Path]:
 def folders_in(folder: Path) -> Iterator[Path]:
     """Yield the folders right inside of one, less the hidden ones, by name."""
     with suppress(PermissionError):
-        yield from sorted(each for each in folder.iterdir() if each.is_dir() and each.name[0] != ".")
+        yield from sorted(
+            each for each in folder.iterdir() if each.is_dir() and each.name[0] != "."
+        )
 
 
 def holds_checkpoints(folder: Path) -> bool:

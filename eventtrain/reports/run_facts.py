@@ -16,6 +16,8 @@ from .run_folder import RunFolder, read_run_folder
 _PREFERRED = ("JSONLLogger", "CSVLogger", "EventLog", "History", "eventtrain train", "run.history")
 """Whose rows are taken: the first that has any. What resumes with a run tells no epoch twice."""
 
+_TIME_BY_HANDLER = "time by handler"
+
 
 @dataclass
 class RunFacts:
@@ -53,11 +55,16 @@ class RunFacts:
     notes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
+    def take_profile(self, handlers: list[Row]) -> None:
+        """Have the time of handlers be what a profile tells of it."""
+        self.handlers = handlers
+        self.missing = [each for each in self.missing if not each.startswith(_TIME_BY_HANDLER)]
+
     @property
     def last_fit(self) -> Attempt | None:
         """The last attempt that was a fit; the last of all where there was none."""
         fits = [each for each in self.attempts if each.kind == "fit"]
-        return (fits or self.attempts or [None])[-1]
+        return next(reversed(fits or self.attempts), None)
 
 
 def facts_of_folder(path: Path) -> RunFacts:
@@ -121,7 +128,8 @@ def _attempt_of(run: Any) -> list[Attempt]:
 
 
 def _history_of(run: Any) -> list[Row]:
-    return run.history if run.is_running or run.result is None else run.result.history
+    rows: list[Row] = run.history if run.is_running or run.result is None else run.result.history
+    return rows
 
 
 def _numbered(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
@@ -201,7 +209,7 @@ def _note_what_is_missing(facts: RunFacts) -> None:
         (bool(facts.rates or facts.batches), "learning rates", "EventLog(path)"),
         (
             bool(facts.handlers),
-            "time by handler",
+            _TIME_BY_HANDLER,
             "with run.bus.profile() as p: ..., then p.to_json('RUN/profile.json')",
         ),
         (bool(facts.timing), "waiting for data, forward, backward, step", "Timing(history=True)"),
@@ -213,6 +221,15 @@ def _note_what_is_missing(facts: RunFacts) -> None:
         for is_there, what, who in wanted
         if not is_there and not (who.startswith("Timing") and has_seconds)
     ]
+
+
+def named_apart(runs: list[RunFacts]) -> list[RunFacts]:
+    """Have runs of one name have several: what is set side by side must be told apart."""
+    names = [run.name for run in runs]
+    for index, run in enumerate(runs):
+        if names.count(run.name) > 1:
+            run.name = f"{run.name} ({index + 1})"
+    return runs
 
 
 def plain_json(content: Any) -> str:
