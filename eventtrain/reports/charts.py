@@ -178,17 +178,17 @@ def _rate_points(run: RunFacts, has_batches: bool) -> dict[str, list[tuple[float
 
 
 def _bars(title: str, runs: Sequence[RunFacts], seconds_of: Any) -> Chart:
+    """Draw the same bars of all runs, the longest of all at the top."""
     chart = Chart(title, "seconds", "", is_bars=True)
-    for index, run in enumerate(runs):
-        largest = sorted(seconds_of(run).items(), key=lambda pair: -pair[1])[:_MOST_BARS]
-        chart.traces.append(
-            {
-                "name": text(run.name),
-                "x": [seconds for _, seconds in largest[::-1]],
-                "y": [text(name) for name, _ in largest[::-1]],
-                "color": index,
-            }
-        )
+    seconds = [seconds_of(run) for run in runs]
+    names = dict.fromkeys(name for each in seconds for name in each)
+    longest = sorted(names, key=lambda name: -sum(each.get(name, 0.0) for each in seconds))
+    shown = longest[:_MOST_BARS][::-1]
+    for index, (run, known) in enumerate(zip(runs, seconds, strict=True)):
+        bars = [known.get(name, 0.0) for name in shown]
+        names_shown = [text(name) for name in shown]
+        trace = {"name": text(run.name), "x": bars, "y": names_shown, "color": index}
+        chart.traces.append(trace)
     return chart
 
 

@@ -47,14 +47,15 @@
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: colour("--ink"), size: 12 },
-      margin: { l: 50, r: 15, t: 15, b: 40 },
+      margin: { l: 50, r: 15, t: 25, b: 40 },
       showlegend: chart.traces.length > 1,
-      legend: { orientation: "h", y: -0.25 },
+      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
       hovermode: chart.is_bars ? "closest" : "x unified",
       hoverlabel: { bgcolor: colour("--paper"), font: { color: colour("--ink") }, namelength: -1 },
       barmode: "group",
+      dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
       xaxis: axis(chart.x, {}),
-      yaxis: axis(chart.y, chart.is_bars ? { ticklabelposition: "outside" } : {}),
+      yaxis: axis(chart.y, chart.is_bars ? { ticksuffix: "  " } : {}),
     };
   }
 
@@ -63,9 +64,10 @@
       const place = document.getElementById("chart-" + index);
       const traces = chart.traces.map((trace) => trace_of(chart, trace));
       if (chart.is_bars) {
-        place.style.height = 120 + 22 * Math.max(...chart.traces.map((t) => t.y.length * chart.traces.length)) + "px";
+        const bars = chart.traces[0].y.length * (1 + chart.traces.length);
+        place.style.height = 120 + 11 * bars + "px";
       }
-      Plotly.react(place, traces, layout_of(chart), { responsive: true, displaylogo: false });
+      Plotly.react(place, traces, layout_of(chart), { responsive: true, displayModeBar: false });
     });
     document.documentElement.dataset.drawn = String(charts.length);
   }
@@ -74,6 +76,8 @@
   try {
     await load_library();
     draw();
+    new ResizeObserver(() => document.querySelectorAll(".plot").forEach((place) => Plotly.Plots.resize(place)))
+      .observe(document.body);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   } catch (error) {
     give_up(String(error));

@@ -11,7 +11,7 @@ from .attempts import Attempt, number
 from .charts import Chart, columns_of, scope_seconds
 from .html_text import bullets, element, escaped, section, table
 from .run_facts import RunFacts, plain_json
-from .why import moment, outcome_of, summary, who_asked, why
+from .why import grouped, moment, outcome_of, span, summary, who_asked, why
 
 _MOST = 200
 """Rows of a table that are shown; the data of the page has them all."""
@@ -96,8 +96,9 @@ def _each(runs: Sequence[RunFacts], part: Any) -> Iterator[str]:
 def _card(told: Mapping[str, Any], run: RunFacts) -> str:
     known = [(name, told[name]) for name in ("who", "why", "where", "when") if told[name]]
     steps = run.last_fit.last.get("steps") if run.last_fit is not None else None
-    counts = [("rows", len(run.rows)), ("steps", steps), ("attempts", len(run.attempts))]
-    shown = ", ".join(f"{value} {name}" for name, value in counts if value is not None)
+    counts = [("row", len(run.rows)), ("step", steps), ("attempt", len(run.attempts))]
+    known_counts = [(value, name) for name, value in counts if value is not None]
+    shown = ", ".join(f"{value} {name}{'' if value == 1 else 's'}" for value, name in known_counts)
     return (
         f'<div class="card">{element("h3", told["run"])}'
         f"{element('p', told['outcome'], 'outcome ' + str(told['outcome']))}"
@@ -143,22 +144,26 @@ def _rows(run: RunFacts) -> str:
 def _requests(run: RunFacts) -> str:
     rows = [
         (
-            moment(number(asked.get("time"))),
-            asked.get("scope"),
-            who_asked(asked),
-            asked.get("reason"),
-            _place(asked),
-            asked.get("source"),
+            moment(number(group["last"].get("time"))),
+            group["last"].get("scope"),
+            who_asked(group["last"]),
+            group["last"].get("reason"),
+            group["times"],
+            span(group),
+            group["last"].get("source"),
         )
         for attempt in run.attempts
-        for asked in attempt.cancellations
+        for group in grouped(attempt.cancellations)
     ]
-    asked = sum(attempt.asked for attempt in run.attempts)
     if not rows:
         return ""
-    head = ["when", "scope", "who", "why", "where", "line"]
-    few = element("p", f"The last {min(len(rows), _MOST)} of {asked}.", "faint")
-    return table(head, rows[-_MOST:]) + (few if asked > len(rows[-_MOST:]) else "")
+    head = ["when, at last", "scope", "who", "why", "times", "where", "line"]
+    asked, kept = (
+        sum(attempt.asked for attempt in run.attempts),
+        sum(len(attempt.cancellations) for attempt in run.attempts),
+    )
+    few = element("p", f"Of {asked}, the last {kept} are told.", "faint")
+    return table(head, rows[-_MOST:]) + (few if asked > kept else "")
 
 
 def _failures(run: RunFacts) -> str:

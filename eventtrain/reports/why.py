@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ def why(facts: RunFacts) -> dict[str, Any]:
         ``outcome`` is ``"completed"``, ``"cancelled"``, ``"failed"``; ``"killed"`` where no
         closing event was written, ``"running"`` where the process is still there, and
         ``"unknown"`` where nothing tells. ``sentence`` says it in words; ``who``, ``why``,
-        ``where`` and ``when`` are ``None`` where nobody told. ``cancellations``, ``failures``,
-        ``rows`` (the last three), ``attempts``, ``ranks``, ``checkpoint``, ``notes`` and
-        ``missing`` are what it rests on.
+        ``where`` and ``when`` are ``None`` where nobody told. ``cancellations`` (those alike
+        together), ``failures``, ``rows`` (the last three), ``attempts``, ``ranks``,
+        ``checkpoint``, ``notes`` and ``missing`` are what it rests on.
     """
     attempt = facts.last_fit
     outcome = _outcome(facts, attempt)
@@ -40,7 +40,7 @@ def why(facts: RunFacts) -> dict[str, Any]:
         "outcome": outcome,
         "sentence": _sentence(facts, attempt, outcome),
         **{name: told.get(name) for name in ("who", "why", "where", "when")},
-        "cancellations": attempt.cancellations[-_REQUESTS:] if attempt is not None else [],
+        "cancellations": grouped(attempt.cancellations)[-_REQUESTS:] if attempt is not None else [],
         "asked": attempt.asked if attempt is not None else 0,
         "failures": attempt.failures if attempt is not None else [],
         "rows": facts.rows[-_ROWS:],
@@ -149,6 +149,27 @@ def _told_by(attempt: Attempt, outcome: str) -> dict[str, Any]:
     }
 
 
+def grouped(cancellations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Put together requests that differ in nothing but their place and time.
+
+    Returns:
+        ``times``, the ``first`` and the ``last`` of each kind, by when the last one was made.
+    """
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for each in cancellations:
+        names = ("scope", "reason", "by", "event", "rank", "source")
+        key = tuple(str(each.get(name)) for name in names)
+        group = found.pop(key, {"times": 0, "first": each})
+        found[key] = {**group, "times": group["times"] + 1, "last": each}
+    return list(found.values())
+
+
+def span(group: Mapping[str, Any]) -> str:
+    """Say where the requests of a group were made."""
+    ends = dict.fromkeys(_place(group[name]) or "" for name in ("first", "last"))
+    return " to ".join(filter(None, ends))
+
+
 def who_asked(asked: Mapping[str, Any]) -> str:
     """Say who asked for a cancellation."""
     event, rank = asked.get("event"), asked.get("rank")
@@ -192,7 +213,7 @@ def _lines(told: Mapping[str, Any]) -> Iterator[str]:
         yield from _failure_lines(failure)
     if told["cancellations"]:
         yield ""
-        yield f"requests ({told['asked']} in all, oldest first)"
+        yield f"requests to end something, {told['asked']} in all; the last kind is the latest"
         yield from _indented(text_table([_request(each) for each in told["cancellations"]]))
     yield ""
     yield "last rows" if told["rows"] else "no rows of the history"
@@ -218,10 +239,11 @@ def _failure_lines(failure: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"  because of {each}" for each in failure.get("because", ()))
 
 
-def _request(asked: Mapping[str, Any]) -> tuple[str, ...]:
-    place, when = _place(asked) or "", moment(number(asked.get("time"))) or ""
+def _request(group: Mapping[str, Any]) -> tuple[str, ...]:
+    asked, times = group["last"], group["times"]
+    count = "" if times == 1 else f"x {times}"
     reason, source = str(asked.get("reason") or ""), str(asked.get("source") or "")
-    return when, str(asked.get("scope")), who_asked(asked), place, reason, source
+    return str(asked.get("scope")), who_asked(asked), count, span(group), reason, source
 
 
 def _attempt(told: Mapping[str, Any]) -> tuple[str, ...]:
@@ -237,6 +259,7 @@ def _attempt(told: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _row_table(rows: list[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
+    names = [name for name in names if not name.startswith("seconds_")]
     cells = [[_cell(row.get(name)) for name in names] for row in rows]
     return text_table([names, *cells], left=0) if rows else ""
 
