@@ -72,6 +72,7 @@ def data_of(run: RunFacts) -> dict[str, Any]:
     """Return what a page has of a run, as plain data."""
     return {
         **why(run),
+        "missing": run.missing,
         "rows": run.rows,
         "rows_from": run.rows_from,
         "batches": run.batches,
@@ -202,7 +203,7 @@ def _attempt(rank: int, attempt: Attempt) -> Sequence[Any]:
     place = told["resumed"]
     origin = None
     if place is not None:
-        origin = f"{place.get('from') or 'the start'} (epoch {place.get('epoch')}, "
+        origin = f"{place.get('from') or 'the start: no checkpoint'} (epoch {place.get('epoch')}, "
         origin += f"step {place.get('steps')})"
     last = told["last_line"]
     inside = " > ".join(attempt.open_scopes)

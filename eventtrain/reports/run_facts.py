@@ -38,6 +38,7 @@ class RunFacts:
         sources: What all this was read from.
         notes: What was damaged or is left out.
         missing: What is not known, and what would have told it.
+        untold: The same, of what matters for why it stopped.
     """
 
     name: str
@@ -54,6 +55,7 @@ class RunFacts:
     sources: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    untold: list[str] = field(default_factory=list)
 
     def take_profile(self, handlers: list[Row]) -> None:
         """Have the time of handlers be what a profile tells of it."""
@@ -143,6 +145,10 @@ def _take_attempts(facts: RunFacts, left: RunFolder) -> None:
     facts.ranks = {rank: left.attempts[rank] for rank in ranks[1:]}
     if ranks and ranks[0]:
         facts.notes.append(f"there is no log of rank 0: the one of rank {ranks[0]} stands for it")
+    environment = facts.attempts[-1].about.get("environment") if facts.attempts else None
+    size = environment.get("world_size", 1) if isinstance(environment, Mapping) else 1
+    if isinstance(size, int) and len(ranks) < size:
+        facts.notes.append(f"there are event logs of {len(ranks)} of {size} ranks")
     newer = {each.about.get("format") for each in facts.attempts} - {None, FORMAT}
     if newer:
         facts.notes.append(
@@ -202,24 +208,30 @@ def _take_checkpoints(facts: RunFacts, left: RunFolder) -> None:
 def _note_what_is_missing(facts: RunFacts) -> None:
     """Say what is not known, and which callback would have told."""
     has_log = any(each.lines for each in facts.attempts)
-    wanted = [
-        (has_log, "what happened when, who asked for what, where it failed", "EventLog(path)"),
-        (bool(facts.rows), "losses and metrics", "AvgStatsCallback(), with JSONLLogger(path)"),
-        (bool(facts.batches), "losses of single batches (in run.report alone)", "History(True)"),
-        (bool(facts.rates or facts.batches), "learning rates", "EventLog(path)"),
-        (
-            bool(facts.handlers),
-            _TIME_BY_HANDLER,
-            "with run.bus.profile() as p: ..., then p.to_json('RUN/profile.json')",
-        ),
-        (bool(facts.timing), "waiting for data, forward, backward, step", "Timing(history=True)"),
-        (bool(facts.checkpoints), "a place to go on from", "Checkpoint('RUN/checkpoints')"),
-    ]
     has_seconds = any(name.startswith("seconds_") for row in facts.rows for name in row)
-    facts.missing += [
+    profile = "with run.bus.profile() as p: ..., then p.to_json('RUN/profile.json')"
+    facts.untold += [
         f"{what}: {who}"
-        for is_there, what, who in wanted
-        if not is_there and not (who.startswith("Timing") and has_seconds)
+        for is_there, what, who in (
+            (has_log, "what happened when, who asked for what, where it failed", "EventLog(path)"),
+            (facts.rows, "losses and metrics", "AvgStatsCallback(), with JSONLLogger(path)"),
+            (facts.checkpoints, "a place to go on from", "Checkpoint('RUN/checkpoints')"),
+        )
+        if not is_there
+    ]
+    facts.missing += facts.untold + [
+        f"{what}: {who}"
+        for is_there, what, who in (
+            (facts.batches, "losses of single batches", "History(batches=True), in run.report()"),
+            (facts.rates or facts.batches, "learning rates", "EventLog(path)"),
+            (facts.handlers, _TIME_BY_HANDLER, profile),
+            (
+                facts.timing or has_seconds,
+                "waiting for data, forward, backward, step",
+                "Timing(history=True)",
+            ),
+        )
+        if not is_there
     ]
 
 

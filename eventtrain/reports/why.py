@@ -50,7 +50,7 @@ def why(facts: RunFacts) -> dict[str, Any]:
         },
         "checkpoint": facts.checkpoints[-1] if facts.checkpoints else None,
         "notes": facts.notes,
-        "missing": facts.missing,
+        "missing": facts.untold,
     }
 
 
