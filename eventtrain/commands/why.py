@@ -24,7 +24,8 @@ def make() -> click.Command:
         right inside of it, after a crash or a kill too. Nothing is written.
         """
         from ..reports.run_facts import facts_of_folder, plain_json
-        from ..reports.why import why as reasons, why_text
+        from ..reports.why import why as reasons
+        from ..reports.why_text import why_text
 
         facts = facts_of_folder(run)
         click.echo(plain_json(reasons(facts)) if as_json else why_text(facts))

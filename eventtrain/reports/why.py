@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..text_table import text_table
 from .attempts import Attempt, number
 from .run_facts import RunFacts
 
@@ -52,11 +51,6 @@ def why(facts: RunFacts) -> dict[str, Any]:
         "notes": facts.notes,
         "missing": facts.untold,
     }
-
-
-def why_text(facts: RunFacts) -> str:
-    """Return the same as text."""
-    return "\n".join(_printable(line) for line in _lines(why(facts)))
 
 
 def summary(attempt: Attempt) -> dict[str, Any]:
@@ -125,7 +119,7 @@ def _told_by(attempt: Attempt, outcome: str) -> dict[str, Any]:
         failure = attempt.failures[-1]
         notes = "; ".join(map(str, failure.get("notes", ())))
         lines = failure.get("where") or [None]
-        place = _place(failure) if "epoch" in failure else None
+        place = place_of(failure) if "epoch" in failure else None
         when = None
         if attempt.began_at is not None:
             when = attempt.began_at + (number(failure.get("t")) or 0.0)
@@ -140,7 +134,7 @@ def _told_by(attempt: Attempt, outcome: str) -> dict[str, Any]:
     if outcome != "cancelled" or not ending:
         return {}
     asked = ending[-1] if attempt.asked > len(attempt.cancellations) else ending[0]
-    where = ", ".join(str(each) for each in (asked.get("source"), _place(asked)) if each)
+    where = ", ".join(str(each) for each in (asked.get("source"), place_of(asked)) if each)
     return {
         "who": who_asked(asked),
         "why": str(asked.get("reason") or "(no reason was given)"),
@@ -166,7 +160,7 @@ def grouped(cancellations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def span(group: Mapping[str, Any]) -> str:
     """Say where the requests of a group were made."""
-    ends = dict.fromkeys(_place(group[name]) or "" for name in ("first", "last"))
+    ends = dict.fromkeys(place_of(group[name]) or "" for name in ("first", "last"))
     return " to ".join(filter(None, ends))
 
 
@@ -177,7 +171,8 @@ def who_asked(asked: Mapping[str, Any]) -> str:
     return f"{asked.get('by')}{handler}" + (f", on rank {rank}" if rank is not None else "")
 
 
-def _place(what: Mapping[str, Any]) -> str | None:
+def place_of(what: Mapping[str, Any]) -> str | None:
+    """Say in which epoch and batch something was; ``None`` where it was in none."""
     names = [f"{name} {what[name]}" for name in ("epoch", "batch") if what.get(name) is not None]
     return ", ".join(names) or None
 
@@ -193,7 +188,7 @@ def _sentence(facts: RunFacts, attempt: Attempt | None, outcome: str) -> str:
         return f"{outcome} {far}"
     if not attempt.lines:
         return "the run goes on"
-    place = _place(attempt.last)
+    place = place_of(attempt.last)
     last = f"the last line is {attempt.last['event']}" + (f" of {place}" if place else "")
     scopes = " > ".join(attempt.open_scopes)
     inside = f", inside of {scopes}" if scopes else ""
@@ -201,89 +196,3 @@ def _sentence(facts: RunFacts, attempt: Attempt | None, outcome: str) -> str:
     if outcome == "running":
         return f"its process is still there; {last}{at}"
     return f"no closing events: the process was killed or crashed {far}; {last}{at}{inside}"
-
-
-def _lines(told: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{told['run']}: {told['sentence']}"
-    known = [(name, told[name]) for name in ("who", "why", "where", "when") if told[name]]
-    if known:
-        yield ""
-        yield from _indented(text_table([(name, str(value)) for name, value in known]))
-    for failure in told["failures"]:
-        yield from _failure_lines(failure)
-    if told["cancellations"]:
-        yield ""
-        yield f"requests to end something, {told['asked']} in all; the last kind is the latest"
-        yield from _indented(text_table([_request(each) for each in told["cancellations"]]))
-    yield ""
-    yield "last rows" if told["rows"] else "no rows of the history"
-    yield from _indented(_row_table(told["rows"]))
-    if len(told["attempts"]) > 1:
-        yield ""
-        yield "attempts, oldest first"
-        yield from _indented(text_table([_attempt(each) for each in told["attempts"]]))
-    for rank, each in told["ranks"].items():
-        yield f"rank {rank}: {', '.join(filter(None, _attempt(each)))}"
-    yield ""
-    yield _checkpoint_line(told["checkpoint"])
-    yield from (f"note: {note}" for note in told["notes"])
-    yield from (f"missing: {what}" for what in told["missing"])
-
-
-def _failure_lines(failure: Mapping[str, Any]) -> Iterator[str]:
-    lines = [str(each) for each in failure.get("where", ())]
-    if lines:
-        yield ""
-        yield f"{failure['exception']}".partition("\n")[0] + ", raised through (innermost last)"
-        yield from (f"  {line}" for line in lines[-6:])
-    yield from (f"  because of {each}" for each in failure.get("because", ()))
-
-
-def _request(group: Mapping[str, Any]) -> tuple[str, ...]:
-    asked, times = group["last"], group["times"]
-    count = "" if times == 1 else f"x {times}"
-    reason, source = str(asked.get("reason") or ""), str(asked.get("source") or "")
-    return str(asked.get("scope")), who_asked(asked), count, span(group), reason, source
-
-
-def _attempt(told: Mapping[str, Any]) -> tuple[str, ...]:
-    from_where = told["resumed"]
-    began = f"began {told['began_at']}" if told["began_at"] else ""
-    went_on = ""
-    if from_where is not None:
-        went_on = f"from epoch {from_where.get('epoch')}, step {from_where.get('steps')}"
-    ended = f"{told['outcome']} after {told['seconds']:.1f} s"
-    last = told["last_line"]
-    return told["kind"], began, went_on, ended, f"last line {last['event']} {_place(last) or ''}"
-
-
-def _row_table(rows: list[dict[str, Any]]) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    names = [name for name in names if not name.startswith("seconds_")]
-    cells = [[_cell(row.get(name)) for name in names] for row in rows]
-    return text_table([names, *cells], left=0) if rows else ""
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "" if value is None else str(value)
-
-
-def _checkpoint_line(record: Mapping[str, Any] | None) -> str:
-    if record is None:
-        return "no checkpoint to go on from"
-    written = moment(number(record.get("written_at")))
-    when = f", written {written}" if written else ""
-    place = f"epoch {record['epoch']}, batch {record['batch']}, {record['steps']} steps"
-    folder = os.path.dirname(record["path"])
-    return f"newest checkpoint: {record['path']} ({place}{when}); to go on: resume={folder!r}"
-
-
-def _indented(text: str) -> Iterator[str]:
-    yield from (f"  {line}" for line in text.splitlines())
-
-
-def _printable(text: str) -> str:
-    """Return a line that cannot move the cursor, whatever the file said."""
-    return "".join(c if c.isprintable() else " " for c in text)
