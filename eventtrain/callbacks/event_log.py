@@ -49,7 +49,8 @@ class EventLog(Callback):
       ``environment`` and ``configuration``. What a callback was made with stands there, less
       options that are called like a key, a token or a password;
     - ``rates``, in ``begin_step`` where they have changed: learning rates that are no tensors;
-    - ``row``, in ``after_row``: the row of the history, less what is still on a device.
+    - ``row``, in the line behind that of ``after_row``: the row of the history, less what is
+      still on a device.
 
     The log looks at an event before its other handlers do, at priority
     1,000,000. So what they do there shows in the next line: a
@@ -91,6 +92,7 @@ class EventLog(Callback):
         self._began_at = self._written = 0.0
         self._is_first = False
         self._rates: dict[str, float] = {}
+        self._row: dict[str, Any] | None = None
         self._known = 0
         self._has_told_failure = False
 
@@ -108,7 +110,8 @@ class EventLog(Callback):
 
     def _begin(self, run: Any) -> None:
         self._start = self._written = time.perf_counter()
-        self._began_at, self._is_first, self._rates = time.time(), True, {}
+        self._began_at, self._is_first = time.time(), True
+        self._rates, self._row = {}, None
         self._known = run.token.accepted
         self._has_told_failure = False
         if self.path is not None:
@@ -147,8 +150,9 @@ class EventLog(Callback):
             record["run"] = about_run(run, self._began_at)
         if event.name == "begin_step" and (rates := rates_of(run.opt)) != self._rates:
             record["rates"] = self._rates = rates
-        elif event.name == "after_row":
-            record["row"] = about_row(run.history[-1])
+        if self._row is not None:
+            record["row"] = about_row(self._row)
+        self._row = run.history[-1] if event.name == "after_row" else None  # it is filled in there
         if self.path is None:
             self.records.append(record)
             return

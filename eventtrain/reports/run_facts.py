@@ -13,8 +13,8 @@ from .attempts import Attempt, attempts_of, number
 from .row_files import Row
 from .run_folder import RunFolder, read_run_folder
 
-_PREFERRED = ("JSONLLogger", "CSVLogger", "EventLog", "History", "eventtrain train", "run.history")
-"""Whose rows are taken: the first that has any. What resumes with a run tells no epoch twice."""
+_PREFERRED = ("JSONLLogger", "CSVLogger", "EventLog", "eventtrain train")
+"""Whose rows of a folder are taken: the first that has any. What resumes tells no epoch twice."""
 
 _TIME_BY_HANDLER = "time by handler"
 
@@ -79,7 +79,8 @@ def facts_of_folder(path: Path) -> RunFacts:
     facts = RunFacts(str(path), sources=left.sources, notes=left.notes, ends=left.ends)
     facts.handlers = left.handlers
     _take_attempts(facts, left)
-    _take_rows(facts, {**left.rows, **_rows_of_log(facts)})
+    known = {**left.rows, "EventLog": _joined(facts)}
+    _take_rows(facts, {name: known.get(name, []) for name in _PREFERRED})
     _take_checkpoints(facts, left)
     _note_what_is_missing(facts)
     return facts
@@ -104,8 +105,10 @@ def facts_of_run(run: Any, name: str) -> RunFacts:
         facts.notes += [f"event log: line {each.number} is damaged" for each in damaged]
     else:
         facts.attempts = _attempt_of(run)
-    rows = {"History": parts.get("rows", []), "run.history": _numbered(_history_of(run))}
-    _take_rows(facts, {**rows, **_rows_of_log(facts)})
+    logged = _joined(facts)
+    # The row that is being told of is not in the log yet.
+    known = {"History": parts.get("rows", []), "run.history": _numbered(_history_of(run))}
+    _take_rows(facts, {**known, "EventLog": logged})
     _take_checkpoints(facts, RunFolder(Path(), checkpoints=parts.get("checkpoints", [])))
     _note_what_is_missing(facts)
     return facts
@@ -157,7 +160,7 @@ def _take_attempts(facts: RunFacts, left: RunFolder) -> None:
         )
 
 
-def _rows_of_log(facts: RunFacts) -> dict[str, list[Row]]:
+def _joined(facts: RunFacts) -> list[Row]:
     """Join the rows and rates of attempts: what was behind the place of a resumption is dropped."""
     rows: list[Row] = []
     fit = -1
@@ -173,7 +176,7 @@ def _rows_of_log(facts: RunFacts) -> dict[str, list[Row]]:
             facts.rates = [each for each in facts.rates if each[0] < fit or each[1] < steps]
         rows += [{"fit": fit, **row} for row in attempt.rows]
         facts.rates += [(fit, steps, rates) for steps, rates in attempt.rates]
-    return {"EventLog": rows}
+    return rows
 
 
 def _is_before(row: Row, place: Mapping[str, Any]) -> bool:
@@ -186,9 +189,9 @@ def _is_before(row: Row, place: Mapping[str, Any]) -> bool:
 
 
 def _take_rows(facts: RunFacts, known: Mapping[str, list[Row]]) -> None:
-    for source in _PREFERRED:
-        if known.get(source):
-            facts.rows, facts.rows_from = _numbered(known[source]), source
+    for source, rows in known.items():
+        if rows:
+            facts.rows, facts.rows_from = _numbered(rows), source
             return
 
 
