@@ -142,10 +142,7 @@ class _Reader:
         attempt.asked += len(line["cancellations"])
         del attempt.cancellations[:-_MOST]
         if "exception" in line:
-            told = line.get("failure")
-            failure = dict(told) if isinstance(told, Mapping) else {}
-            place = {name: line[name] for name in ("event", "scope", "epoch", "batch", "t")}
-            attempt.failures.append({"exception": str(line["exception"]), **failure, **place})
+            attempt.failures.append(_failure_of(line))
         if isinstance(line.get("row"), Mapping):
             attempt.rows.append(dict(line["row"]))
         if isinstance(line.get("rates"), Mapping):
@@ -192,6 +189,20 @@ class _Reader:
         spent.own += max(seconds - inside.seconds, 0.0)
         if self._open:
             self._open[-1][2].seconds += seconds
+
+
+def _failure_of(line: Record) -> dict[str, Any]:
+    """Return what a line tells of an exception, and where the run was."""
+    told = line.get("failure")
+    told = told if isinstance(told, Mapping) else {}
+    texts = {name: told.get(name) for name in ("notes", "where", "because")}
+    return {
+        "exception": str(line["exception"]),
+        "type": told.get("type"),
+        "message": told.get("message"),
+        **{k: list(map(str, v)) if isinstance(v, list) else [] for k, v in texts.items()},
+        **{name: line[name] for name in ("event", "scope", "epoch", "batch", "t")},
+    }
 
 
 def number(value: object) -> float | None:

@@ -170,7 +170,7 @@ def _rate_points(run: RunFacts, has_batches: bool) -> dict[str, list[tuple[float
         for name, rate in rates.items():
             label = name if len(fits) == 1 else f"{name}, fit {fit}"
             found.setdefault(label, []).append((steps, rate))
-    end = max((each.last.get("steps") or 0 for each in run.attempts), default=0)
+    end = max((number(each.last.get("steps")) or 0 for each in run.attempts), default=0)
     for points in found.values():
         if len(fits) == 1 and points[-1][0] < end:
             points.append((end, points[-1][1]))

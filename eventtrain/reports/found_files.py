@@ -16,7 +16,7 @@ from .event_lines import event_record
 Kind = Literal["event log", "rows", "table", "history", "profile", "checkpoints", "empty"]
 Found = dict[Kind, list[Path]]
 
-_RANK = re.compile(r"(.*)\.rank(\d+)")
+_RANK = re.compile(r"(.*)\.rank(\d+)(\.[^.]*)?")
 _LONGEST_LINE, _LONGEST_FILE = 2**24, 2**26  # bytes
 _TEXTS = (".jsonl", ".csv", ".json", ".log", ".txt", "")
 _ROWS = ("after_epoch", "after_row", "after_fit")
@@ -47,8 +47,7 @@ def found_files(folder: Path) -> Found:
 def logs_of(log: Path) -> list[Path]:
     """Return the logs of all ranks of the run that one of them is of."""
     stem, _ = stem_and_rank(log)
-    beside = [file for file in _files(log.parent) if file.suffix == log.suffix]
-    own = [file for file in beside if stem_and_rank(file)[0] == stem]
+    own = [file for file in _files(log.parent) if stem_and_rank(file)[0] == stem]
     return [file for file in own if kind_of(file) == "event log"]
 
 
@@ -69,7 +68,7 @@ def holds_checkpoints(folder: Path) -> bool:
 
 def stem_and_rank(log: Path) -> tuple[Path, int]:
     """Return the path of a log without its ending and the number of its rank, and that number."""
-    match = _RANK.fullmatch(log.stem)
+    match = _RANK.fullmatch(log.name)
     if match is None:
         return log.with_suffix(""), 0
     return log.with_name(match[1]), int(match[2])
@@ -77,7 +76,8 @@ def stem_and_rank(log: Path) -> tuple[Path, int]:
 
 def kind_of(file: Path) -> Kind | None:
     """Say what a file is; ``None`` where it is nothing of a run."""
-    if file.suffix not in _TEXTS or file.name.startswith("checkpoint-"):
+    ending = "" if file.suffix.startswith(".rank") else file.suffix
+    if ending not in _TEXTS or file.name.startswith("checkpoint-"):
         return None
     with suppress(OSError, ValueError, RecursionError, csv.Error, StopIteration):
         if file.stat().st_size == 0:

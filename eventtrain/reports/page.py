@@ -22,6 +22,8 @@ from .page_parts import (
 from .run_facts import RunFacts, plain_json
 from .why import why
 
+_MOST_POINTS = 20_000
+
 
 def page_of(runs: Sequence[RunFacts], charts: Sequence[Chart], library: str) -> str:
     """Return the page.
@@ -75,14 +77,14 @@ def _embedded(name: str, kind: str, content: str) -> str:
 
 
 def data_of(run: RunFacts) -> dict[str, Any]:
-    """Return what a page has of a run, as plain data."""
+    """Return what a page has of a run, as plain data; of more than 20,000 batches every so many."""
     return {
         **why(run),
         "missing": run.missing,
         "rows": run.rows,
         "rows_from": run.rows_from,
-        "batches": run.batches,
-        "rates": run.rates,
+        "batches": _thinned(run.batches),
+        "rates": _thinned(run.rates),
         "scopes": scope_seconds(run),
         "handlers": run.handlers,
         "timing": run.timing,
@@ -90,6 +92,11 @@ def data_of(run: RunFacts) -> dict[str, Any]:
         "about": [attempt.about for attempt in run.attempts],
         "sources": run.sources,
     }
+
+
+def _thinned(points: list[Any]) -> list[Any]:
+    """Return every so many of them: a page is to open, whatever the run was long."""
+    return points[:: max(1, -(-len(points) // _MOST_POINTS))]
 
 
 def _each(runs: Sequence[RunFacts], part: Any) -> Iterator[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..host_reading import to_host
 from .about import FORMAT, about_cancellation, about_run
 from .attempts import Attempt, attempts_of, number
 from .row_files import Row
@@ -133,8 +134,8 @@ def _attempt_of(run: Any) -> list[Attempt]:
 
 
 def _history_of(run: Any) -> list[Row]:
-    rows: list[Row] = run.history if run.is_running or run.result is None else run.result.history
-    return rows
+    rows = run.history if run.is_running or run.result is None else run.result.history
+    return [dict(to_host(row)) for row in rows]
 
 
 def _numbered(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
@@ -152,10 +153,11 @@ def _take_attempts(facts: RunFacts, left: RunFolder) -> None:
     size = environment.get("world_size", 1) if isinstance(environment, Mapping) else 1
     if isinstance(size, int) and len(ranks) < size:
         facts.notes.append(f"there are event logs of {len(ranks)} of {size} ranks")
-    newer = {each.about.get("format") for each in facts.attempts} - {None, FORMAT}
+    formats = (each.about.get("format", FORMAT) for each in facts.attempts)
+    newer = sorted({str(each) for each in formats} - {str(FORMAT)})
     if newer:
         facts.notes.append(
-            f"the event log is of another version (format {', '.join(map(str, newer))}, and this "
+            f"the event log is of another version (format {', '.join(newer)[:100]}, and this "
             f"one knows {FORMAT}): what is new in it is left out"
         )
 

@@ -23,6 +23,8 @@ from .found_files import (
 )
 from .row_files import Row, csv_rows, jsonl_rows
 
+_MINUTE = 60.0
+
 
 @dataclass
 class RunFolder:
@@ -105,6 +107,7 @@ def _read(run: RunFolder, found: Found) -> None:
     for file in found.get("profile", []):
         run.handlers += [each for each in json_of(file)["handlers"] if isinstance(each, dict)]
         _source(run, file)
+    _note_if_of_another_run(run, found)
     _read_checkpoints(run, found.get("checkpoints", []))
     run.notes += [f"{_name(run, file)} is empty" for file in found.get("empty", [])]
 
@@ -119,6 +122,16 @@ def _read_logs(run: RunFolder, files: Iterable[Path]) -> None:
             run.notes.append(f"{name}: line {line.number}, {what}: {line.reason[:200]}")
         if len(damaged) > 3:
             run.notes.append(f"{name}: {len(damaged) - 3} more lines are damaged")
+
+
+def _note_if_of_another_run(run: RunFolder, found: Found) -> None:
+    """Note where what ``eventtrain train`` wrote is younger than the log, which ends with it."""
+    written = [file.stat().st_mtime for file in found.get("event log", [])]
+    for file in found.get("history", []):
+        if written and file.stat().st_mtime > max(written) + _MINUTE:
+            run.notes.append(
+                f"{_name(run, file)} is younger than the event log, and may be of another run"
+            )
 
 
 def _read_checkpoints(run: RunFolder, folders: Iterable[Path]) -> None:
