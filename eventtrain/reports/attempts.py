@@ -94,16 +94,18 @@ def attempts_of(lines: Iterable[Record | DamagedLine]) -> tuple[list[Attempt], l
     """
     attempts: list[Attempt] = []
     damaged: list[DamagedLine] = []
-    reader: _Reader | None = None
+    reader = _Reader(Attempt(""))  # of nothing yet
     for line in lines:
         if isinstance(line, DamagedLine):
             damaged.append(line)
             continue
         event = event_of(line)
-        if reader is None or reader.is_over_at(line, event):
+        if not attempts or reader.is_over_at(line, event):
+            reader.end()
             reader = _Reader(Attempt(event.scope or line["scope"] or "run"))
             attempts.append(reader.attempt)
         reader.add(line, event)
+    reader.end()
     return attempts, damaged
 
 
@@ -133,6 +135,11 @@ class _Reader:
         attempt.open_scopes = self.open_scopes
         if line["scope"] is None and event.closes_scope:
             attempt.outcome = line["outcome"] or "completed"
+
+    def end(self) -> None:
+        """Count the time of scopes that have no closing line, up to the last there is."""
+        if self._before is not None:
+            self._close_down_to(None, self._before[1])
 
     def _note_what_is_told(self, line: Record) -> None:
         attempt = self.attempt
