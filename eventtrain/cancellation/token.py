@@ -14,6 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from ..errors import ScopeNotOpenError
+from ..events import ScopeName, ScopeSpec
 from .records import Cancellation, OpenScope, Origin, Outcome, Request, Unwind
 
 HISTORY = 10_000
@@ -151,7 +152,7 @@ class CancellationToken:
 
     def cancel(
         self,
-        scope: str = "fit",
+        scope: ScopeName | ScopeSpec = "fit",
         reason: str = "",
         *,
         by: str | None = None,
@@ -166,7 +167,8 @@ class CancellationToken:
         nothing.
 
         Args:
-            scope: Name of an open scope.
+            scope: Name of an open scope; one of your own is, for type checkers, what
+                ``declare_scope`` has returned.
             reason: Why, in your own words; kept in ``history`` and the result.
             by: Who asks; worked out from the call stack by default.
             everywhere: Of several processes, all ask for this at the same place (what they
@@ -180,7 +182,7 @@ class CancellationToken:
 
     def _cancel(
         self,
-        scope: str,
+        scope: ScopeName | ScopeSpec,
         reason: str,
         by: str | None,
         caller: str,
@@ -188,10 +190,11 @@ class CancellationToken:
         everywhere: bool = False,
     ) -> None:
         handler, event, epoch, batch = self.origin() if self.origin else (None,) * 4
+        asked = scope.name if isinstance(scope, ScopeSpec) else str(scope)
         place = event, epoch, batch, time.time()
-        record = Cancellation(str(scope), reason, by or handler or caller, *place, source=source)
+        record = Cancellation(asked, reason, by or handler or caller, *place, source=source)
         self._ask(record, is_by_handler=event is not None, everywhere=everywhere)
-        if scope == "fit":
+        if asked == "fit":
             self._lead(record)
 
     def interrupt(self, name: str) -> None:
@@ -223,7 +226,10 @@ class CancellationToken:
         return self.is_interrupted
 
     def cancel_after(
-        self, seconds: float, scope: str = "fit", reason: str | None = None
+        self,
+        seconds: float,
+        scope: ScopeName | ScopeSpec = "fit",
+        reason: str | None = None,
     ) -> threading.Timer:
         """Cancel ``scope`` when ``seconds`` have passed, from a timer thread.
 
