@@ -165,6 +165,8 @@ class EventLog(Callback):
 
     def report_parts(self) -> dict[str, Any]:
         """Return the lines, those that are not written yet too."""
+        if self._start is None:  # what is in the file is another's
+            return {}
         if self._own_path is None:
             return {"events": list(self.records)}
         if self._lines:
