@@ -48,6 +48,7 @@ class Attempt:
         scopes: Time by scope, ``"train > batch"``.
         between: Time by phase and by the events that it lay between.
         lines: How many lines it has.
+        is_followed: Whether another one stands behind it, so that it goes on no more.
     """
 
     kind: str
@@ -63,6 +64,7 @@ class Attempt:
     scopes: dict[str, Spent] = field(default_factory=dict)
     between: dict[tuple[str, str, str], Spent] = field(default_factory=dict)
     lines: int = 0
+    is_followed: bool = False
 
     @property
     def began_at(self) -> float | None:
@@ -102,6 +104,7 @@ def attempts_of(lines: Iterable[Record | DamagedLine]) -> tuple[list[Attempt], l
         event = event_of(line)
         if not attempts or reader.is_over_at(line, event):
             reader.end()
+            reader.attempt.is_followed = True
             reader = _Reader(Attempt(event.scope or line["scope"] or "run"))
             attempts.append(reader.attempt)
         reader.add(line, event)

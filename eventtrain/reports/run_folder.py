@@ -91,9 +91,16 @@ def _beside(log: Path) -> Found:
 def _read(run: RunFolder, found: Found) -> None:
     _read_logs(run, found.get("event log", []))
     for file in found.get("rows", []):
-        rows, ends, notes = jsonl_rows(file, _source(run, file))
+        name = _source(run, file)
+        rows, ends, notes = jsonl_rows(file, name)
         run.rows["JSONLLogger"] = rows
-        run.ends += ends
+        if rows and rows[-1]["fit"] == len(ends):  # of an earlier fit, if there are any
+            notes.append(
+                f"{name} has no closing line: the process was killed or crashed behind the last "
+                "row, or the run goes on"
+            )
+        else:
+            run.ends += ends
         run.notes += notes
     for file in found.get("table", []):
         run.rows["CSVLogger"], notes = csv_rows(file, _source(run, file))

@@ -66,6 +66,7 @@ def summary(attempt: Attempt) -> dict[str, Any]:
         "steps": last.get("steps"),
         "last_line": {name: last.get(name) for name in ("event", "epoch", "batch")},
         "open_scopes": list(attempt.open_scopes),
+        "failures": [each["exception"] for each in attempt.failures],
     }
 
 
@@ -75,7 +76,7 @@ def outcome_of(attempt: Attempt) -> str:
         return attempt.outcome
     if not attempt.lines:
         return "running"  # of a runner that is asked while it runs
-    return "running" if _is_alive(attempt) else "killed"
+    return "running" if not attempt.is_followed and _is_alive(attempt) else "killed"
 
 
 def moment(seconds: float | None) -> str | None:

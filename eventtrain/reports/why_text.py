@@ -37,7 +37,8 @@ def _lines(told: Mapping[str, Any]) -> Iterator[str]:
         yield "attempts, oldest first"
         yield from _indented(text_table([_attempt(each) for each in told["attempts"]]))
     for rank, each in told["ranks"].items():
-        yield f"rank {rank}: {', '.join(filter(None, _attempt(each)))}"
+        parts = (*_attempt(each), *each["failures"])
+        yield f"rank {rank}: {', '.join(filter(None, parts))}"
     yield ""
     yield _checkpoint_line(told["checkpoint"])
     yield from (f"note: {note}" for note in told["notes"])

@@ -18,6 +18,7 @@ import pytest
 import story_program
 
 from eventtrain import EventLog, Runner
+from eventtrain.callbacks import JSONLLogger
 from eventtrain.reports.attempts import attempts_of
 from eventtrain.reports.run_facts import facts_of_folder, plain_json
 from eventtrain.reports.why import grouped, moment, outcome_of, span, why
@@ -349,6 +350,7 @@ def test_the_ranks_of_a_run_are_told_apart(tmp_path: Path, torchrun: Torchrun) -
     (failure,) = facts.ranks[1][0].failures
     assert failure["exception"] == "ValueError: no <b>more</b>"
     assert "rank 1:" in why_text(facts)
+    assert "ValueError: no <b>more</b>" in why_text(facts)
 
 
 def test_a_log_of_a_later_rank_stands_for_the_first_that_is_not_there(copied: Path) -> None:
@@ -416,3 +418,25 @@ def test_more_requests_than_are_kept_are_counted(learner: Any) -> None:
     (attempt,) = attempts_of(log.records)[0]
     assert attempt.asked == 1200
     assert len(attempt.cancellations) == 1000
+
+
+def test_an_attempt_that_another_one_follows_goes_on_no_more(learner: Any) -> None:
+    log = EventLog()
+    run = Runner(log)
+    run.fit(1, learner)
+    begun = len(log.records)
+    run.fit(1, learner)
+    attempts, _ = attempts_of([*log.records[: begun - 1], *log.records[begun:-1]])
+    assert [outcome_of(each) for each in attempts] == ["killed", "running"]
+
+
+def test_rows_without_a_closing_line_tell_no_outcome(learner: Any, tmp_path: Path) -> None:
+    run = Runner(JSONLLogger(tmp_path / "rows.jsonl"))
+    run.fit(1, learner)
+    assert told(tmp_path)["sentence"] == "completed (JSONLLogger tells, and no event log)"
+    run.fit(1, learner)
+    rows = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "rows.jsonl").write_text("".join(rows[:-1]))
+    found = told(tmp_path)
+    assert found["outcome"] == "unknown"
+    assert any("has no closing line" in note for note in found["notes"])
