@@ -15,7 +15,7 @@ from ..bus.handlers import Handler, Options
 from ..callback import Callback
 from ..errors import describe
 from ..events import Event, event_names
-from ..reports.about import about_cancellation, about_failure, about_row, about_run, rates_of
+from ..reports.about import about_cancellation, about_failure, about_row
 from ..reports.event_lines import cut_torn_line, lines_of
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ class EventLog(Callback):
         self._began_at = self._written = 0.0
         self._is_first = False
         self._rates: dict[str, float] = {}
+        self._rates_of: Callable[[Any], dict[str, float]] = dict
         self._row: dict[str, Any] | None = None
         self._known = 0
         self._has_told_failure = False
@@ -112,6 +113,9 @@ class EventLog(Callback):
         self._start = self._written = time.perf_counter()
         self._began_at, self._is_first = time.time(), True
         self._rates, self._row = {}, None
+        from ..reports.about_run import rates_of  # here: it imports torch
+
+        self._rates_of = rates_of
         self._known = run.token.accepted
         self._has_told_failure = False
         if self.path is not None:
@@ -147,8 +151,10 @@ class EventLog(Callback):
             record["failure"] = about_failure(token.exception)
         if self._is_first:
             self._is_first = False
+            from ..reports.about_run import about_run
+
             record["run"] = about_run(run, self._began_at)
-        if event.name == "begin_step" and (rates := rates_of(run.opt)) != self._rates:
+        if event.name == "begin_step" and (rates := self._rates_of(run.opt)) != self._rates:
             record["rates"] = self._rates = rates
         if self._row is not None:
             record["row"] = about_row(self._row)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..host_reading import to_host
-from .about import FORMAT, about_cancellation, about_run
+from .about import FORMAT, about_cancellation
+from .about_run import about_run
 from .attempts import Attempt, attempts_of, number
 from .row_files import Row
 from .run_folder import RunFolder, read_run_folder

@@ -12,7 +12,8 @@ from torch import nn
 import eventtrain
 from eventtrain import Callback, EventLog, Learner, Runner
 from eventtrain.callbacks import Checkpoint, EarlyStopping, OneCycle
-from eventtrain.reports.about import about_failure, about_row, rates_of
+from eventtrain.reports.about import about_failure, about_row
+from eventtrain.reports.about_run import rates_of
 
 
 def first_line(learner: Learner, *callbacks: Callback, **fit: Any) -> dict[str, Any]:
