@@ -106,6 +106,16 @@ def rates_of(opt: Any) -> dict[str, float]:
     return found
 
 
+def without_secrets(settings: Any) -> Any:
+    """Return settings, with nothing at the names that are called like a secret."""
+    if isinstance(settings, Mapping):
+        return {
+            name: "(not shown)" if _IS_SECRET.search(str(name)) else without_secrets(value)
+            for name, value in settings.items()
+        }
+    return list(map(without_secrets, settings)) if isinstance(settings, list) else settings
+
+
 def _with_class(thing: object, options: Mapping[str, Any]) -> dict[str, Any]:
     return {"class": type(thing).__name__, **options}
 

@@ -13,7 +13,9 @@ from typing import Any, Literal
 from ..errors import DataError
 from .event_lines import event_record
 
-Kind = Literal["event log", "rows", "table", "history", "profile", "checkpoints", "empty"]
+Kind = Literal[
+    "event log", "rows", "table", "history", "profile", "settings", "checkpoints", "empty"
+]
 Found = dict[Kind, list[Path]]
 
 _RANK = re.compile(r"(.*)\.rank(\d+)(\.[^.]*)?")
@@ -76,6 +78,8 @@ def stem_and_rank(log: Path) -> tuple[Path, int]:
 
 def kind_of(file: Path) -> Kind | None:
     """Say what a file is; ``None`` where it is nothing of a run."""
+    if file.name == "config.toml":
+        return "settings"
     ending = "" if file.suffix.startswith(".rank") else file.suffix
     if ending not in _TEXTS or file.name.startswith("checkpoint-"):
         return None
@@ -133,7 +137,7 @@ def _check(folder: Path, found: Found) -> None:
     Raises:
         DataError: There is none, or there are several.
     """
-    if not found.keys() - {"empty"}:
+    if not found.keys() - {"empty", "settings"}:
         empty = ", ".join(each.name for each in found.get("empty", []))
         what = f"nothing but empty files ({empty})" if empty else "nothing of a run"
         raise DataError(

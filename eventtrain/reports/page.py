@@ -90,6 +90,7 @@ def data_of(run: RunFacts) -> dict[str, Any]:
         "timing": run.timing,
         "checkpoints": run.checkpoints,
         "about": [attempt.about for attempt in run.attempts],
+        "settings": run.settings,
         "sources": run.sources,
     }
 

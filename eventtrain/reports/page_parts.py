@@ -160,11 +160,16 @@ def _written(record: Mapping[str, Any]) -> str | None:
 
 def settings_of(runs: Sequence[RunFacts]) -> str:
     """Set environments and configurations side by side; what differs is marked."""
-    known = [_flat(run.last_fit.about) if run.last_fit is not None else {} for run in runs]
+    known = [_settings(run) for run in runs]
     names = list(dict.fromkeys(name for each in known for name in each))
     rows = [[name, *(each.get(name, "") for each in known)] for name in names]
     head = ["", *(run.name for run in runs)]
     return table(head, rows, differing=len(runs) > 1) if rows else ""
+
+
+def _settings(run: RunFacts) -> dict[str, str]:
+    about = run.last_fit.about if run.last_fit is not None else {}
+    return _flat({**about, **({"config": run.settings} if run.settings else {})})
 
 
 def _flat(about: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -37,6 +37,7 @@ class RunFacts:
         handlers: What a profile has measured of handlers.
         timing: Rows of ``Timing``.
         checkpoints: Their records, oldest first.
+        settings: What ``eventtrain train`` was told.
         sources: What all this was read from.
         notes: What was damaged or is left out.
         missing: What is not known, and what would have told it.
@@ -54,6 +55,7 @@ class RunFacts:
     handlers: list[Row] = field(default_factory=list)
     timing: list[Row] = field(default_factory=list)
     checkpoints: list[Row] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
     sources: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -79,7 +81,7 @@ def facts_of_folder(path: Path) -> RunFacts:
     """
     left = read_run_folder(path)
     facts = RunFacts(str(path), sources=left.sources, notes=left.notes, ends=left.ends)
-    facts.handlers = left.handlers
+    facts.handlers, facts.settings = left.handlers, left.settings
     _take_attempts(facts, left)
     known = {**left.rows, "EventLog": _joined(facts)}
     _take_rows(facts, {name: known.get(name, []) for name in _PREFERRED})

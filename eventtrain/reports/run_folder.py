@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..checkpoints.files import list_checkpoints
 from ..checkpoints.records import Record
 from ..errors import CheckpointError, DataError
+from .about_run import without_secrets
 from .attempts import Attempt, attempts_of
 from .event_lines import lines_of
 from .found_files import (
@@ -37,6 +40,7 @@ class RunFolder:
         ends: How fits ended, as ``JSONLLogger`` and ``eventtrain train`` tell.
         handlers: What ``Profile.to_json`` has written of the time of handlers.
         checkpoints: Oldest first, less damaged ones.
+        settings: What ``eventtrain train`` was told, of ``config.toml``.
         sources: The files that were read.
         notes: What was damaged, empty, or left out.
     """
@@ -47,6 +51,7 @@ class RunFolder:
     ends: list[Row] = field(default_factory=list)
     handlers: list[Row] = field(default_factory=list)
     checkpoints: list[Record] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
     sources: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -114,6 +119,12 @@ def _read(run: RunFolder, found: Found) -> None:
     for file in found.get("profile", []):
         run.handlers += [each for each in json_of(file)["handlers"] if isinstance(each, dict)]
         _source(run, file)
+    for file in found.get("settings", [])[:1]:
+        name = _source(run, file)
+        try:
+            run.settings = without_secrets(tomllib.loads(file.read_text(encoding="utf-8")))
+        except ValueError as error:
+            run.notes.append(f"{name} is left out: {error}")
     _note_if_of_another_run(run, found)
     _read_checkpoints(run, found.get("checkpoints", []))
     run.notes += [f"{_name(run, file)} is empty" for file in found.get("empty", [])]

@@ -135,6 +135,24 @@ def test_a_file_is_what_its_content_says(
     assert kind_of(tmp_path / name) == kind
 
 
+def test_what_train_was_told_is_read(learner: Learner, tmp_path: Path) -> None:
+    Runner(EventLog(tmp_path / "events.jsonl")).fit(1, learner)
+    text = "epochs = 3\n[[plugins]]\nname = 'wire'\napi_key = 'hunter2'\n"
+    (tmp_path / "config.toml").write_text(text)
+    wire = {"name": "wire", "api_key": "(not shown)"}
+    assert read_run_folder(tmp_path).settings == {"epochs": 3, "plugins": [wire]}
+    (tmp_path / "config.toml").write_text("epochs =")
+    found = read_run_folder(tmp_path)
+    assert found.settings == {}
+    assert found.notes[0].startswith("config.toml is left out: ")
+
+
+def test_what_a_run_was_told_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("epochs = 3\n")
+    with pytest.raises(DataError, match="nothing of a run"):
+        read_run_folder(tmp_path)
+
+
 # Rows
 
 
