@@ -19,6 +19,13 @@ def digits(size: int = 32) -> tuple[TensorDataset, TensorDataset]:
     return _rows(x_train[:512], y_train[:512], size), _rows(x_valid[:128], y_valid[:128], size)
 
 
+def noisy(rows: TensorDataset) -> TensorDataset:
+    """Return the same images with noise, always the same, and their classes."""
+    images, classes = rows.tensors
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    return TensorDataset(images + 0.5 * noise, classes)
+
+
 def _rows(x: Tensor, y: Tensor, size: int) -> TensorDataset:
     images = interpolate(x.reshape(-1, 1, 8, 8), size=(size, size), mode="bilinear")
     return TensorDataset(images.to(torch.get_default_dtype()), y)

@@ -36,6 +36,20 @@ def padded(pieces: Sequence[Tensor]) -> dict[str, Tensor]:
     return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
 
 
+def pieces(length: int) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
+    """Return six long texts piece by piece with what comes next in them, and two to validate.
+
+    A batch has the next ``length`` bytes of each text, int64 [texts, length].
+    """
+    texts = torch.stack(blocks(10 * length + 1, 8))
+
+    def batches(rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+        x, y = rows[:, :-1].split(length, 1), rows[:, 1:].split(length, 1)
+        return list(zip(x, y, strict=True))
+
+    return batches(texts[:6]), batches(texts[6:])
+
+
 def pages(classes: int) -> tuple[list[tuple[Tensor, int]], list[tuple[Tensor, int]]]:
     """Return pieces of the longest texts with their number, to train on and to validate with."""
     longest = sorted(topics.values(), key=len)[-classes:]
