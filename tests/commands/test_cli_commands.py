@@ -543,7 +543,9 @@ def test_help_says_how_to_complete_in_the_shell(call: Call) -> None:
 
 
 def test_completion_knows_the_commands() -> None:
-    done = run_cli(_EVENTTRAIN_COMPLETE="bash_complete", COMP_WORDS="eventtrain rep", COMP_CWORD="1")
+    done = run_cli(
+        _EVENTTRAIN_COMPLETE="bash_complete", COMP_WORDS="eventtrain rep", COMP_CWORD="1"
+    )
     assert done == (0, "plain,replay\nplain,report\n", "")
 
 
