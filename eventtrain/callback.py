@@ -219,6 +219,15 @@ class Callback:
         """Whether this process is one of those that run the handlers; see ``ranks``."""
         return is_among(self.ranks, self.run)
 
+    def report_parts(self) -> dict[str, Any]:
+        """Return what a report of the run takes from this callback; nothing by default.
+
+        Any of ``"events"`` (lines of an event log), ``"rows"`` and ``"batches"`` (dictionaries),
+        ``"timing"`` (rows as ``Timing`` has them), ``"checkpoints"`` (records). Of several
+        callbacks that have the same, the first one's is taken.
+        """
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must keep of this callback; nothing by default."""
         return {}

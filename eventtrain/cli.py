@@ -13,14 +13,14 @@ import traceback
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from .commands import bench, demo, doctor, events, explain, plugins, replay, train
+from .commands import bench, demo, doctor, events, explain, plugins, replay, report, train, why
 from .errors import EventTrainError, RemoteError
 from .launch import found_launch
 
 if TYPE_CHECKING:
     import click
 
-COMMANDS = (demo, train, replay, explain, events, plugins, bench, doctor)
+COMMANDS = (demo, train, replay, why, report, explain, events, plugins, bench, doctor)
 """In the order in which help lists them."""
 
 _MODULES = {"demo": ("sklearn", "matplotlib", "tqdm")}

@@ -45,9 +45,11 @@ class FromTheStart:
     Attributes:
         epoch: Where the loop over epochs starts.
         loader_forms: What the loaders were like before handlers of the fit wrapped or changed them.
+        is_continued: Whether the fit was asked to go on from a checkpoint, if there is one.
     """
 
     epoch = 0
+    is_continued = False
 
     def __init__(self) -> None:
         self.loader_forms: list[dict[str, Any] | None] = [None, None]
@@ -59,6 +61,12 @@ class FromTheStart:
         if any(callback.checkpoint_folder is not None for callback in run.cbs):
             self.loader_forms = loader_forms(run)
             self._is_saved = True
+
+    def told(self) -> dict[str, Any] | None:
+        """Return from where the run goes on, as plain data; ``None`` where it was not to go on."""
+        if not self.is_continued:
+            return None
+        return {"from": None, "epoch": 0, "phase": None, "batch": 0, "steps": 0}
 
     def enter_fit(self, run: RunState) -> None:
         """Put back what belongs to the fit, once ``begin_fit`` has fired."""
@@ -126,6 +134,7 @@ class Resumption(FromTheStart):
         self._phase_start: Mapping[str, Any] | None = content["phase_start"]
         self._undo: RestorePoint | None = None
         self._content = content  # empty once it has been put back
+        self.is_continued = True
         self._origin = origin
 
     def check(self, run: RunState) -> None:
@@ -151,6 +160,11 @@ class Resumption(FromTheStart):
             self._content = with_shards(self._content, self._shards, mesh)
         if mesh is not None:
             self._content = divided(self._content, run.model)
+
+    def told(self) -> dict[str, Any]:
+        """Return from where the run goes on, as plain data; before everything has been put back."""
+        place = {"epoch": self.epoch, "phase": self.phase, "batch": self.batch}
+        return {"from": self._origin, **place, "steps": self._content["counters"]["steps"]}
 
     def enter_fit(self, run: RunState) -> None:
         """Put everything back once ``begin_fit`` has fired.
@@ -318,7 +332,9 @@ def find_start(run: RunState, resume: str | os.PathLike[str] | None) -> FromTheS
         path = folders[0]
     found = _find(path, run, is_auto=resume == "auto")
     if found is None:
-        return FromTheStart()
+        start = FromTheStart()
+        start.is_continued = True
+        return start
     content, file = found
     origin = f"checkpoint {path}"
     check_position(content, origin)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 import torch
@@ -38,6 +39,7 @@ from .stepping import PLACES, Moments, Pause, as_generators
 from .train_eval import TrainEvalCallback
 
 if TYPE_CHECKING:
+    from .bus.profiling import Profile
     from .plugins import Plugin, Requested
 
 C = TypeVar("C", bound=Callback)
@@ -390,6 +392,32 @@ class Runner(Execution):
         self.execute_in_modes(learn, token, "predict", loop)
         joined, joined_targets = found or [join_batches([], []), join_batches([], [])]
         return (joined, joined_targets) if with_targets else joined
+
+    def report(
+        self, path: str | os.PathLike[str] = "report.html", *, profile: Profile | None = None
+    ) -> Path:
+        """Write a page about the run: one file that opens in a browser without a network.
+
+        It has what the callbacks know: curves and rates of ``History`` or ``Recorder``, the
+        story of an ``EventLog``, the seconds of ``Timing``, the files of a ``Checkpoint``. What is
+        missing stands in it, with the callback that would tell. ``eventtrain report`` makes the
+        same of a folder. It may be called in a handler, and then waits for the device.
+
+        Args:
+            path: The file; one that is there is replaced. Default ``"report.html"``.
+            profile: What ``run.bus.profile()`` gave, for the time of each handler.
+
+        Returns:
+            The absolute path of the file.
+
+        Raises:
+            ValueError: ``path`` does not end in ``.html``.
+            ModuleNotFoundError: plotly is missing (``pip install "eventtrain[report]"``).
+            OSError: The file cannot be written.
+        """
+        from .reports.run_report import report_of_run  # here: it takes a while to import
+
+        return report_of_run(self, path, profile)
 
     def __repr__(self) -> str:
         state = "running" if self.is_running else "idle"

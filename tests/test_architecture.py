@@ -58,7 +58,10 @@ HOUSE = """
     checkpoints.restore_point  checkpoints
     checkpoint_files
     pieces  split_call  resuming  interlude  loop  stepping
-    reports.picture  reports.replay  reports.plugin_reports  reports
+    reports.picture  reports.event_lines  reports.replay  reports.plugin_reports
+    reports.about  reports.about_run  reports.attempts  reports.found_files  reports.row_files
+    reports.run_folder  reports.run_facts  reports.why  reports.why_text  reports.charts
+    reports.html_text  reports.page_parts  reports.page  reports.run_report  reports
     adoption  execution  runner
     callbacks.shared  callbacks  eventtrain
     commands  cli  __main__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
 import weakref
@@ -382,6 +383,41 @@ def test_a_request_that_comes_just_as_its_scope_closes_lapses() -> None:
         went_on = True
     assert went_on
     assert fit.outcome == "completed"
+
+
+def test_a_request_is_of_the_line_that_made_it() -> None:
+    token = CancellationToken()
+    with Scope(token, "fit"):
+        token.cancel("fit")
+        line = sys._getframe().f_lineno - 1
+    assert token.history[0].source == f"{__file__}:{line}"
+
+
+def test_a_timer_asks_in_the_name_of_the_line_that_set_it() -> None:
+    token = CancellationToken()
+    with Scope(token, "fit"):
+        token.cancel_after(0).join()
+        line = sys._getframe().f_lineno - 1
+    assert token.history[0].source == f"{__file__}:{line}"
+
+
+def test_a_signal_has_no_line() -> None:
+    token = CancellationToken()
+    with Scope(token, "fit"):
+        token.interrupt("SIGTERM")
+    assert token.history[0].source is None
+
+
+def test_a_token_that_follows_another_tells_the_line_that_asked_that() -> None:
+    parent = CancellationToken()
+    child = CancellationToken.linked(parent)
+    parent.cancel("fit")
+    assert child.history[0].source == parent.history[0].source is not None
+
+
+def test_the_line_tells_no_two_requests_apart() -> None:
+    one = Cancellation("fit", "", "me", None, None, None, 0.0, source="a.py:1")
+    assert one == Cancellation("fit", "", "me", None, None, None, 0.0, source="b.py:2")
 
 
 def test_what_others_have_to_agree_on_is_on_record_when_it_is_accepted() -> None:

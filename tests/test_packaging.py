@@ -24,7 +24,7 @@ import pytest
 import eventtrain
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = {"bench", "cli", "demo", "dev", "jobs", "optuna", "ray", "test", "watch"}
+EXTRAS = {"bench", "cli", "demo", "dev", "jobs", "optuna", "ray", "report", "test", "watch"}
 
 TYPED = """\
 from eventtrain import Runner
@@ -146,7 +146,8 @@ def test_the_wheel_holds_every_module_the_type_marker_and_nothing_else(wheel: Pa
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     benchmarks = {f"eventtrain/{name}" for name in sources("benchmarks")}
-    assert names == sources() | benchmarks | {"eventtrain/py.typed"}
+    page = {f"eventtrain/reports/page.{ending}" for ending in ("css", "js")}
+    assert names == sources() | benchmarks | page | {"eventtrain/py.typed"}
 
 
 def test_the_sdist_holds_what_it_takes_to_test_it_and_nothing_else(built: Path) -> None:

@@ -157,6 +157,10 @@ class Checkpoint(MonitoringCallback):
         best = self._best(self._records())
         return best[0].path if best else None
 
+    def report_parts(self) -> dict[str, Any]:
+        """Return the records of this fit's checkpoints."""
+        return {"checkpoints": self._records()}
+
     def state_dict(self) -> dict[str, Any]:
         """Return which fit the checkpoints belong to, and what they have of its epoch."""
         return {

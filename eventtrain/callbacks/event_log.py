@@ -15,6 +15,8 @@ from ..bus.handlers import Handler, Options
 from ..callback import Callback
 from ..errors import describe
 from ..events import Event, event_names
+from ..reports.about import about_cancellation, about_failure, about_row
+from ..reports.event_lines import cut_torn_line, lines_of
 
 if TYPE_CHECKING:
     from ..bus.event_bus import Signal
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 # json.dumps with options would make an encoder for every line.
 _encode = json.JSONEncoder(default=str).encode
 _KNOWN = frozenset(event_names())
+_FLUSH_AFTER = 5.0  # seconds
 
 
 class EventLog(Callback):
@@ -35,13 +38,19 @@ class EventLog(Callback):
     - ``outcome``: how the scope ended, in closing events, else ``null``;
     - ``handlers``: names of the others subscribed to the event, in the order in
       which they run; after a cancellation the later ones of them were skipped;
-    - ``cancellations``: requests since the line before, as ``scope``, ``reason``,
-      ``by`` and ``event``;
+    - ``cancellations``: requests since the line before, with the fields of ``Cancellation``;
     - ``declared``, for an event of a scope of your own: that ``scope``, the event's ``kind``, and
       ``only_after``, as in ``Event``;
     - ``exception``, once, in the ``fit_failed`` line (outside of a fit, in the
-      first closing line);
-    - ``t``: seconds since the run began.
+      first closing line), and ``failure`` with it: ``type``, ``message``, ``notes``, the
+      lines ``where`` it came through, and ``because`` of what it was raised;
+    - ``steps``: optimizer steps so far; ``t``: seconds since the run began;
+    - ``run``, in a run's first line: when it began, from which checkpoint it goes on,
+      ``environment`` and ``configuration``. What a callback was made with stands there, less
+      options that are called like a key, a token or a password;
+    - ``rates``, in ``begin_step`` where they have changed: learning rates that are no tensors;
+    - ``row``, in the line behind that of ``after_row``: the row of the history, less what is
+      still on a device.
 
     The log looks at an event before its other handlers do, at priority
     1,000,000. So what they do there shows in the next line: a
@@ -54,11 +63,12 @@ class EventLog(Callback):
 
     Args:
         path: The file. The first run of this object replaces it, later ones add
-            to it. ``None`` (default) keeps the lines in ``records``. Of several processes,
-            rank 0 writes there, and rank 1 to ``NAME.rank1.jsonl`` beside it.
-        flush_every: Lines to write at a time. Whatever happens, whole lines are
-            written, and all of them when the outermost scope closes; a process
-            that is killed loses fewer than this many.
+            to it, and so does a fit with ``resume=``, whichever process it is in. ``None``
+            (default) keeps the lines in ``records``. Of several processes, rank 0 writes there,
+            and rank 1 to ``NAME.rank1.jsonl`` beside it.
+        flush_every: Lines to write at a time, or fewer when the last were written five seconds
+            ago. Whatever happens, whole lines are written, and all of them when the
+            outermost scope closes; a process that is killed loses fewer than this many.
 
     Attributes:
         records: The lines as dictionaries, where ``path`` is ``None``.
@@ -79,6 +89,11 @@ class EventLog(Callback):
         self._lines: list[str] = []
         self._is_new = True
         self._start: float | None = None
+        self._began_at = self._written = 0.0
+        self._is_first = False
+        self._rates: dict[str, float] = {}
+        self._rates_of: Callable[[Any], dict[str, float]] = dict
+        self._row: dict[str, Any] | None = None
         self._known = 0
         self._has_told_failure = False
 
@@ -94,19 +109,28 @@ class EventLog(Callback):
         if run.learn is not None:  # a run is about to begin
             self._begin(run)
 
-    def _begin(self, run: RunState) -> None:
-        self._start = time.perf_counter()
+    def _begin(self, run: Any) -> None:
+        self._start = self._written = time.perf_counter()
+        self._began_at, self._is_first = time.time(), True
+        self._rates, self._row = {}, None
+        from ..reports.about_run import rates_of  # here: it imports torch
+
+        self._rates_of = rates_of
         self._known = run.token.accepted
         self._has_told_failure = False
         if self.path is not None:
             self._own_path = _of_rank(self.path, run.rank)
             # Opened now, so that a wrong path is told before any work is done.
-            with open(self._own_path, "wb" if self._is_new else "ab"):
-                self._is_new = False
+            if self._is_new and not run.starting_point.is_continued:
+                with open(self._own_path, "wb"):
+                    pass
+            else:
+                cut_torn_line(self._own_path)  # which a process that was killed may have left
+            self._is_new = False
 
     def write(self, event: Event, handlers: list[str], run: RunState) -> None:
         """Add the line for ``event``, which is just firing."""
-        token = run.token
+        token, now = run.token, time.perf_counter()
         record: dict[str, Any] = {
             "event": event.name,
             "scope": token.scope,
@@ -115,7 +139,8 @@ class EventLog(Callback):
             "outcome": token.outcome if event.kind == "closing" else None,
             "handlers": handlers,
             "cancellations": self._new_cancellations(run) if token.history else [],
-            "t": 0.0 if self._start is None else round(time.perf_counter() - self._start, 6),
+            "steps": run.steps,
+            "t": 0.0 if self._start is None else round(now - self._start, 6),
         }
         if event.scope and event.name not in _KNOWN:
             own = {"scope": event.scope, "kind": event.kind, "only_after": event.only_after}
@@ -123,19 +148,42 @@ class EventLog(Callback):
         if token.exception is not None and not self._has_told_failure:
             self._has_told_failure = True
             record["exception"] = describe(token.exception)
+            record["failure"] = about_failure(token.exception)
+        if self._is_first:
+            self._is_first = False
+            from ..reports.about_run import about_run
+
+            record["run"] = about_run(run, self._began_at)
+        if event.name == "begin_step" and (rates := self._rates_of(run.opt)) != self._rates:
+            record["rates"] = self._rates = rates
+        if self._row is not None:
+            record["row"] = about_row(self._row)
+        self._row = run.history[-1] if event.name == "after_row" else None  # it is filled in there
         if self.path is None:
             self.records.append(record)
             return
         self._lines.append(_encode(record))
         # Without an open scope the run has ended, and this may be the last line.
-        if len(self._lines) >= self.flush_every or token.scope is None:
+        is_due = now - self._written > _FLUSH_AFTER
+        if is_due or len(self._lines) >= self.flush_every or token.scope is None:
+            self._written = now
             self._flush()
+
+    def report_parts(self) -> dict[str, Any]:
+        """Return the lines, those that are not written yet too."""
+        if self._start is None:  # what is in the file is another's
+            return {}
+        if self._own_path is None:
+            return {"events": list(self.records)}
+        if self._lines:
+            self._flush()
+        return {"events": lines_of(self._own_path)} if os.path.exists(self._own_path) else {}
 
     def _new_cancellations(self, run: RunState) -> list[dict[str, Any]]:
         # Another thread may add to the history at any moment.
         new = run.token.accepted_since(self._known)
         self._known += len(new)
-        return [{"scope": c.scope, "reason": c.reason, "by": c.by, "event": c.event} for c in new]
+        return [about_cancellation(each) for each in new]
 
     def _flush(self) -> None:
         assert self._own_path is not None

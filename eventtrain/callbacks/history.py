@@ -157,6 +157,13 @@ class History(RowCallback):
         rows = self.to_dicts(kind)
         return import_extra("pandas", user="History.to_pandas").DataFrame(rows)
 
+    def report_parts(self) -> dict[str, Any]:
+        """Return the rows of fits, and of batches where there are any."""
+        self._read()
+        rows = [dict(row) for row in self._epoch_rows if row["fit"] is not None]
+        batches = [dict(row) for row in self._batch_rows]
+        return {"rows": rows, **({"batches": batches} if batches else {})}
+
     def state_dict(self) -> dict[str, Any]:
         """Return all rows, read from the device, and the number of the fit."""
         self._read()

@@ -255,6 +255,14 @@ class Recorder(RowCallback):
             ax.legend(frameon=False)
         return tidy(ax)
 
+    def report_parts(self) -> dict[str, Any]:
+        """Return a row for each training batch: its loss and learning rate."""
+        losses = self.losses
+        rates = self.lrs if _chosen("lr", self.fields) else [None] * len(losses)
+        pairs = enumerate(zip(losses, rates, strict=True))
+        rows = [{"fit": 0, "n_iter": i, "loss": loss, "lr": lr} for i, (loss, lr) in pairs]
+        return {"batches": rows} if rows else {}
+
     def state_dict(self) -> dict[str, Any]:
         """Return all that was recorded, read from the device."""
         columns = dict(self._read())

@@ -219,6 +219,10 @@ class Timing(Callback):
                 )
         return "\n".join(lines)
 
+    def report_parts(self) -> dict[str, Any]:
+        """Return the rows."""
+        return {"timing": [dict(row) for row in self.rows]}
+
     def state_dict(self) -> dict[str, Any]:
         """Return the rows, and what was measured of an unfinished phase."""
         self._read_events()

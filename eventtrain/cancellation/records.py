@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 Outcome = Literal["completed", "cancelled", "failed"]
@@ -50,6 +50,8 @@ class Cancellation:
         time: Seconds since the Unix epoch.
         rank: Of several processes, the one whose request it was; ``None`` where there is one
             process, and where all ranks have asked alike.
+        source: The line that called ``cancel``, as ``file:line``; ``None`` where a signal asked.
+            Records that differ in nothing else are equal.
     """
 
     scope: str
@@ -60,6 +62,7 @@ class Cancellation:
     batch: int | None
     time: float
     rank: int | None = None
+    source: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

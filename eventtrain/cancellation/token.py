@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from types import FrameType
 from typing import NoReturn
 
 from ..errors import ScopeNotOpenError
@@ -177,10 +178,21 @@ class CancellationToken:
         Raises:
             ScopeNotOpenError: No scope of that name is open.
         """
+        self._cancel(scope, reason, by, *_place_of(sys._getframe(1)), everywhere)
+
+    def _cancel(
+        self,
+        scope: ScopeName | ScopeSpec,
+        reason: str,
+        by: str | None,
+        caller: str,
+        source: str,
+        everywhere: bool = False,
+    ) -> None:
         handler, event, epoch, batch = self.origin() if self.origin else (None,) * 4
-        name = by or handler or _caller()
         asked = scope.name if isinstance(scope, ScopeSpec) else str(scope)
-        record = Cancellation(asked, reason, name, event, epoch, batch, time.time())
+        place = event, epoch, batch, time.time()
+        record = Cancellation(asked, reason, by or handler or caller, *place, source=source)
         self._ask(record, is_by_handler=event is not None, everywhere=everywhere)
         if asked == "fit":
             self._lead(record)
@@ -238,14 +250,14 @@ class CancellationToken:
         if not (math.isfinite(seconds) and seconds >= 0):
             raise ValueError(f"cancel_after needs seconds >= 0, got {seconds!r}")
         # The thread must not keep a token alive that everyone else has dropped.
-        reference = weakref.ref(self)
+        reference, place = weakref.ref(self), _place_of(sys._getframe(1))
 
         def fire() -> None:
             token = reference()
             if token is None:
                 return
             with suppress(ScopeNotOpenError):
-                token.cancel(scope, reason or f"{seconds:g} s have passed", by="timer")
+                token._cancel(scope, reason or f"{seconds:g} s have passed", "timer", *place)
 
         # A thread cannot wait for longer, which is centuries.
         timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), fire)
@@ -451,8 +463,9 @@ class CancellationToken:
         return True
 
 
-def _caller() -> str:
-    """Name the function that called ``cancel``, and its thread unless that is the main one."""
-    name = sys._getframe(2).f_code.co_qualname
-    thread = threading.current_thread()
-    return name if thread is threading.main_thread() else f"{name} in thread {thread.name!r}"
+def _place_of(frame: FrameType) -> tuple[str, str]:
+    """Name a function, with its thread unless that is the main one; and the line it is at."""
+    name, thread = frame.f_code.co_qualname, threading.current_thread()
+    if thread is not threading.main_thread():
+        name = f"{name} in thread {thread.name!r}"
+    return name, f"{frame.f_code.co_filename}:{frame.f_lineno}"

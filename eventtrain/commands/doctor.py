@@ -26,6 +26,7 @@ _EXTRAS = {
     "tqdm": "demo",
     "tensorboard": "watch",
     "pandas": "watch",
+    "plotly": "report",
     "pluggy": "bench",
     "psygnal": "bench",
     "torchmetrics": "test",

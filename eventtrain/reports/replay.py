@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..errors import DataError
-from ..events import EVENTS, Event
-
-Record = Mapping[str, Any]
-"""One line of a log; see ``EventLog``."""
-
-_KNOWN = {event.name: event for event in EVENTS}
-_KINDS = ("opening", "point", "closing")
-_OPTIONAL_INT = (int, type(None))
-_OPTIONAL_STR = (str, type(None))
-_FIELDS: dict[str, tuple[type, ...]] = {
-    "event": (str,),
-    "scope": _OPTIONAL_STR,
-    "epoch": _OPTIONAL_INT,
-    "batch": _OPTIONAL_INT,
-    "outcome": _OPTIONAL_STR,
-    "handlers": (list,),
-    "cancellations": (list,),
-    "t": (int, float),
-}
+from .event_lines import DamagedLine, Record, event_of, lines_of
 
 
 def replay(path: str | os.PathLike[str]) -> str:
@@ -60,54 +40,20 @@ def draw(records: Iterable[Record]) -> list[str]:
 def _read(path: str | os.PathLike[str], notes: list[str]) -> Iterator[Record]:
     """Yield the records of a file, and add to ``notes`` what is to be said about it at the end."""
     number = 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield _record(line)
-            except ValueError as error:
-                if number > 1 and not line.endswith(b"\n"):
-                    notes.append(f"line {number}, the last one, is cut off and left out")
-                    return
-                what = "is damaged" if number > 1 else "is none of an event log"
-                raise DataError(
-                    f"{os.fspath(path)}: line {number} {what}: {error}. "
-                    "EventLog(path) writes files that can be replayed."
-                ) from error
+    for number, line in enumerate(lines_of(path), 1):
+        if not isinstance(line, DamagedLine):
+            yield line
+            continue
+        if number > 1 and line.is_cut:
+            notes.append(f"line {number}, the last one, is cut off and left out")
+            return
+        what = "is damaged" if number > 1 else "is none of an event log"
+        raise DataError(
+            f"{os.fspath(path)}: line {number} {what}: {line.reason}. "
+            "EventLog(path) writes files that can be replayed."
+        )
     if not number:
         notes.append("the log is empty: no event fired, or none was written yet")
-
-
-def _record(line: bytes) -> Record:
-    """Parse a line.
-
-    Raises:
-        ValueError: It is not one that an ``EventLog`` writes.
-    """
-    try:
-        record = json.loads(line.decode())
-    except UnicodeDecodeError:
-        raise ValueError("it is not text") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is not JSON ({error})") from None
-    if not isinstance(record, dict):
-        raise ValueError("it is not a JSON object")
-    for name, types in _FIELDS.items():
-        if name not in record:
-            raise ValueError(f"it has no field {name!r}")
-        if not isinstance(record[name], types):
-            raise ValueError(f"its field {name!r} is {record[name]!r}")
-    declared = record.get("declared")
-    if declared is not None and not (
-        isinstance(declared, dict)
-        and isinstance(declared.get("scope"), str)
-        and declared.get("kind") in _KINDS
-        and declared.get("only_after") in (None, "cancelled", "failed")
-    ):
-        raise ValueError(f"its field 'declared' is {declared!r}")
-    for each in record["cancellations"]:
-        if not isinstance(each, dict) or not {"scope", "reason", "by", "event"} <= each.keys():
-            raise ValueError(f"its field 'cancellations' holds {each!r}")
-    return record
 
 
 @dataclass
@@ -162,7 +108,7 @@ class _Picture:
 
     def add(self, record: Record) -> None:
         """Draw the next event."""
-        event = _event_of(record)
+        event = event_of(record)
         if event.kind == "opening":
             self._open(event.scope, record)
         elif event.only_after == "failed":
@@ -246,17 +192,6 @@ class _Picture:
         return [*drawn, f"(the log ends here, inside of {where})"] if unfinished else drawn
 
 
-def _event_of(record: Record) -> Event:
-    """Return the event that a record tells of; it says itself what one of a scope of its own is."""
-    name = record["event"]
-    if name in _KNOWN:
-        return _KNOWN[name]
-    own = record.get("declared") or {}
-    return Event(
-        name, own.get("scope", ""), own.get("kind", "point"), (), "", own.get("only_after")
-    )
-
-
 def _flat(items: Iterable[_Line | _Folded]) -> Iterator[_Line]:
     for item in items:
         if isinstance(item, _Folded):
@@ -273,7 +208,7 @@ def _place(scope: str, record: Record) -> int | None:
 def _note(record: Record) -> str:
     """Say what is special about an event: outcome, exception, cancellations told of in it."""
     notes = []
-    event, outcome = _event_of(record), record["outcome"]
+    event, outcome = event_of(record), record["outcome"]
     if event.closes_scope and not record["scope"]:
         notes.append(f"{outcome} after {record['t']:.2f} s")
     elif outcome not in (None, "completed"):

@@ -32,6 +32,7 @@ from eventtrain import (
     accuracy,
     handler,
 )
+from eventtrain.callbacks import Checkpoint
 from eventtrain.reports.replay import replay
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -248,9 +249,10 @@ def test_a_cancellation_is_told_in_the_line_that_follows(learner: Learner) -> No
     run.fit(1, learner)
     told = [(a, b) for a, b in pairwise(log.records) if b["cancellations"]]
     assert [(a["event"], b["event"]) for a, b in told] == [("after_loss", "after_cancel_batch")] * 2
-    assert told[0][1]["cancellations"] == [
-        {"scope": "batch", "reason": "a spike", "by": "spike", "event": "after_loss"}
-    ]
+    (asked,) = told[0][1]["cancellations"]
+    place = {"event": "after_loss", "epoch": 0, "batch": 1, "rank": None}
+    said = {"scope": "batch", "reason": "a spike", "by": "spike"}
+    assert {name: asked[name] for name in (*said, *place)} == {**said, **place}
     assert told[0][1]["outcome"] == "cancelled"
 
 
@@ -315,6 +317,7 @@ def test_the_file_holds_what_memory_would_hold(learner: Learner, tmp_path: Path)
     for one, other in zip(in_memory.records, written, strict=True):
         for record in (one, other):
             del record["t"]
+            record.get("run", {}).pop("began_at", None)
         # Each names the other.
         assert [name for name in one.pop("handlers") if name != "on_disk"] == [
             name for name in other.pop("handlers") if name != "event_log"
@@ -357,6 +360,54 @@ def test_the_first_run_replaces_the_file_and_later_ones_add_to_it(
     run.validate(learner)
     roots = [r["event"] for r in read(path) if r["scope"] is None]
     assert roots == ["after_fit", "after_validate"]
+
+
+def test_a_fit_that_is_to_go_on_adds_to_the_file_of_the_process_before(
+    make_learner: Make, tmp_path: Path
+) -> None:
+    path = tmp_path / "log.jsonl"
+    for epochs in (1, 2):
+        Runner([EventLog(path), Checkpoint(tmp_path)]).fit(epochs, make_learner(), resume="auto")
+        with path.open("a") as file:
+            file.write('{"event": "torn')  # as a process that is killed leaves it
+    whole = path.read_text().removesuffix('{"event": "torn').splitlines()
+    lines = [json.loads(line) for line in whole]
+    assert [line["event"] for line in lines if line["scope"] is None] == ["after_fit"] * 2
+    assert [line["run"]["resumed"]["epoch"] for line in lines if "run" in line] == [0, 1]
+
+
+def test_lines_are_held_back_for_no_longer_than_five_seconds(
+    learner: Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, path, counts = [100.0], tmp_path / "log.jsonl", []
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    run = Runner(EventLog(path, flush_every=10_000))
+    run.on("after_pred", lambda run: now.append(now.pop() + 3), during="train")
+    run.on("after_batch", lambda run: counts.append(len(read(path))), during="train")
+    run.fit(1, learner)
+    expected = [i for i, r in enumerate(read(path), 1) if r["event"] == "after_loss"]
+    assert counts == [0, expected[1], expected[1]]
+
+
+def test_steps_are_counted_in_every_line(learner: Learner) -> None:
+    log = EventLog()
+    Runner(log).fit(1, learner)
+    assert [r["steps"] for r in of(log, "after_step")] == [1, 2, 3]
+    assert log.records[-1]["steps"] == 3
+
+
+def test_a_cancellation_tells_the_line_that_asked(learner: Learner) -> None:
+    log = EventLog()
+    run = Runner(log)
+
+    def spike(run: Runner) -> None:
+        run.token.cancel("batch", "a spike")
+
+    run.on("after_loss", spike, once=True)
+    run.fit(1, learner)
+    (told,) = [c for record in log.records for c in record["cancellations"]]
+    assert told["source"] == f"{__file__}:{spike.__code__.co_firstlineno + 1}"
+    assert told["time"] <= time.time()
 
 
 def test_a_file_that_cannot_be_written_is_told_before_any_event(

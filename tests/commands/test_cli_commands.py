@@ -543,8 +543,10 @@ def test_help_says_how_to_complete_in_the_shell(call: Call) -> None:
 
 
 def test_completion_knows_the_commands() -> None:
-    done = run_cli(_EVENTTRAIN_COMPLETE="bash_complete", COMP_WORDS="eventtrain re", COMP_CWORD="1")
-    assert done == (0, "plain,replay\n", "")
+    done = run_cli(
+        _EVENTTRAIN_COMPLETE="bash_complete", COMP_WORDS="eventtrain rep", COMP_CWORD="1"
+    )
+    assert done == (0, "plain,replay\nplain,report\n", "")
 
 
 def test_the_version_is_that_of_the_package(call: Call) -> None:
