@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -17,14 +18,16 @@ from ..arguments import absolute_path, real_number
 from ..atomic_file import replace_file
 from ..errors import describe
 from .shared.extras import import_extra
-from .shared.mlflow_run import Item, MLflowRun, is_refusal, rows_among, without_password
+from .shared.mlflow_run import Item, MLflowRun, is_refusal, is_remote, rows_among, without_password
 from .shared.outbox import Outbox
 from .shared.tracking import SIGNALS, Tracker, look_for
 
 if TYPE_CHECKING:
     from ..state import RunState
 
-_TO_BEGIN = 10.0  # seconds that the first answer may take before training goes on without
+# Seconds that the first answer may take before training goes on without: of a server, and of a
+# database or a folder, which MLflow makes when it is not there yet.
+_TO_BEGIN, _TO_BEGIN_HERE = 10.0, 300.0
 logger = logging.getLogger("eventtrain")
 
 
@@ -125,7 +128,8 @@ class MLflow(Tracker):
         outbox.put(["tags", {**self._versions(), "eventtrain.outcome": "running"}])
         for item in continued.get("unsent", []):
             outbox.put(item)
-        if outbox.wait(min(_TO_BEGIN, self.patience)):
+        seconds = min(_TO_BEGIN, self.patience) if is_remote(target.uri) else _TO_BEGIN_HERE
+        if outbox.wait(seconds):
             self.run_id = target.about["run_id"]
         elif not outbox.refused:
             why = "" if outbox.error is None else f": {describe(outbox.error)}"
@@ -169,9 +173,11 @@ class MLflow(Tracker):
         """Send an item, in the thread."""
         target = self._target
         assert target is not None
+        if item[0] == "end":
+            self._end_monitor()
         target.send(item)
         self.run_id = target.about["run_id"]
-        if self.system and self._monitor is None and item[0] != "end":
+        if self.system and self._monitor is None and item[0] == "params":
             self._monitor = _monitor_of(target)
 
     def send_row(self, steps: int, epoch: int, row: Mapping[str, float]) -> None:
@@ -186,9 +192,6 @@ class MLflow(Tracker):
         if outbox is None or target is None:
             return
         tags = {f"eventtrain.{name}": value for name, value in outcome.items() if value is not None}
-        monitor, self._monitor = self._monitor, None
-        if monitor is not None:
-            monitor.finish()
         outbox.put(["tags", tags])
         outbox.put(["end", _status(outcome)])
         left: list[Item] = outbox.waiting
@@ -209,6 +212,13 @@ class MLflow(Tracker):
         outbox, self._outbox, self._target = self._outbox, None, None
         if outbox is not None:
             outbox.end(0)
+        # It waits for its own last request, of which nobody knows how long that takes.
+        Thread(target=self._end_monitor, name="eventtrain MLflow end", daemon=True).start()
+
+    def _end_monitor(self) -> None:
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            monitor.finish()
 
     def _keep(self, items: Sequence[Item], target: MLflowRun, error: Exception | None) -> None:
         """Write what could not be sent to a file, and say so."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from .tracking import SIGNALS
@@ -199,6 +200,11 @@ def is_refusal(error: Exception) -> bool:
     return 400 <= code < 500 and code not in _AGAIN
 
 
+def is_remote(uri: str) -> bool:
+    """Whether a tracking URI is of a server, which may be away."""
+    return urlsplit(uri).scheme in ("http", "https")
+
+
 def answers(uri: str, seconds: float = 5.0) -> bool:
     """Whether a server answers, without the minutes for which a request of MLflow's tries again.
 
@@ -206,7 +212,7 @@ def answers(uri: str, seconds: float = 5.0) -> bool:
         uri: A tracking URI; what is no ``http`` or ``https`` counts as answering.
         seconds: For which it is waited.
     """
-    if urlsplit(uri).scheme not in ("http", "https"):
+    if not is_remote(uri):
         return True
     try:
         with urlopen(without_password(uri).rstrip("/") + "/health", timeout=seconds):
@@ -221,13 +227,14 @@ def answers(uri: str, seconds: float = 5.0) -> bool:
 
 def without_password(uri: str) -> str:
     """Return a URI without the name and password that it may have before its host."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    host = urlsplit(uri).netloc
+    return uri.replace(host, host.rpartition("@")[2], 1) if "@" in host else uri
 
 
 def _key(name: str) -> str:
-    """Return a name with the characters that MLflow takes."""
-    return re.sub(r"[^\w./ -]", "_", name)[:_LONGEST_KEY]
+    """Return a name with the characters that MLflow takes, as a path that leads nowhere else."""
+    path = posixpath.normpath(re.sub(r"[^\w./ -]", "_", name, flags=re.ASCII).strip("/"))
+    return path.lstrip("./")[:_LONGEST_KEY] or "_"
 
 
 def _text(value: Any) -> str:
