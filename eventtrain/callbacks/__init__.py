@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from .time_limit import TimeLimit as TimeLimit
     from .timing import Timing as Timing
     from .to_device import ToDevice as ToDevice
+    from .wandb import WandB as WandB
 
 # Type checkers would take any name for one that is there.
 if not TYPE_CHECKING:
