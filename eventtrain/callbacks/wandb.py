@@ -15,7 +15,7 @@ from ..arguments import absolute_path, real_number
 from ..atomic_file import replace_file
 from ..errors import describe
 from .shared.extras import import_extra
-from .shared.tracking import SIGNALS, Tracker, look_for
+from .shared.tracking import PARTIAL, SIGNALS, Tracker, look_for
 
 if TYPE_CHECKING:
     from ..state import RunState
@@ -140,6 +140,7 @@ class WandB(Tracker):
         made.config.update({k: v for k, v in params.items() if k not in made.config})
         made.define_metric("step")
         made.define_metric("*", step_metric="step")
+        made.define_metric(f"{PARTIAL}*", step_metric=f"{PARTIAL}step")
 
     def _begun(self, wandb: Any, run_id: str | None) -> Any:
         options: dict[str, Any] = {
@@ -202,16 +203,24 @@ class WandB(Tracker):
     def send_row(self, steps: int, epoch: int, row: Mapping[str, float]) -> None:
         """Hand the row to W&B's process."""
         place = self._offset + steps, epoch
-        if self.wandb_run is None or (self._is_there is not None and place <= self._is_there):
+        if self.wandb_run is None:
             return
-        self._last, values = place, {**row, "step": place[0]}
+        is_whole = "epoch" in row
+        if is_whole and self._is_there is not None and place <= self._is_there:
+            return
+        values = {**row, "step" if is_whole else f"{PARTIAL}step": place[0]}
         try:
             self.wandb_run.log(values)
             self._rows += 1
-            if self._note.parent.is_dir():  # which is not there in mode "disabled"
-                replace_file(self._note, lambda file: file.write(json.dumps(place).encode()))
+            if is_whole:
+                self._note_row(place)
         except Exception as error:  # W&B's process may be gone: training goes on
             self._lost.append({**values, "error": describe(error)})
+
+    def _note_row(self, place: Place) -> None:
+        self._last = place
+        if self._note.parent.is_dir():  # which is not there in mode "disabled"
+            replace_file(self._note, lambda file: file.write(json.dumps(place).encode()))
 
     def finish(self, outcome: Mapping[str, Any], artifacts: Iterable[Path]) -> None:
         """Hand over how it ended, and wait a while until everything is sent."""

@@ -23,7 +23,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_mlflow_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r'MLflow needs mlflow: pip .*"eventtrain\[mlflow\]"'):
+    with pytest.raises(
+        ModuleNotFoundError, match=r'MLflow needs mlflow: pip .*"eventtrain\[mlflow\]"'
+    ):
         MLflow()
 
 
@@ -69,7 +71,9 @@ def test_a_folder_answers_and_a_port_without_a_server_does_not() -> None:
     assert not answers("http://127.0.0.1:9")
 
 
-@pytest.mark.parametrize(("code", "refused"), [(400, True), (404, True), (429, False), (500, False)])
+@pytest.mark.parametrize(
+    ("code", "refused"), [(400, True), (404, True), (429, False), (500, False)]
+)
 def test_a_refusal_is_an_answer_to_what_was_sent(code: int, refused: bool) -> None:
     class Answer(Exception):
         def get_http_status_code(self) -> int:

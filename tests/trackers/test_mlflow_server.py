@@ -46,9 +46,9 @@ def test_rows_are_metrics_at_the_steps_and_parameters_and_outcome_are_there(
     )
     assert server.points(tracker.run_id, "epoch") == [(3, 0), (6, 1), (9, 2)]
     assert found["params"]["model"] == "Linear"
-    assert found["params"]["opt/lr"] == "0.1"
-    assert found["params"]["data/train/batch_size"] == "4"
-    assert found["params"]["callbacks/mlflow/experiment"] == "plain"
+    assert found["params"]["opt.lr"] == "0.1"
+    assert found["params"]["data.train.batch_size"] == "4"
+    assert found["params"]["callbacks.mlflow.experiment"] == "plain"
     assert found["params"]["mine"] == "[1, 2]"
     assert found["tags"]["who"] == "me"
     assert found["tags"]["eventtrain.outcome"] == "completed"
@@ -168,7 +168,9 @@ def test_the_machine_is_recorded_by_mlflow_itself(
 
     @run.on("after_epoch")
     def wait(run: Runner) -> None:
-        while not any(name.startswith("system/cpu") for name in server.run(tracker.run_id)["metrics"]):
+        while not any(
+            name.startswith("system/cpu") for name in server.run(tracker.run_id)["metrics"]
+        ):
             pass
 
     run.fit(1, learner)
@@ -200,7 +202,7 @@ def test_what_cannot_be_sent_is_counted_in_one_warning_and_sent_from_a_file_late
     with pytest.warns(RuntimeWarning, match=r"rows, .* could not be sent .*send_unsent") as warned:
         result = run.fit(3, learner)
     assert result.outcome == "completed"
-    assert len(warned) == 1
+    assert sum(each.category is RuntimeWarning for each in warned) == 1
     path = tracker.unsent_path
     assert path is not None
     with pytest.raises(ConnectionError):
@@ -293,7 +295,9 @@ def test_going_on_from_before_the_end_of_a_completed_run_asks_for_fork(
     assert len(server.points(first.run_id, "epoch")) == 4
 
 
-def test_a_run_that_is_not_there_is_refused_as_the_fit_begins(server: Any, learner: Learner) -> None:
+def test_a_run_that_is_not_there_is_refused_as_the_fit_begins(
+    server: Any, learner: Learner
+) -> None:
     tracker = MLflow(run_id="0" * 32, tracking_uri=server.uri, system=False)
     with pytest.raises(mlflow.exceptions.MlflowException, match="not found"):
         Runner(tracker).fit(1, learner)
@@ -309,10 +313,15 @@ def test_a_folder_serves_as_well(
     tracker = MLflow("plain", tracking_uri=f"file:{tmp_path}/runs", system=False)
     Runner([AvgStatsCallback(report=None), tracker]).fit(2, learner)
     (file,) = tmp_path.glob(f"runs/*/{tracker.run_id}/metrics/epoch")
-    assert [line.split()[1:] for line in file.read_text().splitlines()] == [["0.0", "3"], ["1.0", "6"]]
+    assert [line.split()[1:] for line in file.read_text().splitlines()] == [
+        ["0.0", "3"],
+        ["1.0", "6"],
+    ]
 
 
-def test_the_page_of_the_run_shows_its_numbers(server: Any, learner: Learner, tmp_path: Path) -> None:
+def test_the_page_of_the_run_shows_its_numbers(
+    server: Any, learner: Learner, tmp_path: Path
+) -> None:
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:
         pytest.skip("needs chromium")
@@ -328,4 +337,4 @@ def test_the_page_of_the_run_shows_its_numbers(server: Any, learner: Learner, tm
         timeout=120,
     )
     assert "valid_loss" in done.stdout
-    assert "callbacks/mlflow" in done.stdout
+    assert "callbacks.mlflow" in done.stdout

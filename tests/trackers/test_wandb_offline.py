@@ -56,7 +56,7 @@ def test_rows_parameters_and_outcome_are_there(learner: Learner, tmp_path: Path)
         row["valid_loss"] for row in result.history
     ]
     assert (found["id"], found["project"]) == (told.run_id, "plain")
-    assert (found["config"]["opt/lr"], found["config"]["mine"]) == (0.1, 3)
+    assert (found["config"]["opt.lr"], found["config"]["mine"]) == (0.1, 3)
     assert found["summary"]["eventtrain"]["outcome"] == "completed"
     assert found["exit"] == 0
 

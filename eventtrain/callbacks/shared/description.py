@@ -34,9 +34,9 @@ def describe_run(run: RunState) -> dict[str, Plain]:
         run: In ``begin_fit`` or later.
 
     Returns:
-        ``model``, ``model/parameters``, ``opt``, ``opt/lr`` (of several groups ``opt/0/lr``, of several
-        optimizers ``opt/g/lr``), ``loss_func``, ``data/train``, ``data/train/batch_size``,
-        ``callbacks/NAME``, ``callbacks/NAME/OPTION`` and so on, without what has a name like a
+        ``model``, ``model.parameters``, ``opt``, ``opt.lr`` (of several groups ``opt.0.lr``, of several
+        optimizers ``opt.g.lr``), ``loss_func``, ``data.train``, ``data.train.batch_size``,
+        ``callbacks.NAME``, ``callbacks.NAME.OPTION`` and so on, without what has a name like a
         password's.
     """
     found: dict[str, Plain] = {
@@ -48,11 +48,11 @@ def describe_run(run: RunState) -> dict[str, Plain]:
         "loss_func": None if run.loss_func is None else _name_of(run.loss_func),
     }
     for name, opt in named_optimizers(run.opt):
-        found |= _of_optimizer("opt" if name is None else f"opt/{name}", opt)
-    found |= _of_loader("data/train", run.data.train_dl)
+        found |= _of_optimizer("opt" if name is None else f"opt.{name}", opt)
+    found |= _of_loader("data.train", run.data.train_dl)
     for valid, loader in run.valid_loaders.items():
         if loader is not None:
-            found |= _of_loader("data/valid" if valid is None else f"data/valid/{valid}", loader)
+            found |= _of_loader("data.valid" if valid is None else f"data.valid.{valid}", loader)
     for callback in run.cbs:
         if not isinstance(callback, TrainEvalCallback):  # which every run has
             found |= dict(_of_callback(callback))
@@ -63,16 +63,20 @@ def describe_program() -> dict[str, str]:
     """Return the versions of what a run is made with."""
     from ... import __version__  # here: the package is above this file
 
-    return {"eventtrain": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {
+        "eventtrain": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def _of_model(model: Any) -> dict[str, Plain]:
     found: dict[str, Plain] = {"model": _name_of(model)}
     if isinstance(model, nn.Module) and not any(map(_is_lazy, model.parameters())):
         sizes = [(each.numel(), each.requires_grad) for each in model.parameters()]
-        found["model/parameters"] = sum(size for size, _ in sizes)
-        found["model/trainable"] = sum(size for size, is_trained in sizes if is_trained)
-        found["model/device"] = next((str(each.device) for each in model.parameters()), None)
+        found["model.parameters"] = sum(size for size, _ in sizes)
+        found["model.trainable"] = sum(size for size, is_trained in sizes if is_trained)
+        found["model.device"] = next((str(each.device) for each in model.parameters()), None)
     return found
 
 
@@ -84,34 +88,34 @@ def _of_optimizer(prefix: str, opt: Any) -> dict[str, Plain]:
     found: dict[str, Plain] = {prefix: _name_of(opt)}
     groups = list(getattr(opt, "param_groups", ()))
     for index, group in enumerate(groups):
-        of_group = prefix if len(groups) == 1 else f"{prefix}/{index}"
+        of_group = prefix if len(groups) == 1 else f"{prefix}.{index}"
         for name, value in group.items():
             if name != "params":
-                found[f"{of_group}/{name}"] = _plain(value)
+                found[f"{of_group}.{name}"] = _plain(value)
     return found
 
 
 def _of_loader(prefix: str, loader: Any) -> dict[str, Plain]:
-    found: dict[str, Plain] = {prefix: _name_of(loader), f"{prefix}/batches": loader_length(loader)}
+    found: dict[str, Plain] = {prefix: _name_of(loader), f"{prefix}.batches": loader_length(loader)}
     for name in _OF_LOADERS:
         value = getattr(loader, name, None)
         if isinstance(value, (bool, int)):
-            found[f"{prefix}/{name}"] = value
+            found[f"{prefix}.{name}"] = value
     dataset = getattr(loader, "dataset", None)
     if dataset is not None:
-        found[f"{prefix}/dataset"] = _name_of(dataset)
-        found[f"{prefix}/samples"] = loader_length(dataset)
+        found[f"{prefix}.dataset"] = _name_of(dataset)
+        found[f"{prefix}.samples"] = loader_length(dataset)
     return found
 
 
 def _of_callback(callback: Callback) -> Iterator[tuple[str, Plain]]:
     """Give the options of a callback: what it was made with, and has kept under the same name."""
-    prefix = f"callbacks/{callback.name}"
+    prefix = f"callbacks.{callback.name}"
     yield prefix, type(callback).__name__
     own = vars(callback)  # not getattr, which would ask the run too
     for name in _parameters(type(callback)):
         if name in own and not _SECRET.search(name):
-            yield f"{prefix}/{name}", _plain(own[name])
+            yield f"{prefix}.{name}", _plain(own[name])
 
 
 def _parameters(kind: type) -> list[str]:

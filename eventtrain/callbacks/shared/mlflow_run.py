@@ -173,16 +173,20 @@ class MLflowRun:
         from mlflow.entities import Metric
 
         step = self._offset + steps
-        if (step, float(epoch)) in self._rows:
+        is_whole = "epoch" in row
+        if is_whole and (step, float(epoch)) in self._rows:
             return
         # The epoch last: it says that the row is there.
         names = sorted(row, key=lambda name: name == "epoch")
         metrics = [Metric(_key(name), float(row[name]), time, step) for name in names]
         for start in range(0, len(metrics), _MOST_METRICS):
             self._client.log_batch(
-                self.about["run_id"], metrics=metrics[start : start + _MOST_METRICS], synchronous=True
+                self.about["run_id"],
+                metrics=metrics[start : start + _MOST_METRICS],
+                synchronous=True,
             )
-        self._rows.add((step, float(epoch)))
+        if is_whole:
+            self._rows.add((step, float(epoch)))
 
     def _send_end(self, status: str) -> None:
         if not self.about["is_lent"]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _MOST_CANCELLATIONS = 20  # that are written down, the last of them
 SIGNALS = ("SIGINT", "SIGTERM")
+PARTIAL = "partial/"
+"""Before the names of a row that a fit which goes on will measure whole."""
 
 
 class Tracker(RowCallback):
@@ -85,7 +87,7 @@ class Tracker(RowCallback):
         raise NotImplementedError
 
     def send_row(self, steps: int, epoch: int, row: Mapping[str, float]) -> None:
-        """Hand over a row.
+        """Hand over a row; one that was not completed has ``PARTIAL`` before its names.
 
         Args:
             steps: Optimizer steps of the fit until then.
@@ -133,7 +135,11 @@ class Tracker(RowCallback):
     def end_row(self, run: Any) -> None:
         """Hand the row over."""
         self._start(run)
-        self.send_row(run.steps, run.epoch, row_of(run, self._clock.lap(run)))
+        row = row_of(run, self._clock.lap(run))
+        if not ends_with_fit(run):
+            self.send_row(run.steps, run.epoch, row)
+        elif len(run.history[-1]) > 1:  # something was measured
+            self.send_row(run.steps, run.epoch, {f"{PARTIAL}{k}": v for k, v in row.items()})
         if run.validate_every is None:
             self._clock = RowClock()
 
@@ -206,6 +212,12 @@ def row_of(run: RunState, seconds: float | None) -> dict[str, float]:
     row = numbers_of(run.history[-1], is_by_steps=run.validate_every is not None)
     own = {} if seconds is None else {"seconds": seconds}
     return {**rates, **own, **row, "epoch": float(run.epoch or 0)}
+
+
+def ends_with_fit(run: RunState) -> bool:
+    """Whether the row is not complete and never will be, as the fit is left in it."""
+    is_left = run.outcome == "cancelled" and run.token.pending is not None
+    return run.outcome == "failed" or is_left
 
 
 def outcome_of(run: RunState, known: int, seconds: float) -> dict[str, Any]:

@@ -24,8 +24,8 @@ def described(learn: Learner, *callbacks: Callback, **fit: Any) -> dict[str, Any
 def test_model_loss_and_length_are_named(learner: Learner) -> None:
     found = described(learner)
     assert found["model"] == "Linear"
-    assert found["model/parameters"] == found["model/trainable"] == 5 * 3 + 3
-    assert found["model/device"] == "cpu"
+    assert found["model.parameters"] == found["model.trainable"] == 5 * 3 + 3
+    assert found["model.device"] == "cpu"
     assert found["loss_func"] == "cross_entropy"
     assert (found["epochs"], found["processes"]) == (2, 1)
 
@@ -37,7 +37,7 @@ def test_a_fit_by_steps_is_one_of_so_many(learner: Learner) -> None:
 
 def test_parameters_that_are_frozen_are_not_counted_as_trained(learner: Learner) -> None:
     learner.model.bias.requires_grad_(False)
-    assert described(learner)["model/trainable"] == 15
+    assert described(learner)["model.trainable"] == 15
 
 
 def test_an_optimizer_has_its_settings_by_group_where_it_has_several(learner: Learner) -> None:
@@ -46,41 +46,41 @@ def test_an_optimizer_has_its_settings_by_group_where_it_has_several(learner: Le
     learner.opt = torch.optim.Adam(groups, lr=0.1)
     found = described(learner)
     assert found["opt"] == "Adam"
-    assert (found["opt/0/lr"], found["opt/1/lr"]) == (0.1, 0.5)
-    assert found["opt/0/betas"] == "0.9, 0.999"
-    assert "opt/0/params" not in found
+    assert (found["opt.0.lr"], found["opt.1.lr"]) == (0.1, 0.5)
+    assert found["opt.0.betas"] == "0.9, 0.999"
+    assert "opt.0.params" not in found
 
 
 def test_a_rate_that_is_a_tensor_is_a_number(learner: Learner) -> None:
     learner.opt = torch.optim.Adam(learner.model.parameters(), lr=torch.tensor(0.25))
-    assert described(learner)["opt/lr"] == 0.25
+    assert described(learner)["opt.lr"] == 0.25
 
 
 def test_each_loader_has_its_size(learner: Learner) -> None:
     data = learner.data
     learner.data = DataBunch(data.train_dl, {"easy": data.valid_dl})
     found = described(learner)
-    assert found["data/train"] == "TensorLoader"
-    assert (found["data/train/batch_size"], found["data/train/batches"]) == (4, 3)
-    assert found["data/train/samples"] == 12
-    assert found["data/valid/easy/batches"] == 2
+    assert found["data.train"] == "TensorLoader"
+    assert (found["data.train.batch_size"], found["data.train.batches"]) == (4, 3)
+    assert found["data.train.samples"] == 12
+    assert found["data.valid.easy.batches"] == 2
 
 
 def test_a_loader_that_is_a_list_says_its_length_alone(learner: Learner) -> None:
     learner.data = DataBunch(list(learner.data.train_dl), None)
     found = described(learner)
-    assert (found["data/train"], found["data/train/batches"]) == ("list", 3)
-    assert not any(name.startswith("data/valid") for name in found)
+    assert (found["data.train"], found["data.train.batches"]) == ("list", 3)
+    assert not any(name.startswith("data.valid") for name in found)
 
 
 def test_callbacks_have_their_options(learner: Learner, tmp_path: Path) -> None:
     clip, saving = GradientClip(norm=0.5), Checkpoint(tmp_path, keep_last=3)
     found = described(learner, AvgStatsCallback(accuracy), OneCycle(0.2), clip, saving)
-    assert found["callbacks/one_cycle"] == "OneCycle"
-    assert found["callbacks/one_cycle/max_lr"] == 0.2
-    assert found["callbacks/gradient_clip/norm"] == 0.5
-    assert found["callbacks/checkpoint/keep_last"] == 3
-    assert "callbacks/train_eval" not in found
+    assert found["callbacks.one_cycle"] == "OneCycle"
+    assert found["callbacks.one_cycle.max_lr"] == 0.2
+    assert found["callbacks.gradient_clip.norm"] == 0.5
+    assert found["callbacks.checkpoint.keep_last"] == 3
+    assert "callbacks.train_eval" not in found
 
 
 class Telling(Callback):
@@ -90,8 +90,8 @@ class Telling(Callback):
 
 def test_what_is_called_like_a_password_is_left_out(learner: Learner) -> None:
     found = described(learner, Telling("here", "abc123", "abc123", {"a": [1, 2]}))
-    assert found["callbacks/telling/url"] == "here"
-    assert found["callbacks/telling/factor"] == "a=1, 2"
+    assert found["callbacks.telling.url"] == "here"
+    assert found["callbacks.telling.factor"] == "a=1, 2"
     assert "abc123" not in str(found)
 
 
@@ -100,7 +100,7 @@ def test_an_option_that_a_callback_has_not_kept_is_not_asked_of_the_run(learner:
         def __init__(self, epochs: int) -> None:
             self.kept = epochs
 
-    assert "callbacks/forgetful/epochs" not in described(learner, Forgetful(7))
+    assert "callbacks.forgetful.epochs" not in described(learner, Forgetful(7))
 
 
 def test_a_model_that_is_a_function_and_a_lazy_one_can_be_described(learner: Learner) -> None:
@@ -109,7 +109,7 @@ def test_a_model_that_is_a_function_and_a_lazy_one_can_be_described(learner: Lea
     run = Runner()
     run.learn = learner
     assert describe_run(run)["model"] == "Sequential"
-    assert "model/parameters" not in describe_run(run)
+    assert "model.parameters" not in describe_run(run)
     learner.model = test_each_loader_has_its_size
     assert describe_run(run)["model"] == "test_each_loader_has_its_size"
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,44 @@ def test_rates_of_groups_are_told_apart(learner: Learner) -> None:
     Runner(told).fit(1, learner)
     ((_, _, row),) = told.rows
     assert (row["lr/0"], row["lr/1"]) == (0.1, 0.5)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+def test_a_row_that_is_not_completed_as_the_fit_is_left_is_told_apart(
+    how: str, learner: Learner
+) -> None:
+    told = Told()
+    run = Runner([AvgStatsCallback(report=None), told])
+
+    @run.on("after_batch", during="validate", when=lambda run: run.epoch == 1)
+    def leave(run: Runner) -> None:
+        if how == "failed":
+            raise RuntimeError("no")
+        run.token.cancel("fit")
+
+    with pytest.raises(RuntimeError) if how == "failed" else nullcontext():
+        run.fit(3, learner)
+    (_, _, whole), (steps, epoch, partial) = told.rows
+    assert (steps, epoch) == (6, 1)
+    assert {name.removeprefix("partial/") for name in partial} <= {*whole, "valid_loss"}
+    assert all(name.startswith("partial/") for name in partial)
+    assert "partial/train_loss" in partial
+
+
+def test_a_row_of_an_epoch_that_alone_is_cancelled_is_whole(learner: Learner) -> None:
+    told = Told()
+    run = Runner([AvgStatsCallback(report=None), told])
+    run.on("begin_validate", lambda run: run.token.cancel("epoch"), when=lambda run: run.epoch == 0)
+    run.fit(2, learner)
+    assert [("epoch" in row, "train_loss" in row) for _, _, row in told.rows] == [(True, True)] * 2
+
+
+def test_a_fit_that_is_left_before_anything_is_measured_tells_of_no_row(learner: Learner) -> None:
+    told = Told()
+    run = Runner([AvgStatsCallback(report=None), told])
+    run.on("begin_epoch", lambda run: run.token.cancel("fit"))
+    run.fit(1, learner)
+    assert told.rows == []
 
 
 def test_what_the_user_adds_wins_over_what_is_found(learner: Learner) -> None:
@@ -176,8 +215,8 @@ def test_a_resumed_fit_starts_once_as_the_run_of_the_checkpoint(
     again = Told()
     Runner([Checkpoint(tmp_path, **every), again]).fit(3, make_learner(), resume="auto")
     assert [each["run_id"] for each in again.starts] == ["run-1"]
-    rows = [steps for steps, _, _ in first.rows + again.rows]
-    assert rows == [3, 3, 6, 9] if len(rows) == 4 else [3, 6, 9]
+    rows = first.rows + again.rows
+    assert [steps for steps, _, row in rows if "epoch" in row] == [3, 6, 9]
 
 
 def test_with_fork_a_resumed_fit_is_a_new_run_that_knows_the_old_one(
@@ -240,14 +279,18 @@ def test_a_wrong_option_is_an_error_that_names_it(options: dict[str, Any], messa
 
 
 def test_a_missing_package_is_told_with_its_extra() -> None:
-    with pytest.raises(ModuleNotFoundError, match=r'X needs nowhere: pip .*"eventtrain\[nowhere\]"'):
+    with pytest.raises(
+        ModuleNotFoundError, match=r'X needs nowhere: pip .*"eventtrain\[nowhere\]"'
+    ):
         look_for("nowhere", "X")
 
 
 @pytest.mark.parametrize("module", ["mlflow", "wandb"])
 def test_its_module_brings_neither_torch_nor_the_trackers_package(module: str) -> None:
     program = f"import sys, eventtrain.callbacks.{module}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert not {"torch", "mlflow", "wandb"} & set(done.stdout.split())
 
 
