@@ -34,22 +34,22 @@ logger = logging.getLogger("eventtrain")
 class MLflow(Tracker):
     """Writes each fit as a run of MLflow's: parameters, rows, system numbers, how it ended.
 
-    Rows of ``run.history`` become metrics, at the optimizer steps as ``step``, with the ``epoch``, the
-    ``seconds`` that they took and the learning rates. A thread sends them: the loop does
+    Rows of ``run.history`` become metrics, at the optimizer steps as ``step``, with the ``epoch``,
+    the ``seconds`` that they took and the learning rates. A thread sends them: the loop does
     not wait for a server. One that is gone is tried again until it is back, and what has
     not got through when the fit ends is kept in a file, which ``send_unsent`` sends.
 
-    A fit that resumes goes on with the run that its checkpoint names, and a row that is there is not
-    written again. Each other fit is a run of its own, unless one is given.
+    A fit that resumes goes on with the run that its checkpoint names, and a row that is there is
+    not written again. Each other fit is a run of its own, unless one is given.
 
     Args:
         experiment: Its name; made if it is not there. ``None`` (default): what MLflow is set to.
         tracking_uri: Of the server or the store; ``None`` (default): what MLflow is set to.
         run_name: What the run is called; MLflow finds a name by default.
         run_id: A run that is there, to write into; fits that do not resume each other follow one
-            another in it, and the parameters of the first stay. ``None`` (default) is a run that the
-            program has active, where neither ``experiment``, ``tracking_uri`` nor ``run_name`` says
-            otherwise, and which is not ended then; else a new run.
+            another in it, and the parameters of the first stay. ``None`` (default) is a run that
+            the program has active, where neither ``experiment``, ``tracking_uri`` nor ``run_name``
+            says otherwise, and which is not ended then; else a new run.
         params: Parameters besides, by name.
         tags: Tags of the run, by name.
         system: Have MLflow record processor, memory and GPU. Default ``True``.
@@ -134,8 +134,8 @@ class MLflow(Tracker):
         elif not outbox.refused:
             why = "" if outbox.error is None else f": {describe(outbox.error)}"
             logger.warning(
-                "MLflow at %s does not answer%s. Training goes on; what it is told is kept, and sent "
-                "when it answers",
+                "MLflow at %s does not answer%s. Training goes on; what it is told is kept, and "
+                "sent when it answers",
                 without_password(target.uri),
                 why,
             )
@@ -228,10 +228,10 @@ class MLflow(Tracker):
             count += 1
         self.unsent.mkdir(parents=True, exist_ok=True)
         _write(path, [about, *items])
-        self.unsent_path = path
+        self.unsent_path, rows = path, rows_among(items)
         warnings.warn(
-            f"{rows_among(items)} rows, and {len(items) - rows_among(items)} other things, could not "
-            f"be sent to MLflow at {about['tracking_uri']}: "
+            f"{rows} rows, and {len(items) - rows} other things, could not be sent to MLflow at "
+            f"{about['tracking_uri']}: "
             f"{'no answer' if error is None else describe(error)}. They are kept: "
             f"MLflow.send_unsent({str(path)!r}) sends them",
             RuntimeWarning,
@@ -244,8 +244,8 @@ class MLflow(Tracker):
 
         Args:
             path: The file, which the warning has named.
-            tracking_uri: Where to; by default where it was to go. A password that was in that is not
-                in the file.
+            tracking_uri: Where to; by default where it was to go. A password that was in that is
+                not in the file.
 
         Returns:
             The id of the run.
@@ -278,7 +278,7 @@ class MLflow(Tracker):
         if self.fork or self._asked_id is None or saved in (None, self._asked_id):
             return None
         return (
-            f"it is of MLflow's run {saved}, and MLflow(run_id={self._asked_id!r}) names another one: "
+            f"it is of MLflow's run {saved}, and MLflow(run_id={self._asked_id!r}) names another: "
             "leave run_id out to go on with the old one, or add fork=True"
         )
 
@@ -299,9 +299,9 @@ class MLflow(Tracker):
 
 def _monitor_of(target: MLflowRun) -> Any:
     """Start what records the machine, in a thread of MLflow's."""
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-    monitor = SystemMetricsMonitor(
+    name = "mlflow.system_metrics.system_metrics_monitor"
+    module = import_extra(name, user="MLflow(system=True)", extra="mlflow")
+    monitor = module.SystemMetricsMonitor(
         target.about["run_id"],
         resume_logging=bool(target.about["is_resumed"]),
         tracking_uri=target.uri,

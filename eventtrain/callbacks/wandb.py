@@ -31,9 +31,9 @@ class WandB(Tracker):
     """Writes each fit as a run of Weights & Biases: parameters, rows, the machine, how it ended.
 
     Rows of ``run.history`` are drawn over ``step``, the optimizer steps, with the ``epoch``, the
-    ``seconds`` that they took and the learning rates. A process of W&B's writes them to its folder and
-    sends them: the loop does not wait for a server. What has not been sent when the fit ends stays in
-    that folder, for ``wandb sync``.
+    ``seconds`` that they took and the learning rates. A process of W&B's writes them to its folder
+    and sends them: the loop does not wait for a server. What has not been sent when the fit ends
+    stays in that folder, for ``wandb sync``.
 
     A fit that resumes goes on as the run that its checkpoint names, and a row that is there is not
     written again. Each other fit is a run of its own, unless one is given.
@@ -42,10 +42,10 @@ class WandB(Tracker):
         project: Its name; ``None`` (default): what W&B is set to.
         entity: The user or team; ``None`` (default): what W&B is set to.
         run_name: What the run is called; W&B finds a name by default.
-        run_id: Of a run, which is made if it is not there; fits that do not resume each other follow
-            one another in it, and the parameters of the first stay. ``None`` (default) is a run that
-            the program has active, where neither ``project``, ``entity`` nor ``run_name`` says
-            otherwise, and which is not ended then; else a new run.
+        run_id: Of a run, which is made if it is not there; fits that do not resume each other
+            follow one another in it, and the parameters of the first stay. ``None`` (default) is a
+            run that the program has active, where neither ``project``, ``entity`` nor ``run_name``
+            says otherwise, and which is not ended then; else a new run.
         mode: ``"online"``, ``"offline"`` (written to the folder alone) or ``"disabled"``;
             ``None`` (default): what W&B is set to.
         folder: Where W&B makes its folder ``wandb``; ``None`` (default): the working directory.
@@ -167,7 +167,8 @@ class WandB(Tracker):
             raise
         except wandb.errors.CommError as error:
             logger.warning(
-                "W&B does not answer: %s. Training goes on, and the run is written to its folder alone",
+                "W&B does not answer: %s. Training goes on, and the run is written to its folder "
+                "alone",
                 describe(error),
             )
         options.pop("resume", None)
@@ -269,8 +270,7 @@ class WandB(Tracker):
 
 
 def _hand_over(made: Any, path: Path) -> None:
-    import wandb
-
+    wandb = import_extra("wandb", user="WandB", extra="wandb")
     is_checkpoint = path.name.startswith("checkpoint-")
     kind = "checkpoint" if is_checkpoint else "file"
     artifact = wandb.Artifact(f"{made.id}-{path.name}", type=kind)

@@ -23,9 +23,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_mlflow_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
-    with pytest.raises(
-        ModuleNotFoundError, match=r'MLflow needs mlflow: pip .*"eventtrain\[mlflow\]"'
-    ):
+    with pytest.raises(ModuleNotFoundError, match=r'MLflow needs mlflow: .*"eventtrain\[mlflow\]"'):
         MLflow()
 
 

@@ -286,7 +286,7 @@ def test_going_on_from_before_the_end_of_a_completed_run_asks_for_fork(
         run.fit(4, killed_program.learner(), resume=early)
         return tracker
 
-    with pytest.raises(CheckpointError, match=r"has completed, with 2 rows .*fork=True"):
+    with pytest.raises(CheckpointError, match=r"was completed, with 2 rows .*fork=True"):
         go_on()
     forked = go_on(fork=True)
     assert forked.run_id != first.run_id

@@ -1,4 +1,4 @@
-"""What a run is of, as flat names and plain values: for those who write it down beside its numbers."""
+"""What a run is of, as flat names and plain values, to be written down beside its numbers."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def describe_run(run: RunState) -> dict[str, Plain]:
         run: In ``begin_fit`` or later.
 
     Returns:
-        ``model``, ``model.parameters``, ``opt``, ``opt.lr`` (of several groups ``opt.0.lr``, of several
-        optimizers ``opt.g.lr``), ``loss_func``, ``data.train``, ``data.train.batch_size``,
+        ``model``, ``model.parameters``, ``opt``, ``opt.lr`` (of several groups ``opt.0.lr``, of
+        several optimizers ``opt.g.lr``), ``loss_func``, ``data.train``, ``data.train.batch_size``,
         ``callbacks.NAME``, ``callbacks.NAME.OPTION`` and so on, without what has a name like a
         password's.
     """

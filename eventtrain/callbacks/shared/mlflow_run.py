@@ -1,4 +1,4 @@
-"""One run of MLflow's, as it is written: opened when there is something to send, by whoever sends."""
+"""One run of MLflow's as it is written: opened by whoever first has something to send."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+from .extras import import_extra
 from .tracking import SIGNALS
 
 Item = list[Any]
@@ -33,10 +34,10 @@ class MLflowRun:
 
     Args:
         about: What says which: ``tracking_uri``; ``run_id`` of one that is there, or ``None``;
-            ``experiment``, ``run_name`` and ``tags`` of a new one; ``key``, by which a new one is found
-            again whose making was not heard of; ``is_resumed``, whether rows that are there are the
-            fit's own; ``is_lent``, whether others end it; ``offset``, the steps
-            of the run before its fit, and ``steps``, those of its last row in the checkpoint.
+            ``experiment``, ``run_name`` and ``tags`` of a new one; ``key``, by which a new one is
+            found again whose making was not heard of; ``is_resumed``, whether rows that are there
+            are the fit's own; ``is_lent``, whether others end it; ``offset``, the steps of the run
+            before its fit, and ``steps``, those of its last row in the checkpoint.
 
     Attributes:
         about: The same; ``run_id`` is that of the run as soon as it is open.
@@ -94,9 +95,7 @@ class MLflowRun:
             self._client.log_artifact(run_id, str(path), folder)
 
     def _open(self) -> Any:
-        from mlflow import MlflowClient
-
-        client = MlflowClient(tracking_uri=self.uri)
+        client = _package().MlflowClient(tracking_uri=self.uri)
         if self.about["run_id"] is None:
             self.about["run_id"] = self._made(client)
         else:
@@ -147,44 +146,38 @@ class MLflowRun:
         beyond = sum(step > last for step, _ in self._rows)
         if has_ended and beyond:
             raise EndedError(
-                f"MLflow's run {self.about['run_id']} has {outcome}, with {beyond} rows beyond this "
-                "checkpoint, and a row that is there is not written again: MLflow(fork=True) goes on "
-                "as a new run"
+                f"MLflow's run {self.about['run_id']} was {outcome}, with {beyond} rows beyond "
+                "this checkpoint, and a row that is there is not written again: MLflow(fork=True) "
+                "goes on as a new run"
             )
 
     def _send_params(self, params: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
+        kind = _package().entities.Param
         named = {_key(name): str(value)[:_LONGEST_PARAM] for name, value in params.items()}
         # MLflow changes none: those of the first fit stay.
-        new = [Param(name, value) for name, value in named.items() if name not in self._params]
+        new = [kind(name, value) for name, value in named.items() if name not in self._params]
         for start in range(0, len(new), _MOST_PARAMS):
             self._client.log_batch(
                 self.about["run_id"], params=new[start : start + _MOST_PARAMS], synchronous=True
             )
 
     def _send_tags(self, tags: Mapping[str, Any]) -> None:
-        from mlflow.entities import RunTag
-
-        made = [RunTag(_key(name), _text(value)[:_LONGEST_TAG]) for name, value in tags.items()]
+        kind = _package().entities.RunTag
+        made = [kind(_key(name), _text(value)[:_LONGEST_TAG]) for name, value in tags.items()]
         self._client.log_batch(self.about["run_id"], tags=made, synchronous=True)
 
     def _send_row(self, steps: int, epoch: int, row: Mapping[str, float], time: int) -> None:
-        from mlflow.entities import Metric
-
+        kind = _package().entities.Metric
         step = self._offset + steps
         is_whole = "epoch" in row
         if is_whole and (step, float(epoch)) in self._rows:
             return
         # The epoch last: it says that the row is there.
         names = sorted(row, key=lambda name: name == "epoch")
-        metrics = [Metric(_key(name), float(row[name]), time, step) for name in names]
+        metrics = [kind(_key(name), float(row[name]), time, step) for name in names]
         for start in range(0, len(metrics), _MOST_METRICS):
-            self._client.log_batch(
-                self.about["run_id"],
-                metrics=metrics[start : start + _MOST_METRICS],
-                synchronous=True,
-            )
+            some = metrics[start : start + _MOST_METRICS]
+            self._client.log_batch(self.about["run_id"], metrics=some, synchronous=True)
         if is_whole:
             self._rows.add((step, float(epoch)))
 
@@ -239,6 +232,10 @@ def _key(name: str) -> str:
     """Return a name with the characters that MLflow takes, as a path that leads nowhere else."""
     path = posixpath.normpath(re.sub(r"[^\w./ -]", "_", name, flags=re.ASCII).strip("/"))
     return path.lstrip("./")[:_LONGEST_KEY] or "_"
+
+
+def _package() -> Any:
+    return import_extra("mlflow", user="MLflow", extra="mlflow")
 
 
 def _text(value: Any) -> str:

@@ -13,8 +13,8 @@ _LONGEST_PAUSE = 30.0  # seconds between two attempts
 class Outbox:
     """Sends items one by one, in the order in which they came, until each has been taken.
 
-    An item that a server refuses would be refused again: it is put aside, and the next one sent. One
-    that does not get through is tried again, after pauses that grow up to half a minute.
+    An item that a server refuses would be refused again: it is put aside, and the next one sent.
+    One that does not get through is tried again, after pauses that grow up to half a minute.
 
     Args:
         send: ``send(item)``, called in the thread. It may be called twice for an item.

@@ -29,9 +29,9 @@ PARTIAL = "partial/"
 class Tracker(RowCallback):
     """Tells a tracker what is trained, the rows as they come, and how it ended.
 
-    A subclass has ``start``, ``send_row`` and ``finish``, called in the loop, which must not wait long
-    there and must not raise for what a server or a network does. On several processes rank 0 alone
-    calls them.
+    A subclass has ``start``, ``send_row`` and ``finish``, called in the loop, which must not wait
+    long there and must not raise for what a server or a network does. On several processes rank 0
+    alone calls them.
 
     Args:
         params: What is written down besides what the run is of, by name; it wins where a name is of
@@ -229,8 +229,8 @@ def outcome_of(run: RunState, known: int, seconds: float) -> dict[str, Any]:
         seconds: Since then.
 
     Returns:
-        Plain data: ``outcome``, ``reason``, ``by``, ``event``, ``epoch``, ``batch``, ``rank`` (of the
-        cancellation that ended it), ``where`` (of the exception), ``epochs``, ``steps``,
+        Plain data: ``outcome``, ``reason``, ``by``, ``event``, ``epoch``, ``batch``, ``rank`` (of
+        the cancellation that ended it), ``where`` (of the exception), ``epochs``, ``steps``,
         ``seconds``, ``cancellations`` (the last of them) and their number at ``cancelled``.
     """
     found: dict[str, Any] = {"outcome": run.outcome, "reason": None}
