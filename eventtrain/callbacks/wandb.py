@@ -12,18 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..arguments import absolute_path, real_number
-from ..atomic_file import replace_file
 from ..errors import describe
 from .shared.extras import import_extra
 from .shared.tracking import PARTIAL, SIGNALS, Tracker, look_for
+from .shared.wandb_journal import Journal, Place, rows_in
 
 if TYPE_CHECKING:
     from ..state import RunState
 
 Mode = Literal["online", "offline", "disabled"]
-Place = tuple[int, int]
-"""Step and epoch of a row."""
-
 logger = logging.getLogger("eventtrain")
 
 
@@ -109,8 +106,9 @@ class WandB(Tracker):
         self._asked_id = run_id
         self._is_lent = self._is_cut_off = False
         self._offset = 0  # steps of what the run had before this fit
-        self._last: Place | None = None  # of the last row that was handed over
+        self._last: Place | None = None  # of the last row of this fit
         self._is_there: Place | None = None  # of the last row that an earlier process has
+        self._journal = Journal(Path())
         self._rows = 0
         self._lost: list[dict[str, Any]] = []
         look_for("wandb", "WandB")
@@ -129,11 +127,7 @@ class WandB(Tracker):
         self._is_lent = is_free and wandb.run is not None
         made = wandb.run if self._is_lent else self._begun(wandb, run_id)
         self.wandb_run, self.run_id = made, made.id
-        self._offset, self._last = continued.get("offset", 0), continued.get("last")
-        self._is_there = self._place_there()
-        if not continued:
-            self._offset = 0 if self._is_there is None else self._is_there[0]
-            self._is_there = None
+        self._offset, self._last = continued.get("offset", 0), None
         forked = {} if self.forked_from is None else {"forked_from": self.forked_from}
         params = {**self.all_params(run), **forked}
         # Those of the first fit stay.
@@ -141,6 +135,11 @@ class WandB(Tracker):
         made.define_metric("step")
         made.define_metric("*", step_metric="step")
         made.define_metric(f"{PARTIAL}*", step_metric=f"{PARTIAL}step")
+        self._journal = Journal(Path(made.settings.wandb_dir, f"eventtrain-{made.id}.jsonl"))
+        self._is_there = self._place_there(is_online=not made.settings.mode == "offline")
+        if not continued:
+            self._offset = 0 if self._is_there is None else self._is_there[0]
+            self._is_there = None
 
     def _begun(self, wandb: Any, run_id: str | None) -> Any:
         options: dict[str, Any] = {
@@ -178,28 +177,30 @@ class WandB(Tracker):
     def _mode_of(self, wandb: Any) -> str:
         return str(self.mode or wandb.setup().settings.mode)
 
-    def _place_there(self) -> Place | None:
-        """Return the last row that the run has, by what the server and this machine know of it."""
-        found = [self._in_summary(), self._beside()]
-        return max((place for place in found if place is not None), default=None)
+    def _place_there(self, *, is_online: bool) -> Place | None:
+        """Return the last row that the run has, once those are handed over that W&B has lost.
+
+        Args:
+            is_online: Whether it is the server that knows.
+        """
+        last, rows = self._journal.read()
+        told = self._in_summary()
+        places = [place for place in (last, told, *(place for place, _ in rows)) if place]
+        if rows and not is_online:
+            folder = Path(self.wandb_run.settings.wandb_dir)
+            found = rows_in(folder, str(self.run_id))
+            rows = [row for row in rows if row[0] not in found]
+        elif told is not None:
+            rows = [row for row in rows if row[0] > told]
+        for _, row in rows:
+            self.wandb_run.log(row)
+        return max(places, default=None)
 
     def _in_summary(self) -> Place | None:
         summary = self.wandb_run.summary
         step, epoch = summary.get("step"), summary.get("epoch")
         is_there = isinstance(step, (int, float)) and isinstance(epoch, (int, float))
         return (int(step), int(epoch)) if is_there else None
-
-    @property
-    def _note(self) -> Path:
-        """The file of the last row that was handed over: what is written offline is not asked."""
-        return Path(self.wandb_run.settings.wandb_dir, f"eventtrain-{self.run_id}.json")
-
-    def _beside(self) -> Place | None:
-        try:
-            step, epoch = json.loads(self._note.read_text("utf-8"))
-            return int(step), int(epoch)
-        except (OSError, ValueError, TypeError):
-            return None
 
     def send_row(self, steps: int, epoch: int, row: Mapping[str, float]) -> None:
         """Hand the row to W&B's process."""
@@ -214,14 +215,10 @@ class WandB(Tracker):
             self.wandb_run.log(values)
             self._rows += 1
             if is_whole:
-                self._note_row(place)
+                self._last = place
+                self._journal.add(place, values)
         except Exception as error:  # W&B's process may be gone: training goes on
             self._lost.append({**values, "error": describe(error)})
-
-    def _note_row(self, place: Place) -> None:
-        self._last = place
-        if self._note.parent.is_dir():  # which is not there in mode "disabled"
-            replace_file(self._note, lambda file: file.write(json.dumps(place).encode()))
 
     def finish(self, outcome: Mapping[str, Any], artifacts: Iterable[Path]) -> None:
         """Hand over how it ended, and wait a while until everything is sent."""
@@ -235,6 +232,8 @@ class WandB(Tracker):
                 _hand_over(made, path)
             if not self._is_lent:
                 made.finish(exit_code=_exit_code(outcome))
+                if self._last is not None and not self._lost:
+                    self._journal.close(self._last)
         except Exception as error:
             self._say(folder, f": {describe(error)}")
             return
@@ -264,9 +263,8 @@ class WandB(Tracker):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which run it is, and its last row."""
-        last = None if self._last is None else list(self._last)
-        return {"run_id": self.run_id, "offset": self._offset, "last": last}
+        """Return which run it is, and the steps that it had before this fit."""
+        return {"run_id": self.run_id, "offset": self._offset}
 
 
 def _hand_over(made: Any, path: Path) -> None:

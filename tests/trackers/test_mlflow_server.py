@@ -48,7 +48,7 @@ def test_rows_are_metrics_at_the_steps_and_parameters_and_outcome_are_there(
     assert found["params"]["model"] == "Linear"
     assert found["params"]["opt.lr"] == "0.1"
     assert found["params"]["data.train.batch_size"] == "4"
-    assert found["params"]["callbacks.mlflow.experiment"] == "plain"
+    assert found["params"]["callbacks.mlflow"] == "MLflow"
     assert found["params"]["mine"] == "[1, 2]"
     assert found["tags"]["who"] == "me"
     assert found["tags"]["eventtrain.outcome"] == "completed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,14 @@ def records(path: Path) -> Iterator[Any]:
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, at, parts = path.read_bytes(), HEADER, b""
-    assert data[:4] == b":W&B"
+    assert data[:4] in (b":W&B", b"")
     while at + HEADER <= len(data):
         left = BLOCK - at % BLOCK
         if left < HEADER:  # too little for another one
             at += left
             continue
         _, size, kind = struct.unpack_from("<IHB", data, at)
-        if kind == 0:
+        if kind == 0 or at + HEADER + size > len(data):  # it is yet to be written
             return
         parts += data[at + HEADER : at + HEADER + size]
         at += HEADER + size
@@ -40,8 +41,22 @@ def _named(items: Any) -> dict[str, Any]:
     }
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """Rows, parameters, summary and exit code of the run in an offline folder."""
+def read(folder: Path, rows: int | None = None) -> dict[str, Any]:
+    """Rows, parameters, summary and exit code of the run in an offline folder.
+
+    W&B's process writes on for a moment when a run has ended: this waits for its end, or, of one
+    that was killed, for so many rows.
+    """
+    pause = threading.Event()
+    for _ in range(600):
+        found = _read(folder)
+        if found["exit"] is not None if rows is None else len(found["rows"]) >= rows:
+            return found
+        pause.wait(0.1)
+    raise AssertionError(f"the file is not complete: {found}")
+
+
+def _read(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"rows": [], "config": {}, "summary": {}, "exit": None, "machine": 0}
     (path,) = folder.glob("*.wandb")
     for record in records(path):

@@ -177,7 +177,9 @@ class Tracker(RowCallback):
         """Return what is to be written down of ``run``, and what the user has added."""
         from .description import describe_run
 
-        return {**describe_run(run), **self.params}
+        own = f"callbacks.{self.name}"  # whose options say nothing of the training
+        found = {k: v for k, v in describe_run(run).items() if not k.startswith(f"{own}.")}
+        return {**found, **self.params}
 
 
 def look_for(package: str, user: str) -> None:
