@@ -202,7 +202,7 @@ class MLflow(Tracker):
             error = outbox.refused[0][1] if outbox.refused else outbox.error
             self._drop()
             if left:
-                self._keep(left, target, error)
+                self._keep(left, target, error, [*artifacts])
         if left:
             return
         for path in artifacts:
@@ -220,20 +220,28 @@ class MLflow(Tracker):
         if monitor is not None:
             monitor.finish()
 
-    def _keep(self, items: Sequence[Item], target: MLflowRun, error: Exception | None) -> None:
+    def _keep(
+        self,
+        items: Sequence[Item],
+        target: MLflowRun,
+        error: Exception | None,
+        artifacts: Sequence[Path],
+    ) -> None:
         """Write what could not be sent to a file, and say so."""
-        about = {**target.about, "tracking_uri": without_password(target.uri)}
+        # Who sends them goes on with the run, from the last row on.
+        uri, going_on = without_password(target.uri), {"is_resumed": True, "steps": self._steps}
+        about = {**target.about, **going_on, "tracking_uri": uri}
         name, count = about["run_id"] or about["key"], 0
         while (path := self.unsent / f"{name}{f'-{count}' if count else ''}.jsonl").exists():
             count += 1
         self.unsent.mkdir(parents=True, exist_ok=True)
         _write(path, [about, *items])
         self.unsent_path, rows = path, rows_among(items)
+        files = "".join(f"; {each} was not uploaded" for each in artifacts)
         warnings.warn(
-            f"{rows} rows, and {len(items) - rows} other things, could not be sent to MLflow at "
-            f"{about['tracking_uri']}: "
+            f"{rows} rows, and {len(items) - rows} other things, could not be sent to MLflow at {uri}: "
             f"{'no answer' if error is None else describe(error)}. They are kept: "
-            f"MLflow.send_unsent({str(path)!r}) sends them",
+            f"MLflow.send_unsent({str(path)!r}) sends them{files}",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -135,8 +135,9 @@ class WandB(Tracker):
         made.define_metric("step")
         made.define_metric("*", step_metric="step")
         made.define_metric(f"{PARTIAL}*", step_metric=f"{PARTIAL}step")
-        self._journal = Journal(Path(made.settings.wandb_dir, f"eventtrain-{made.id}.jsonl"))
-        self._is_there = self._place_there(is_online=not made.settings.mode == "offline")
+        own = Path(made.settings.wandb_dir).absolute()  # a handler may change the folder
+        self._journal = Journal(own / f"eventtrain-{made.id}.jsonl")
+        self._is_there = self._place_there(is_online=made.settings.mode != "offline")
         if not continued:
             self._offset = 0 if self._is_there is None else self._is_there[0]
             self._is_there = None
@@ -183,8 +184,10 @@ class WandB(Tracker):
         Args:
             is_online: Whether it is the server that knows.
         """
-        last, rows = self._journal.read()
         told = self._in_summary()
+        if self._is_lent:  # its rows are with the process that goes on
+            return told
+        last, rows = self._journal.read()
         places = [place for place in (last, told, *(place for place, _ in rows)) if place]
         if rows and not is_online:
             folder = Path(self.wandb_run.settings.wandb_dir)

@@ -198,8 +198,16 @@ def test_what_cannot_be_sent_is_counted_in_one_warning_and_sent_from_a_file_late
 ) -> None:
     tracker = MLflow("gone", tracking_uri=door.uri, system=False, patience=0.5)
     run = Runner([AvgStatsCallback(report=None), tracker])
-    run.on("after_epoch", lambda run: door.shut(), when=lambda run: run.epoch == 0)
-    with pytest.warns(RuntimeWarning, match=r"rows, .* could not be sent .*send_unsent") as warned:
+
+    @run.on("begin_epoch", when=lambda run: run.epoch == 1)
+    def shut(run: Runner) -> None:
+        assert tracker._outbox is not None
+        assert tracker._outbox.wait(60)
+        door.shut()
+
+    with pytest.warns(
+        RuntimeWarning, match=r"2 rows, .* could not be sent .*send_unsent"
+    ) as warned:
         result = run.fit(3, learner)
     assert result.outcome == "completed"
     assert sum(each.category is RuntimeWarning for each in warned) == 1

@@ -103,11 +103,15 @@ def test_a_run_that_the_program_has_active_is_used_and_not_ended(
 ) -> None:
     with wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True)) as active:
         told = WandB()
-        Runner(told).fit(1, learner)
+        run = Runner(told)
+        run.fit(1, learner)
+        run.fit(1, learner)
         assert told.run_id == active.id
         active.log({"after": 1})
     (folder,) = folders(tmp_path)
-    assert ["after" in row for row in read(folder)["rows"]] == [False, True]
+    rows = read(folder)["rows"]
+    assert ["after" in row for row in rows] == [False, False, True]
+    assert [row["step"] for row in rows[:2]] == [3, 6]
 
 
 def test_checkpoints_and_files_are_handed_over(learner: Learner, tmp_path: Path) -> None:
