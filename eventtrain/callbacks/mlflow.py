@@ -191,7 +191,10 @@ class MLflow(Tracker):
         outbox, target = self._outbox, self._target
         if outbox is None or target is None:
             return
-        tags = {f"eventtrain.{name}": value for name, value in outcome.items() if value is not None}
+        # Of a run that goes on, tags may be there that told how it was interrupted.
+        blank = "" if target.about["is_resumed"] else None
+        told = {name: blank if value is None else value for name, value in outcome.items()}
+        tags = {f"eventtrain.{name}": value for name, value in told.items() if value is not None}
         outbox.put(["tags", tags])
         outbox.put(["end", _status(outcome)])
         left: list[Item] = outbox.waiting
@@ -239,7 +242,8 @@ class MLflow(Tracker):
         self.unsent_path, rows = path, rows_among(items)
         files = "".join(f"; {each} was not uploaded" for each in artifacts)
         warnings.warn(
-            f"{rows} rows, and {len(items) - rows} other things, could not be sent to MLflow at {uri}: "
+            f"{rows} rows, and {len(items) - rows} other things, could not be sent to MLflow at "
+            f"{uri}: "
             f"{'no answer' if error is None else describe(error)}. They are kept: "
             f"MLflow.send_unsent({str(path)!r}) sends them{files}",
             RuntimeWarning,

@@ -230,7 +230,7 @@ class WandB(Tracker):
             return
         folder = Path(made.settings.sync_dir)
         try:
-            made.summary.update({"eventtrain": {k: v for k, v in outcome.items() if v is not None}})
+            made.summary.update({"eventtrain": dict(outcome)})
             for path in artifacts:
                 _hand_over(made, path)
             if not self._is_lent:

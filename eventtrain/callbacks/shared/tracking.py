@@ -231,11 +231,13 @@ def outcome_of(run: RunState, known: int, seconds: float) -> dict[str, Any]:
         seconds: Since then.
 
     Returns:
-        Plain data: ``outcome``, ``reason``, ``by``, ``event``, ``epoch``, ``batch``, ``rank`` (of
-        the cancellation that ended it), ``where`` (of the exception), ``epochs``, ``steps``,
-        ``seconds``, ``cancellations`` (the last of them) and their number at ``cancelled``.
+        Plain data, ``None`` for what there is not: ``outcome``, ``reason``; ``by``, ``event``,
+        ``epoch``, ``batch``, ``rank`` of the cancellation that ended it; ``where`` of the
+        exception; ``epochs``, ``steps``, ``seconds``; ``cancellations``, the last of them, and
+        their number at ``cancelled``.
     """
-    found: dict[str, Any] = {"outcome": run.outcome, "reason": None}
+    names = ("reason", "where", "by", "event", "epoch", "batch", "rank")
+    found: dict[str, Any] = {"outcome": run.outcome, **dict.fromkeys(names)}
     if run.exception is not None:
         found |= _of_exception(run.exception)
     elif run.outcome == "cancelled" and run.token.absorbed is not None:
