@@ -97,18 +97,23 @@ class MLflowRun:
     def _open(self) -> Any:
         client = _package().MlflowClient(tracking_uri=self.uri)
         if self.about["run_id"] is None:
-            self.about["run_id"] = self._made(client)
+            experiment = self._experiment(client)
+            self.about["run_id"] = self._made_before(client, experiment)
+        if self.about["run_id"] is None:
+            self.about["run_id"] = self._made(client, experiment)
         else:
             self._look_at(client)
         return client
 
-    def _made(self, client: Any) -> str:
-        """Make the run, unless an earlier attempt has: its answer may have been lost."""
-        experiment = self._experiment(client)
-        if self._has_tried:
-            text = f"tags.`{_KEY}` = '{self.about['key']}'"
-            for found in client.search_runs([experiment], text):
-                return str(found.info.run_id)
+    def _made_before(self, client: Any, experiment: str) -> str | None:
+        """Return the run that an earlier attempt has made, if its answer may have been lost."""
+        if not (self._has_tried or self.about["is_resumed"]):
+            return None
+        text = f"tags.`{_KEY}` = '{self.about['key']}'"
+        found = client.search_runs([experiment], text)
+        return str(found[0].info.run_id) if found else None
+
+    def _made(self, client: Any, experiment: str) -> str:
         self._has_tried = True
         tags = {**self.about["tags"], _KEY: self.about["key"]}
         made = client.create_run(experiment, tags=tags, run_name=self.about["run_name"])
