@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .arguments import whole_number
-from .bus.handlers import Handler, logger, names, place_of
+from .bus.handlers import Handler, HandlerOptions, logger, names, place_of
 from .bus.receivers import Receiver, check_receiver, name_of, reject_result, source_of
 from .bus.running import running_handler
 from .bus.subscription import Subscription
@@ -43,6 +43,15 @@ _NUMBERS = (
 _ROOTS = ("fit", "validate", "predict")
 _CLOSING = ("after_batch", "after_train", "after_validate", "after_predict", "after_epoch")
 _PAUSE = 0.1  # seconds
+
+
+class RunnerOptions(HandlerOptions, total=False):
+    """What ``Runner.on`` takes, for type checkers."""
+
+    background: bool
+    queue: int
+    full: WhenFull
+    tensors: str | Iterable[str]
 
 
 class Record:

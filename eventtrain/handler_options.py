@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar, Unpack, cast
 
-from .bus.handlers import Options
+from .bus.event_bus import Events as _Events
+from .bus.handlers import MethodOptions, Options
 
 F = TypeVar("F", bound=Callable[..., object])
-Events = str | Iterable[str] | None
+Events = _Events | None
 _OPTIONS = "_eventtrain_options"
 
 
-def handler(event: Events = None, **options: Any) -> Callable[[F], F]:
+def handler(event: Events = None, **options: Unpack[MethodOptions]) -> Callable[[F], F]:
     """Set options on a callback's method, or make a method of any name a handler.
 
     A method that overrides another one inherits its event and options, without a decorator
@@ -31,7 +32,7 @@ def handler(event: Events = None, **options: Any) -> Callable[[F], F]:
     """
     if callable(event):
         raise TypeError("write @handler(...) with parentheses, for example @handler(priority=10)")
-    Options(**options)
+    Options(**cast("dict[str, Any]", options))
 
     def decorate(method: F) -> F:
         if isinstance(method, type) or not (callable(method) or hasattr(method, "__func__")):
