@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -105,6 +106,23 @@ def test_the_command_line_trains_with_them_when_asked(server: Any, tmp_path: Pat
     (run_id,) = server.runs("cli")
     assert server.points(run_id, "epoch") == [(23, 0)]
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 1
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+def test_the_python_of_its_page_runs(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="needs scikit-learn (extra 'demo')")
+    page = (ROOT / "docs" / "callbacks" / f"{name}.md").read_text(encoding="utf-8")
+    program = "".join(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_they_are_listed_last_and_all_does_not_mean_them(tmp_path: Path) -> None:

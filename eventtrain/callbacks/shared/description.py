@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import platform
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +62,10 @@ def describe_run(run: RunState) -> dict[str, Plain]:
 
 def describe_program() -> dict[str, str]:
     """Return the versions of what a run is made with."""
-    from ... import __version__  # here: the package is above this file
-
+    package = sys.modules[__name__.partition(".")[0]]  # it is above this file, and imported
     return {
-        "eventtrain": __version__,
-        "torch": torch.__version__,
+        "eventtrain": str(package.__version__),
+        "torch": str(torch.__version__),
         "python": platform.python_version(),
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import eventtrain
 from eventtrain import AvgStatsCallback, Callback, DataBunch, Learner, Runner, accuracy
 from eventtrain.callbacks import Checkpoint, GradientClip, OneCycle
 from eventtrain.callbacks.shared.description import describe_program, describe_run
@@ -115,4 +116,5 @@ def test_a_model_that_is_a_function_and_a_lazy_one_can_be_described(learner: Lea
 
 
 def test_the_versions_are_those_of_the_packages() -> None:
-    assert describe_program()["torch"] == torch.__version__
+    found = describe_program()
+    assert (found["torch"], found["eventtrain"]) == (torch.__version__, eventtrain.__version__)
