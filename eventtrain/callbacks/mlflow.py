@@ -31,6 +31,14 @@ _TO_BEGIN, _TO_BEGIN_HERE = 10.0, 300.0
 logger = logging.getLogger("eventtrain")
 
 
+class _NoMonitor:
+    def finish(self) -> None:
+        """Nothing was started."""
+
+
+_NO_MONITOR = _NoMonitor()
+
+
 class MLflow(Tracker):
     """Writes each fit as a run of MLflow's: parameters, rows, system numbers, how it ended.
 
@@ -112,6 +120,8 @@ class MLflow(Tracker):
         self._monitor: Any = None
         self._steps = 0  # of the last row
         look_for("mlflow", "MLflow")
+        if self.system:
+            look_for("psutil", "MLflow(system=True)", extra="mlflow")
 
     @cached_property
     def name(self) -> str:
@@ -201,7 +211,8 @@ class MLflow(Tracker):
         try:
             left = outbox.end(self.patience)
         finally:
-            left = [*(item for item, _ in outbox.refused), *left]
+            # Those refused last: who sends them later is to get as far as can be.
+            left = [*left, *(item for item, _ in outbox.refused)]
             error = outbox.refused[0][1] if outbox.refused else outbox.error
             self._drop()
             if left:
@@ -310,7 +321,15 @@ class MLflow(Tracker):
 
 
 def _monitor_of(target: MLflowRun) -> Any:
-    """Start what records the machine, in a thread of MLflow's."""
+    """Start what records the machine, in a thread of MLflow's, which is no reason to stop."""
+    try:
+        return _started(target)
+    except Exception as error:
+        logger.warning("MLflow does not record the machine: %s", describe(error))
+        return _NO_MONITOR
+
+
+def _started(target: MLflowRun) -> Any:
     name = "mlflow.system_metrics.system_metrics_monitor"
     module = import_extra(name, user="MLflow(system=True)", extra="mlflow")
     monitor = module.SystemMetricsMonitor(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -232,7 +233,7 @@ class WandB(Tracker):
         try:
             made.summary.update({"eventtrain": dict(outcome)})
             for path in artifacts:
-                _hand_over(made, path)
+                _hand_over_or_say(made, path)
             if not self._is_lent:
                 made.finish(exit_code=_exit_code(outcome))
                 if self._last is not None and not self._lost:
@@ -270,11 +271,23 @@ class WandB(Tracker):
         return {"run_id": self.run_id, "offset": self._offset}
 
 
+def _hand_over_or_say(made: Any, path: Path) -> None:
+    try:
+        _hand_over(made, path)
+    except Exception as error:  # the fit has ended well without
+        warnings.warn(
+            f"{path} could not be handed over to W&B: {describe(error)}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
 def _hand_over(made: Any, path: Path) -> None:
     wandb = import_extra("wandb", user="WandB", extra="wandb")
     is_checkpoint = path.name.startswith("checkpoint-")
     kind = "checkpoint" if is_checkpoint else "file"
-    artifact = wandb.Artifact(f"{made.id}-{path.name}", type=kind)
+    name = re.sub(r"[^\w.-]", "_", f"{made.id}-{path.name}", flags=re.ASCII)
+    artifact = wandb.Artifact(name, type=kind)
     artifact.add_dir(str(path)) if path.is_dir() else artifact.add_file(str(path))
     made.log_artifact(artifact)
 

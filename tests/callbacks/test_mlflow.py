@@ -27,6 +27,16 @@ def test_without_mlflow_the_message_names_the_extra(monkeypatch: pytest.MonkeyPa
         MLflow()
 
 
+def test_recording_the_machine_needs_a_package_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = importlib.machinery.ModuleSpec("mlflow", None)
+    monkeypatch.setattr(tracking, "find_spec", {"mlflow": spec, "psutil": None}.get)
+    with pytest.raises(ModuleNotFoundError, match=r'needs psutil: .*"eventtrain\[mlflow\]"'):
+        MLflow()
+    MLflow(system=False)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

@@ -115,11 +115,13 @@ def test_a_run_that_the_program_has_active_is_used_and_not_ended(
 
 
 def test_checkpoints_and_files_are_handed_over(learner: Learner, tmp_path: Path) -> None:
-    (tmp_path / "note.txt").write_text("a")
-    told = tracker(tmp_path, checkpoints=True, artifacts=[tmp_path / "note.txt"])
-    Runner([told, Checkpoint(tmp_path / "saved", keep_last=1)]).fit(1, learner)
+    (tmp_path / "a note.txt").write_text("a")
+    files = [tmp_path / "missing.txt", tmp_path / "a note.txt"]
+    told = tracker(tmp_path, checkpoints=True, artifacts=files)
+    with pytest.warns(RuntimeWarning, match=r"missing\.txt could not be handed over"):
+        Runner([told, Checkpoint(tmp_path / "saved", keep_last=1)]).fit(1, learner)
     (folder,) = folders(tmp_path)
-    names = ["checkpoint-000001.json", "checkpoint-000001.pt", "note.txt"]
+    names = ["checkpoint-000001.json", "checkpoint-000001.pt", "a_note.txt"]
     assert read(folder)["artifacts"] == [f"{told.run_id}-{name}" for name in names]
 
 

@@ -182,18 +182,19 @@ class Tracker(RowCallback):
         return {**found, **self.params}
 
 
-def look_for(package: str, user: str) -> None:
+def look_for(package: str, user: str, extra: str | None = None) -> None:
     """See that a package is installed, without the time that importing it takes.
 
     Args:
-        package: Its name, and that of the extra that brings it.
+        package: Its name.
         user: Who needs it, for the message.
+        extra: The extra of eventtrain that brings it; ``None`` (default): the one of that name.
 
     Raises:
         ModuleNotFoundError: It is missing; the message says how to install it.
     """
     if find_spec(package) is None:
-        message = f'{user} needs {package}: pip install "eventtrain[{package}]"'
+        message = f'{user} needs {package}: pip install "eventtrain[{extra or package}]"'
         raise ModuleNotFoundError(message, name=package)
 
 
