@@ -71,6 +71,11 @@ class Plugin:
         """What ``explain`` and the notes on exceptions call it."""
         return f"{self.name} of {self.distribution}"
 
+    @property
+    def is_own(self) -> bool:
+        """Whether eventtrain brings it: ``"all"`` does not mean it, as nobody has installed it."""
+        return self.entry.dist is not None and self.entry.dist.name == "eventtrain"
+
     def error(self, what: str) -> PluginError:
         """Return the error that says that it could not be loaded, and why."""
         dist = self.entry.dist
@@ -97,8 +102,12 @@ class Plugin:
 
 
 def installed_plugins() -> list[Plugin]:
-    """Return every plugin that the installed packages offer, sorted by name; none is imported."""
-    return [Plugin(entry) for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name)]
+    """Return every plugin that the installed packages offer, by name; none is imported.
+
+    Those of eventtrain come last.
+    """
+    plugins = [Plugin(entry) for entry in entry_points(group=GROUP)]
+    return sorted(plugins, key=lambda plugin: (plugin.is_own, plugin.name))
 
 
 def requested_plugins(
@@ -130,7 +139,8 @@ def requested_plugins(
     if "all" in wanted:
         options = wanted.pop("all")
         for plugin in installed_plugins():
-            wanted.setdefault(plugin.name, options)
+            if not plugin.is_own:
+                wanted.setdefault(plugin.name, options)
     disabled = _names(environ.get("EVENTTRAIN_DISABLE_PLUGINS", ""))
     for name in list(wanted):
         if name in disabled or "all" in disabled:

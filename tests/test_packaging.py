@@ -24,7 +24,10 @@ import pytest
 import eventtrain
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = {"bench", "cli", "demo", "dev", "jobs", "optuna", "ray", "report", "test", "watch"}
+EXTRAS = {
+    *("bench", "cli", "demo", "dev", "jobs", "mlflow", "optuna", "ray"),
+    *("report", "test", "trackers", "wandb", "watch"),
+}
 
 TYPED = """\
 from eventtrain import Runner

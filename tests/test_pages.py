@@ -57,7 +57,13 @@ def blocks_of(page: Path) -> Iterator[Block]:
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 RUN = [block for block in BLOCKS if block.why_not is None]
 SHELL = [block for block in RUN if block.language in ("sh", "console")]
-PROGRAMS = [page for page in PAGES if any(b.page == page and b.language == "python" for b in RUN)]
+TRACKERS = [ROOT / "docs" / "callbacks" / f"{name}.md" for name in ("mlflow", "wandb")]
+"""Pages that tests/trackers runs: what these import warns of much."""
+PROGRAMS = [
+    page
+    for page in PAGES
+    if page not in TRACKERS and any(b.page == page and b.language == "python" for b in RUN)
+]
 
 
 def install(plugin: str, site: Path) -> None:

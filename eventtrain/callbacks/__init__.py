@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .max_steps import MaxSteps as MaxSteps
     from .mixed_precision import MixedPrecision as MixedPrecision
     from .mixup import Mixup as Mixup
+    from .mlflow import MLflow as MLflow
     from .one_cycle import OneCycle as OneCycle
     from .optuna_pruning import OptunaPruning as OptunaPruning
     from .param_scheduler import (
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from .time_limit import TimeLimit as TimeLimit
     from .timing import Timing as Timing
     from .to_device import ToDevice as ToDevice
+    from .wandb import WandB as WandB
 
 # Type checkers would take any name for one that is there.
 if not TYPE_CHECKING:

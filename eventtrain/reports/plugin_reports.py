@@ -22,7 +22,7 @@ from ..plugins import (
     takes_bus,
 )
 
-Status = Literal["ok", "needs options", "needs handlers", "broken"]
+Status = Literal["ok", "needs options", "needs handlers", "needs a package", "broken"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,8 @@ class PluginReport:
         entry_point: What its entry point names, as ``module:object``.
         status: ``"ok"``; ``"needs options"``, without which it cannot be loaded;
             ``"needs handlers"``, when its order refers to handlers of others that a
-            run must have; ``"broken"``.
+            run must have; ``"needs a package"``, which an extra of eventtrain brings;
+            ``"broken"``.
         reason: What it needs, or why it cannot be loaded; ``None`` when it is ok.
         kind: What the entry point resolves to, in words; ``None`` where it does not.
         options: Its options with their defaults, as they would be written.
@@ -115,6 +116,8 @@ def _try(plugin: Plugin, bus: EventBus, missing: Sequence[str]) -> tuple[Status,
         cause = error.__cause__
         if isinstance(cause, OrderError) and cause.missing is not None:
             return "needs handlers", f"one called {cause.missing!r}, which a run must have"
+        if plugin.is_own and isinstance(cause, ModuleNotFoundError):
+            return "needs a package", str(cause)
         return "broken", error.reason
     return "ok", None
 
