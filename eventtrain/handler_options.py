@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from .background_options import without_own
 from .bus.handlers import Options
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -23,7 +24,8 @@ def handler(event: Events = None, **options: Any) -> Callable[[F], F]:
         event: Event or events to subscribe to; by default the method's own name.
             Events added with ``bus.declare`` are named here.
         **options: ``priority``, ``every``, ``once``, ``when``, ``during``,
-            ``before``, ``after``, ``on_error``, ``ranks``, ``name`` as in ``EventBus.on``.
+            ``before``, ``after``, ``on_error``, ``ranks``, ``name`` as in ``EventBus.on``;
+            ``background``, ``queue``, ``full``, ``tensors`` as in ``Runner.on``.
 
     Raises:
         TypeError, ValueError: An option is unknown or out of range, or what is decorated
@@ -31,7 +33,7 @@ def handler(event: Events = None, **options: Any) -> Callable[[F], F]:
     """
     if callable(event):
         raise TypeError("write @handler(...) with parentheses, for example @handler(priority=10)")
-    Options(**options)
+    Options(**without_own(options))
 
     def decorate(method: F) -> F:
         if isinstance(method, type) or not (callable(method) or hasattr(method, "__func__")):

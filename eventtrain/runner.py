@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import torch
 
 from .adoption import by_name, made_by
-from .background import without_background
 from .bus.event_bus import EventBus
 from .bus.handlers import OnError
 from .bus.receivers import Receiver
@@ -144,9 +143,11 @@ class Runner(Execution):
                 ``"yb"``, ``"batch"`` and ``"weight"``. What it raises is raised at the next
                 closing event, and ``after_fit`` waits until it has worked off all of them.
         """
-        if options.pop("background", False):
-            return self.backgrounds.subscribe(self.on, event, fn, options)
-        return self.bus.on(event, *fn, sender=self, **without_background(options))
+
+        def subscribe(event: Any, *fn: Any, **options: Any) -> Any:
+            return self.bus.on(event, *fn, sender=self, **options)
+
+        return self.backgrounds.subscribe(subscribe, event, fn, options)
 
     @overload
     def fit(

@@ -46,7 +46,7 @@ HOUSE = """
     distributed.arrival_order
     submodules  optimizers  optimizer_modes  distributed.engines  discriminative  model_call
     steppers  learner  extent  rows  phase_log  state
-    diagnosis  background  param_groups
+    diagnosis  background_options  record  background  param_groups
     handler_options  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.shard_metadata
     checkpoints.shards  checkpoints.files  checkpoints.rank_states  checkpoints.reading

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from eventtrain import DataBunch, Learner, Runner
-from eventtrain.background import Record
+from eventtrain.record import Record
 
 Make = Callable[..., Learner]
 WAIT = 20.0  # seconds, in which what is waited for has come long since

@@ -1,0 +1,137 @@
+"""Batches that do not fit on one of two ranks, against a loop in one process in which they do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import splitting_program as program
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+PROGRAM = Path(program.__file__)
+SPLIT = ["forward", "backward", "both", "from the start"]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
+        reason="needs gloo",
+    ),
+]
+Told = dict[str, list[dict[str, Any]]]
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@pytest.fixture(scope="module")
+def told(torchrun: Any, tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """What the two ranks told of each deed; they do all of them in one run."""
+    folder = tmp_path_factory.mktemp("splitting")
+    done = torchrun(str(PROGRAM), str(folder), limit=120)
+    files = [folder / f"{rank}.json" for rank in range(2)]
+    assert all(file.exists() for file in files), done.stderr
+    ranks = [json.loads(file.read_text()) for file in files]
+    return {deed: [rank[deed] for rank in ranks] for deed in ranks[0]}
+
+
+def by_hand(loss_of: Loss, epochs: int = 2, group: int = 1, clip: float | None = None) -> Any:
+    """The weights of a loop in one process, on whole batches."""
+    torch.manual_seed(0)
+    model = program.Model(program.Memory()).double()
+    opt = program.sgd(model.parameters())
+    x, y = program.data()
+    starts = range(0, program.ROWS, program.BS)
+    for _ in range(epochs):
+        for first in range(0, len(starts), group):
+            ends = [slice(s, s + program.BS) for s in starts[first : first + group]]
+            rows = sum(len(x[end]) for end in ends)
+            for end in ends:
+                loss = loss_of(x[end], model(x[end]), y[end])
+                (loss * len(x[end]) / rows).backward()
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+            opt.step()
+            opt.zero_grad()
+    return program.weights(model)
+
+
+def mean(xb: Tensor, pred: Tensor, yb: Tensor) -> Tensor:
+    return cross_entropy(pred, yb)
+
+
+@pytest.mark.parametrize("deed", SPLIT)
+def test_weights_are_those_of_whole_batches_in_one_process(told: Told, deed: str) -> None:
+    for rank in told[deed]:
+        assert rank["weights"] == pytest.approx(by_hand(mean), rel=1e-9)
+        assert rank["steps"] == 6
+
+
+@pytest.mark.parametrize("deed", [*SPLIT, "accumulates", "clips", "draws", "counts large"])
+def test_weights_history_and_size_are_equal_on_all_ranks(told: Told, deed: str) -> None:
+    one, other = told[deed]
+    for key in ("weights", "history", "rows", "steps"):
+        assert one[key] == other[key]
+
+
+@pytest.mark.parametrize(("deed", "rows"), [("forward", 2), ("backward", 2), ("both", 2)])
+def test_a_size_that_one_rank_has_found_is_that_of_all_from_the_next_phase_on(
+    told: Told, deed: str, rows: int
+) -> None:
+    one, other = told[deed]
+    assert one["sizes"] == [None] * 3 + [rows] * 3
+    assert other["sizes"] == [rows] * 6
+    assert (one["failed"], other["failed"]) == (0, 2)
+
+
+def test_where_all_fits_nothing_changes_to_the_bit(told: Told) -> None:
+    for rank in told["fits"]:
+        assert rank["weights"] == rank["plain"]
+        assert rank["rows"] is None
+
+
+def test_a_group_of_batches_is_that_of_one_process(told: Told) -> None:
+    for rank in told["accumulates"]:
+        assert rank["weights"] == pytest.approx(by_hand(mean, group=2), rel=1e-9)
+
+
+def test_gradients_are_clipped_as_those_of_the_whole_batch(told: Told) -> None:
+    for rank in told["clips"]:
+        assert rank["weights"] == pytest.approx(by_hand(mean, clip=0.1), rel=1e-9)
+
+
+def test_what_the_loss_is_a_mean_of_weighs_pieces_and_ranks(told: Told) -> None:
+    for rank in told["counts large"]:
+        assert rank["weights"] == pytest.approx(by_hand(program.mean_of_large), rel=1e-9)
+
+
+def test_a_lower_precision_goes_along(told: Told) -> None:
+    one, other = told["precision"]
+    assert one["weights"] == other["weights"]
+    assert one["weights"] == pytest.approx(by_hand(mean), abs=0.05)
+
+
+def test_a_fit_that_was_cut_goes_on_with_the_size_of_each_rank_to_the_bit(told: Told) -> None:
+    one, other = told["resumes"]
+    assert (one["begun with"], other["begun with"]) == (None, 2)
+    assert other["failed"] == 0
+    for rank in (one, other):
+        assert rank["weights"] == rank["whole"]
+
+
+@pytest.mark.parametrize(
+    ("deed", "says"), [("wrapped", "give Learner the model itself"), ("fsdp2", "'ddp') alone")]
+)
+def test_what_cannot_be_split_is_refused_on_all_ranks(told: Told, deed: str, says: str) -> None:
+    errors = [rank["error"] for rank in told[deed]]
+    assert any(error.startswith("RuntimeError") and says in error for error in errors)
+    assert all(says in error for error in errors)  # who is second may hear of the first
+
+
+def test_one_sample_that_does_not_fit_on_one_rank_frees_the_other(told: Told) -> None:
+    one, other = told["has no room"]
+    assert other["error"].startswith("OutOfMemoryError")
+    assert any("one sample alone is too much" in note for note in other["notes"])
+    assert one["error"].startswith("RemoteError: rank 1 failed: OutOfMemoryError: no room")
