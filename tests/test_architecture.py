@@ -52,7 +52,7 @@ HOUSE = """
     checkpoints.shards  checkpoints.files  checkpoints.rank_states  checkpoints.reading
     checkpoints.pace  checkpoints.ranks  checkpoints.folder  checkpoints.random_state
     checkpoints.loader_state  checkpoints.loader_form  checkpoints.stateful_loaders
-    checkpoints.loader_place  checkpoints.names
+    checkpoints.batch_print  checkpoints.loader_place  checkpoints.names
     checkpoints.optimizer_state  checkpoints.compatibility  checkpoints.trainable_part
     checkpoints.snapshot  checkpoints.kept_tensors  checkpoints.save_point
     checkpoints.restore_point  checkpoints
