@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from itertools import cycle, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from ..bus.handlers import is_among
 from ..callback import handler, listify
 from ..optimizers import named_optimizers, parameter_groups
 from ..priorities import METRICS, REPORTS
-from .shared.plots import FAINT, MAIN, SECOND, saved_figure, shown_figure, tidy
+from .shared.plots import FAINT, MAIN, MARKERS, SEVERAL, saved_figure, shown_figure, tidy
 from .shared.readings import (
     batch_weight,
     detached_mean,
@@ -66,6 +67,7 @@ class Recorder(RowCallback):
 
     def _start(self, names: Iterable[str]) -> None:
         self.rows: list[dict[str, Any]] = []
+        self._validations: dict[str, str] = {}  # labels of losses in the rows, by columns
         self._columns: dict[str, list[Any]] = {"loss": [], **{name: [] for name in names}}
         # Not read yet, on the device.
         self._new: dict[str, list[Any]] = {name: [] for name in self._columns}
@@ -105,6 +107,7 @@ class Recorder(RowCallback):
     def end_row(self, run: Runner) -> None:
         """Read the losses so far, and keep the row."""
         row = plain_row(run.history[-1])
+        self._validations |= _losses_of(run.valid_loaders or (None,))
         self.rows.append({**row, "outcome": run.outcome, "batches": len(self.losses)})
 
     def _read(self) -> dict[str, list[Any]]:
@@ -157,6 +160,8 @@ class Recorder(RowCallback):
     def plot_loss(self, ax: Axes | None = None, skip_last: int = 0, *, smooth: float = 0.0) -> Axes:
         """Draw the training loss, and the validation loss where the rows have it.
 
+        Of several validation loaders each has a line of its own.
+
         Args:
             ax: Axes to draw on; a new pyplot figure by default.
             skip_last: Batches at the end to leave out.
@@ -173,15 +178,24 @@ class Recorder(RowCallback):
         ax.plot(steps, losses, label="training, each batch", **{"color": MAIN, **faint})
         if smooth:
             ax.plot(steps, _smoothed(losses, smooth), color=MAIN, label="training, smoothed")
-        # An epoch that was cut short may have seen a part of the validation set only.
-        ends = [row for row in self.rows if row["outcome"] == "completed" and "valid_loss" in row]
-        ends = [row for row in ends if row["batches"] <= len(losses)]
-        if ends:
-            x, y = [row["batches"] for row in ends], [row["valid_loss"] for row in ends]
-            ax.plot(x, y, color=SECOND, marker="o", markersize=3.5, label="validation")
+        self._plot_validations(ax, len(losses))
         ax.set(xlabel="training batches", ylabel="loss")
         ax.legend(frameon=False)
         return tidy(ax)
+
+    def _plot_validations(self, ax: Axes, batches: int) -> None:
+        """Draw the losses of the validations that came by the end of so many batches."""
+        # An epoch that was cut short may have seen a part of the validation set only.
+        ends = [row for row in self.rows if row["outcome"] == "completed"]
+        ends = [row for row in ends if row["batches"] <= batches]
+        styles = cycle(product(MARKERS, SEVERAL))
+        for (column, label), (marker, color) in zip(
+            self._validations.items(), styles, strict=False
+        ):
+            found = [(row["batches"], row[column]) for row in ends if column in row]
+            if found:
+                x, y = zip(*found, strict=True)
+                ax.plot(x, y, color=color, marker=marker, markersize=3.5, label=label)
 
     def plot_lr(self, ax: Axes | None = None) -> Axes:
         """Draw the learning rate of every parameter group; like ``plot_loss`` otherwise.
@@ -244,7 +258,9 @@ class Recorder(RowCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that was recorded, read from the device."""
-        return {"columns": dict(self._read()), "rows": list(self.rows)}
+        validations = dict(self._validations)
+        columns, rows = dict(self._read()), list(self.rows)
+        return {"columns": columns, "rows": rows, "validations": validations}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after what another recorder has recorded."""
@@ -252,6 +268,18 @@ class Recorder(RowCallback):
         self._start(name for name in columns if name != "loss")
         self._columns = {name: list(values) for name, values in columns.items()}
         self.rows = [dict(row) for row in state["rows"]]
+        # Earlier formats lack it.
+        self._validations = dict(state.get("validations", _losses_of((None,))))
+
+
+def _losses_of(names: Iterable[str | None]) -> dict[str, str]:
+    """Return the columns of validation losses, and how each is called in a picture."""
+    return {
+        "valid_loss" if name is None else f"valid_{name}_loss": (
+            "validation" if name is None else f"validation, {name}"
+        )
+        for name in names
+    }
 
 
 def _columns_of(opt: Any) -> list[str]:
