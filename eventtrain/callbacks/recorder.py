@@ -189,9 +189,8 @@ class Recorder(RowCallback):
         ends = [row for row in self.rows if row["outcome"] == "completed"]
         ends = [row for row in ends if row["batches"] <= batches]
         styles = cycle(product(MARKERS, SEVERAL))
-        for (column, label), (marker, color) in zip(
-            self._validations.items(), styles, strict=False
-        ):
+        for column, label in self._validations.items():
+            marker, color = next(styles)
             found = [(row["batches"], row[column]) for row in ends if column in row]
             if found:
                 x, y = zip(*found, strict=True)

@@ -159,7 +159,8 @@ class Shuffled:
         order = torch.randperm(
             self.count, generator=torch.Generator().manual_seed(self.seed + self.epoch)
         )
-        for self.at in range(self.at + 1, self.count + 1):
+        for at in range(self.at + 1, self.count + 1):
+            self.at = at
             self.made.append((self.epoch, self.at))
             x = order[self.at - 1] + torch.arange(4.0)[:, None]
             yield x, 2 * x + torch.rand(4, 1)
