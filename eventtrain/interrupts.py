@@ -48,7 +48,6 @@ class Interrupts:
         self._has_insisted = False
         self._wake_up: WakeUp | None = None
         self._heard: int | None = None  # by that, and yet to be received
-        self._is_aside = False
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
@@ -67,15 +66,15 @@ class Interrupts:
     @around
     def aside(self) -> Iterator[None]:
         """Have the handlers that stood before stand for a while."""
-        self._is_aside = True  # first: what comes from now on is for those handlers alone
-        for number, previous in self._previous.items():
-            signal.signal(number, previous)
-        try:
-            yield
-        finally:
-            self._previous.clear()
-            self._install()
-            self._is_aside = False
+        # Around all: what comes meanwhile is for those handlers alone.
+        with nullcontext() if self._wake_up is None else self._wake_up.aside():
+            for number, previous in self._previous.items():
+                signal.signal(number, previous)
+            try:
+                yield
+            finally:
+                self._previous.clear()
+                self._install()
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         wake_up = self._wake_up
@@ -123,8 +122,6 @@ class Interrupts:
     def _hear(self, number: int) -> None:
         """Ask in the name of a signal that is yet to be received; in a thread of its own."""
         is_first = self._received is None and self._heard is None
-        if self._is_aside:
-            return
         if is_first and number in self._previous and _entered[-1:] == [self]:
             self._heard = number
             self.token.interrupt(signal.Signals(number).name)

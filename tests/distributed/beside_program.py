@@ -1,4 +1,4 @@
-"""What ranks do that step through a fit, or have handlers in the background; see ``forked_ranks``."""
+"""What ranks do that step through a fit, or have handlers beside the loop; see ``forked_ranks``."""
 
 from __future__ import annotations
 
