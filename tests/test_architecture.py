@@ -57,7 +57,7 @@ HOUSE = """
     checkpoints.snapshot  checkpoints.kept_tensors  checkpoints.save_point
     checkpoints.restore_point  checkpoints
     checkpoint_files
-    pieces  split_call  resuming  interlude  loop  stepping
+    pieces  split_call  split_units  resuming  interlude  loop  stepping
     reports.picture  reports.replay  reports.plugin_reports  reports
     adoption  execution  runner
     callbacks.shared  callbacks  eventtrain

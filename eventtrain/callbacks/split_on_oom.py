@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from ..arguments import whole_number
@@ -15,6 +16,7 @@ from ..distributed.engines import Replicated, is_wrapped
 from ..loop import Loop
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE
 from ..split_call import Limit, SplitCall
+from ..split_units import split_units
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -35,9 +37,10 @@ class SplitOnOOM(Callback):
     What a failed attempt has drawn, added and measured is put back. The size that has fit is kept,
     also in checkpoints, for all batches that follow.
 
-    With ``Distributed("ddp")`` each process splits its share of a batch for itself. Gradients are
+    With ``Distributed`` each process splits its share of a batch for itself. With DDP gradients are
     shared when those of the share are whole, so a process that begins again keeps the others
-    waiting, and no more. At the end of each phase the smallest size becomes that of all.
+    waiting, and no more; with FSDP2 each part that gathers its parameters is split by itself. At
+    the end of each phase the smallest size becomes that of all.
 
     Args:
         rows: Call the model with so many rows at most from the start. ``None`` (default) tries
@@ -49,16 +52,17 @@ class SplitOnOOM(Callback):
     Raises:
         TypeError, ValueError: ``rows`` is no whole number, or below 1; in ``begin_fit``, the model
             is no module, or ``one_batch`` is not the runner's own.
-        RuntimeError: In ``begin_fit``: the run is on several processes, and the model is divided by
-            FSDP2, or in a DDP that you have made.
+        RuntimeError: In ``begin_fit``: the run is on several processes, and the model is in a DDP
+            that you have made, or ``fully_shard`` was called on a part of it alone.
     """
 
-    held_in_run = ("_call",)
+    held_in_run = ("_call", "_undo")
 
     def __init__(self, rows: int | None = None) -> None:
         self._limit = Limit(_Told(self))
         self._limit.rows = None if rows is None else whole_number("rows", rows, 1)
         self._call: SplitCall | None = None
+        self._undo: list[Callable[[], None]] = []
 
     @property
     def rows(self) -> int | None:
@@ -76,6 +80,8 @@ class SplitOnOOM(Callback):
             )
         if run.world.size == 1:
             run.learn.wrap_model(lambda model: self._wrapped(model, run))
+        elif isinstance(run.model, FSDPModule):
+            self._undo.append(split_units(run.model, run, self._limit))
         else:
             _replicated(run).call_through(lambda model: self._wrapped(model, run))
 
@@ -108,6 +114,8 @@ class SplitOnOOM(Callback):
     def after_fit(self, run: Runner) -> None:
         """Have the loop call the model itself."""
         self._call = None
+        while self._undo:
+            self._undo.pop()()
         if run.world.size == 1:
             run.learn.wrap_model(None)
 
@@ -158,8 +166,6 @@ def _replicated(run: Runner) -> Replicated:
             "give Learner the model itself, and Distributed('ddp') puts it into DDP"
         )
     raise RuntimeError(
-        "SplitOnOOM works on several processes with Distributed('ddp') alone: where parameters are "
-        "divided, every part of a model gathers its own from all processes, and one that runs out "
-        "of memory between two parts would leave the others waiting in the next. Use "
-        "ActivationCheckpointing, GradientAccumulation with smaller batches, or a finer shard="
+        "SplitOnOOM cannot call a model in pieces of which a part alone was given to fully_shard, "
+        "which has the other processes wait in its midst: give it the whole model"
     )

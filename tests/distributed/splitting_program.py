@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed as dist, nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -75,6 +76,35 @@ class Model(nn.Module):
         return self.last(Costly.apply(x, self.memory))  # type: ignore[no-any-return]
 
 
+class Blocks(nn.Module):
+    """Parts that each need memory, between what is in no part."""
+
+    def __init__(self, memory: Memory, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.memory = memory
+        self.first, self.last = nn.Linear(5, 6), nn.Linear(6, 3)
+        self.blocks = nn.ModuleList([Block(memory, dropout) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x, scale=0.5)
+        return self.last(x)
+
+
+class Block(nn.Module):
+    def __init__(self, memory: Memory, dropout: float) -> None:
+        super().__init__()
+        self.memory = memory
+        self.inner, self.outer = nn.Linear(6, 8), nn.Linear(8, 6)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, scale: float) -> Tensor:
+        inner = torch.tanh(self.dropout(self.inner(x)))
+        self.memory.take(len(x), self.memory.forward)
+        return x + scale * self.outer(Costly.apply(inner, self.memory))  # type: ignore[no-any-return]
+
+
 def data() -> tuple[Tensor, Tensor]:
     dice = torch.Generator().manual_seed(1)
     x = torch.randn(ROWS, 5, generator=dice, dtype=torch.float64)
@@ -91,11 +121,13 @@ def mean_of_large(xb: Tensor, pred: Tensor, yb: Tensor) -> Tensor:
     return (cross_entropy(pred, yb, reduction="none") * counts).sum() / counts.sum()
 
 
-def learner(forward: int = MUCH, backward: int = MUCH, dropout: float = 0.0) -> Learner:
+def learner(
+    forward: int = MUCH, backward: int = MUCH, dropout: float = 0.0, kind: type[nn.Module] = Model
+) -> Learner:
     """Memory is that small on the last rank alone."""
     memory = Memory(forward, backward) if RANK else Memory()
     torch.manual_seed(0)
-    model = Model(memory, dropout).double()
+    model: nn.Module = kind(memory, dropout).double()
     x, y = data()
     loaders = DataBunch(TensorLoader(x, y, bs=BS), TensorLoader(x, y, bs=BS))
     return Learner(model, sgd, cross_entropy, loaders)
@@ -106,12 +138,16 @@ def sgd(params: Any) -> torch.optim.Optimizer:
 
 
 def weights(model: nn.Module) -> list[float]:
-    return torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
+    for module in model.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()
+    tensors = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters()]
+    return torch.cat([p.detach().flatten() for p in tensors]).tolist()
 
 
-def fit(learn: Learner, *cbs: Any, epochs: int = 2, **options: Any) -> Told:
+def fit(learn: Learner, *cbs: Any, epochs: int = 2, strategy: Any = "ddp", **options: Any) -> Told:
     torch.manual_seed(3 + RANK)
-    run = Runner([Distributed(lost_after=20), AvgStatsCallback(report=None), *cbs])
+    run = Runner([Distributed(strategy, lost_after=20), AvgStatsCallback(report=None), *cbs])
     sizes: list[Any] = []
     split = next((cb for cb in cbs if isinstance(cb, SplitOnOOM)), None)
     if split is not None:
@@ -165,6 +201,30 @@ def resumes(folder: Path) -> Told:
     return {**told, "whole": expected["weights"], "begun with": told["sizes"][0]}
 
 
+def sharded(*rooms: int, dropout: float = 0.0, cbs: Any = (), split: Any = None) -> Told:
+    learn = learner(*rooms, dropout=dropout, kind=Blocks)
+    told = fit(learn, split or SplitOnOOM(), *cbs, strategy="fsdp2")
+    told["is put back"] = not any("forward" in vars(module) for module in learn.model.modules())
+    return told
+
+
+def fits_sharded() -> Told:
+    """Nothing runs out: with and without the callback."""
+    plain = fit(learner(dropout=0.3, kind=Blocks), strategy="fsdp2")
+    return {**sharded(dropout=0.3), "plain": plain["weights"]}
+
+
+def resumes_sharded(folder: Path) -> Told:
+    def made(**options: Any) -> list[Any]:
+        return [SplitOnOOM(), Checkpoint(folder, **options)]
+
+    first = learner(3, kind=Blocks)
+    run = Runner([Distributed("fsdp2", lost_after=20), *made(every_steps=1)])
+    run.on("after_step", lambda run: run.token.cancel("fit"), when=lambda run: run.n_iter == 3)
+    run.fit(2, first)
+    return fit(learner(3, kind=Blocks), *made(), strategy="fsdp2", resume="auto")
+
+
 def refused(learn: Learner, strategy: Any) -> Told:
     run = Runner([Distributed(strategy), SplitOnOOM()])
     try:
@@ -180,10 +240,16 @@ def wrapped() -> Learner:
     return Learner(model, sgd(model.parameters()), cross_entropy, learn.data)
 
 
-def has_no_room() -> Told:
-    """One sample is too much for one rank, while the other waits for its gradients."""
+def partly_sharded() -> Learner:
+    learn = learner(kind=Blocks)
+    fully_shard(learn.model.blocks[0])
+    return Learner(learn.model, sgd(learn.model.parameters()), cross_entropy, learn.data)
+
+
+def fails(deed: Callable[[], Told]) -> Told:
+    """What the ranks are told where one cannot go on, while the other waits for it."""
     try:
-        return fit(learner(backward=0), SplitOnOOM())
+        return deed()
     except Exception as error:
         notes = getattr(error, "__notes__", [])
         return {"error": f"{type(error).__name__}: {error}", "notes": notes}
@@ -203,19 +269,40 @@ def deeds(folder: Path) -> dict[str, Callable[[], Told]]:
         "counts large": counts_large,
         "resumes": lambda: resumes(folder / "checkpoints"),
         "wrapped": lambda: refused(wrapped(), "ddp"),
-        "fsdp2": lambda: refused(learner(), "fsdp2"),
-        "has no room": has_no_room,  # last: the group is gone with it
+        "partly sharded": lambda: refused(partly_sharded(), "ddp"),
+        "fits sharded": fits_sharded,
+        "sharded whole": lambda: fit(learner(forward=3), SplitOnOOM(), strategy="fsdp2"),
+        "sharded forward": lambda: sharded(3),
+        "sharded backward": lambda: sharded(MUCH, 3),
+        "sharded both": lambda: sharded(5, 2),
+        "sharded from the start": lambda: sharded(split=SplitOnOOM(3)),
+        "sharded draws": lambda: sharded(3, dropout=0.3),
+        "sharded accumulates": lambda: sharded(MUCH, 3, cbs=[GradientAccumulation(2)]),
+        "sharded clips": lambda: sharded(MUCH, 3, cbs=[GradientClip(0.1), EMA(0.5)]),
+        "sharded resumes": lambda: resumes_sharded(folder / "sharded"),
     }
 
 
-def main(folder: Path) -> None:
+def last_deeds() -> dict[str, Callable[[], Told]]:
+    """Those after which the group is gone."""
+    return {
+        "has no room": lambda: fit(learner(backward=0), SplitOnOOM()),
+        "has no room sharded": lambda: sharded(MUCH, 0),
+        "draws behind": lambda: sharded(MUCH, 3, dropout=0.3),
+    }
+
+
+def main(folder: Path, last: str | None = None) -> None:
     torch.set_num_threads(1)
     joined_group()
+    if last is not None:
+        told = {last: fails(last_deeds()[last])}
+        (folder / f"{RANK}.json").write_text(json.dumps(told))
+        os._exit(0)  # its group is broken, and would be waited for
     told = {name: deed() for name, deed in deeds(folder).items()}
     (folder / f"{RANK}.json").write_text(json.dumps(told))
-    if dist.is_initialized():
-        os._exit(0)  # its group is broken, and would be waited for
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
