@@ -310,19 +310,21 @@ class Work:
         total: list[Tensor | None] = [None] * len(self.parameters)
         try:
             if self._joined is None:  # the graph of the whole has been gone through before
-                return self._gradients_of(self._called(self._before, self._given), every)
+                return self._gradients_of(self._called(self._before), every)
             for index, (piece, state) in enumerate(zip(self._pieces, self._states, strict=True)):
-                outs = self._called(state, cut(self._given, piece))
+                outs = self._called(state, piece)
                 found = self._gradients_of(outs, self._joined.part_of(every, index))
                 total = [_sum(*pair) for pair in zip(total, found, strict=True)]
         finally:
             after.restore()
         return total
 
-    def _called(self, state: State, given: Any) -> list[Tensor]:
-        """Call the model once more, as it was called in ``state``."""
+    def _called(self, state: State, piece: Range | None = None) -> list[Tensor]:
+        """Call the model once more, as it was called in ``state``, for a piece or for all."""
         state.restore()
         with torch.enable_grad(), torch.autocast(**self._autocast):
+            # In here: gradients go back through the cut to what is given.
+            given = self._given if piece is None else cut(self._given, piece)
             return leaves_of(self._call.function(*given[0], **given[1]))
 
     def _gradients_of(

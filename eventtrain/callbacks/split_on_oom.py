@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.nn.parallel import DistributedDataParallel
 
 from ..arguments import whole_number
 from ..callback import Callback, handler
@@ -53,7 +52,7 @@ class SplitOnOOM(Callback):
         TypeError, ValueError: ``rows`` is no whole number, or below 1; in ``begin_fit``, the model
             is no module, or ``one_batch`` is not the runner's own.
         RuntimeError: In ``begin_fit``: the run is on several processes, and the model is in a DDP
-            that you have made, or ``fully_shard`` was called on a part of it alone.
+            that you have made. Later: it is divided for tensor parallelism, too.
     """
 
     held_in_run = ("_call", "_undo")
@@ -157,15 +156,9 @@ def _smallest(rows: Iterable[int]) -> int | None:
 def _replicated(run: Runner) -> Replicated:
     """Return what the loop calls, where that lets a model be called in pieces."""
     wrapped = run.learn.model_wrapped
-    inner = [module for module in run.model.modules() if is_wrapped(module)]
-    if isinstance(wrapped, Replicated) and not inner:
+    if isinstance(wrapped, Replicated) and not any(map(is_wrapped, run.model.modules())):
         return wrapped
-    if any(isinstance(module, DistributedDataParallel) for module in inner):
-        raise RuntimeError(
-            "SplitOnOOM calls the model in pieces and DDP once, so it has to stand between them: "
-            "give Learner the model itself, and Distributed('ddp') puts it into DDP"
-        )
     raise RuntimeError(
-        "SplitOnOOM cannot call a model in pieces of which a part alone was given to fully_shard, "
-        "which has the other processes wait in its midst: give it the whole model"
+        "SplitOnOOM calls the model in pieces and DDP once, so it has to stand between them: "
+        "give Learner the model itself, and Distributed('ddp') puts it into DDP"
     )

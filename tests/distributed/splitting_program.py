@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed as dist, nn
-from torch.distributed.fsdp import fully_shard
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -225,25 +224,11 @@ def resumes_sharded(folder: Path) -> Told:
     return fit(learner(3, kind=Blocks), *made(), strategy="fsdp2", resume="auto")
 
 
-def refused(learn: Learner, strategy: Any) -> Told:
-    run = Runner([Distributed(strategy), SplitOnOOM()])
-    try:
-        run.fit(1, learn)
-    except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"}
-    return {}
-
-
-def wrapped() -> Learner:
+def refused() -> Told:
     learn = learner()
     model = DistributedDataParallel(learn.model)
-    return Learner(model, sgd(model.parameters()), cross_entropy, learn.data)
-
-
-def partly_sharded() -> Learner:
-    learn = learner(kind=Blocks)
-    fully_shard(learn.model.blocks[0])
-    return Learner(learn.model, sgd(learn.model.parameters()), cross_entropy, learn.data)
+    learn = Learner(model, sgd(model.parameters()), cross_entropy, learn.data)
+    return fails(lambda: fit(learn, SplitOnOOM()))
 
 
 def fails(deed: Callable[[], Told]) -> Told:
@@ -268,8 +253,7 @@ def deeds(folder: Path) -> dict[str, Callable[[], Told]]:
         "draws": lambda: fit(learner(backward=3, dropout=0.3), SplitOnOOM()),
         "counts large": counts_large,
         "resumes": lambda: resumes(folder / "checkpoints"),
-        "wrapped": lambda: refused(wrapped(), "ddp"),
-        "partly sharded": lambda: refused(partly_sharded(), "ddp"),
+        "wrapped": refused,
         "fits sharded": fits_sharded,
         "sharded whole": lambda: fit(learner(forward=3), SplitOnOOM(), strategy="fsdp2"),
         "sharded forward": lambda: sharded(3),
