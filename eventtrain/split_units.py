@@ -41,17 +41,19 @@ def split_units(model: nn.Module, run: Any, limit: Limit) -> Callable[[], None]:
     Returns:
         What takes it back.
     """
-    held: list[tuple[nn.Module, Any]] = []
+    held: list[tuple[nn.Module, Any, UnitCall]] = []
     for name, unit in innermost_units(model).items():
-        held.append((unit, vars(unit).get("forward")))
-        unit.forward = UnitCall(name, unit, run, limit)
+        own = vars(unit).get("forward")
+        unit.forward = call = UnitCall(name, unit, run, limit)
+        held.append((unit, own, call))
 
     def take_back() -> None:
         while held:
-            unit, own = held.pop()
-            if own is None:
-                del unit.forward
-            else:
+            unit, own, call = held.pop()
+            if vars(unit).get("forward") is not call:
+                continue  # somebody has put back what stood there before that
+            del unit.forward
+            if own is not None:
                 unit.forward = own
 
     return take_back

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from eventtrain import AvgStatsCallback, DataBunch, Distributed, Learner, Runner, TensorLoader
 from eventtrain.callbacks import (
     EMA,
+    ActivationCheckpointing,
     Checkpoint,
     GradientAccumulation,
     GradientClip,
@@ -263,6 +264,10 @@ def deeds(folder: Path) -> dict[str, Callable[[], Told]]:
         "sharded draws": lambda: sharded(3, dropout=0.3),
         "sharded accumulates": lambda: sharded(MUCH, 3, cbs=[GradientAccumulation(2)]),
         "sharded clips": lambda: sharded(MUCH, 3, cbs=[GradientClip(0.1), EMA(0.5)]),
+        "sharded checkpointed": lambda: sharded(
+            MUCH, 3, cbs=[ActivationCheckpointing(lambda name, module: isinstance(module, Block))]
+        ),
+        "sharded precision": lambda: sharded(MUCH, 3, cbs=[MixedPrecision("bf16")]),
         "sharded resumes": lambda: resumes_sharded(folder / "sharded"),
     }
 

@@ -15,7 +15,9 @@ from torch.nn.functional import cross_entropy
 
 PROGRAM = Path(program.__file__)
 SPLIT = ["forward", "backward", "both", "from the start", "sharded whole"]
-SHARDED = [f"sharded {how}" for how in ("forward", "backward", "both", "from the start")]
+SHARDED = [
+    f"sharded {how}" for how in ("forward", "backward", "both", "from the start", "checkpointed")
+]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
@@ -88,6 +90,7 @@ def test_parts_that_are_gathered_are_split_each_by_itself(told: Told, deed: str)
 ALIKE = [
     *(*SPLIT, *SHARDED, "accumulates", "clips", "draws", "counts large"),
     *("sharded draws", "sharded accumulates", "sharded clips", "sharded resumes"),
+    "sharded precision",
 ]
 
 
@@ -142,10 +145,11 @@ def test_what_the_loss_is_a_mean_of_weighs_pieces_and_ranks(told: Told) -> None:
         assert rank["weights"] == pytest.approx(by_hand(program.mean_of_large), rel=1e-9)
 
 
-def test_a_lower_precision_goes_along(told: Told) -> None:
-    one, other = told["precision"]
+@pytest.mark.parametrize(("how", "kind"), KINDS)
+def test_a_lower_precision_goes_along(told: Told, how: str, kind: Any) -> None:
+    one, other = told[f"{how}precision"]
     assert one["weights"] == other["weights"]
-    assert one["weights"] == pytest.approx(by_hand(mean), abs=0.05)
+    assert one["weights"] == pytest.approx(by_hand(mean, kind=kind), abs=0.05)
 
 
 def test_a_fit_that_was_cut_goes_on_with_the_size_of_each_rank_to_the_bit(told: Told) -> None:
