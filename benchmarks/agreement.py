@@ -66,6 +66,8 @@ class _Counted:
     def __init__(self, store: Store, calls: list[str]) -> None:
         self._store = store
         self._calls = calls
+        self.timeout = store.timeout
+        self.set_timeout = store.set_timeout  # which is no call: nothing is sent
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         function: Callable[..., Any] = getattr(self._store, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -11,6 +11,8 @@ from .callback import Callback
 from .errors import CallbackError
 from .learner import Learner
 from .state import RunState
+
+C = TypeVar("C", bound=Callback)
 
 
 def made_by(make: Callable[[], Callback]) -> Callback:
@@ -46,6 +48,18 @@ def by_name(callbacks: Sequence[Callback], run: RunState) -> dict[str, Callback]
             raise CallbackError(f"callback name {name!r} is an attribute of the runner's own")
         named[name] = callback
     return named
+
+
+def callback_of(kind: type[C], run: RunState) -> C:
+    """Return the one callback of that class that a run has, or of a class made from it."""
+    if not isinstance(kind, type):
+        raise TypeError(f"run[...] takes the class of a callback, run[Checkpoint], got {kind!r}")
+    found = [callback for callback in run.cbs if isinstance(callback, kind)]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(callback.name for callback in found or run.cbs)
+    which = f"{len(found)} are: {names}; take one by its name" if found else f"there are {names}"
+    raise LookupError(f"no single callback of this runner is of the class {kind.__name__}: {which}")
 
 
 def _not_one(value: Any) -> str:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .background_options import Waiting, parted
-from .bus.handlers import Handler, Options, logger, names, place_of
+from .bus.event_bus import Events, events_of
+from .bus.handlers import Handler, Options, logger, place_of
 from .bus.receivers import Receiver, check_receiver, name_of, reject_result, source_of
 from .bus.running import HandlerThread, running_handler
 from .bus.subscription import Subscription
@@ -46,12 +47,12 @@ class Background:
         self.dropped = 0
 
     def subscribe(
-        self, on: Callable[..., Subscription], event: str | Iterable[str], options: dict[str, Any]
+        self, on: Callable[..., Subscription], events: tuple[str, ...], options: dict[str, Any]
     ) -> Subscription:
-        """Subscribe to ``event`` and to the closing events by ``on``."""
-        check_receiver(self._fn, ", ".join(names(event)))
+        """Subscribe to ``events`` and to the closing events by ``on``."""
+        check_receiver(self._fn, ", ".join(events))
         name = options.pop("name", None) or name_of(self._fn)
-        self._take(on(event, self.hand_over, name=name, **options).handlers, self._fn)
+        self._take(on(events, self.hand_over, name=name, **options).handlers, self._fn)
         ends = on(_ENDS, self.close, **self._ending())
         return Subscription([*self._handlers, *ends.handlers])
 
@@ -184,7 +185,7 @@ class Backgrounds:
     def subscribe(
         self,
         on: Callable[..., Subscription],
-        event: str | Iterable[str],
+        event: Events,
         fn: tuple[Any, ...],
         options: dict[str, Any],
     ) -> Any:
@@ -202,9 +203,10 @@ class Backgrounds:
         plain, waiting = parted(options)
         if waiting is None:
             return on(event, *fn, **plain)
+        events = events_of(event)
 
         def subscribe(function: Any) -> Subscription:
-            return Background(function, waiting).subscribe(on, event, dict(plain))
+            return Background(function, waiting).subscribe(on, events, dict(plain))
 
         def decorate(function: Any) -> Any:
             subscribe(function)

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from .arguments import flag, whole_number
-from .bus.handlers import names
+from .bus.handlers import HandlerOptions, MethodOptions as PlainOptions, names
 
 WhenFull = Literal["wait", "drop"]
 TENSORS = ("pred", "xb", "yb", "batch", "weight")
 """What is copied into a record where it is asked for."""
 _OWN = ("queue", "full", "tensors")
+
+
+class BackgroundOptions(TypedDict, total=False):
+    """What handlers in the background take besides, for type checkers."""
+
+    background: bool
+    queue: int
+    full: WhenFull
+    tensors: str | Iterable[str]
+
+
+class RunnerOptions(HandlerOptions, BackgroundOptions, total=False):
+    """What ``Runner.on`` takes, for type checkers."""
+
+
+class MethodOptions(PlainOptions, BackgroundOptions, total=False):
+    """What ``@handler`` takes, for type checkers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from .background_options import parted
+from .bus.event_bus import events_of
 from .bus.handlers import Handler, Options, Ranks, is_among
 from .bus.receivers import Receiver, why_not_run
 from .copies import Emptied, attribute_not_pickled, without_weak_references
@@ -314,7 +315,7 @@ class Callback:
             plain, waiting = parted(options)
             merged, bound = Options(**{**own, **plain}), getattr(self, attribute)
             receiver = _as_receiver(bound, f"{type(self).__name__}.{attribute}")
-            events = [attribute] if event is None else listify(event)
+            events = (attribute,) if event is None else events_of(event)
             if waiting is None:
                 result += [
                     Handler(e, receiver, merged, origin=bound, plugin=plugin) for e in events

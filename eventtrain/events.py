@@ -13,6 +13,39 @@ from typing import Literal
 from .errors import did_you_mean
 
 Kind = Literal["opening", "point", "closing"]
+ScopeName = Literal["fit", "epoch", "train", "validate", "predict", "batch", "step"]
+"""A name in ``SCOPES``, for type checkers."""
+PhaseName = Literal["train", "validate", "predict"]
+"""A name in ``PHASES``, for type checkers."""
+EventName = Literal[
+    "begin_fit",
+    "begin_epoch",
+    "begin_train",
+    "begin_validate",
+    "begin_predict",
+    "begin_batch",
+    "after_pred",
+    "after_loss",
+    "after_backward",
+    "begin_step",
+    "after_cancel_step",
+    "after_step",
+    "after_cancel_batch",
+    "after_batch",
+    "after_cancel_train",
+    "after_train",
+    "after_cancel_validate",
+    "after_validate",
+    "after_cancel_predict",
+    "after_predict",
+    "after_cancel_epoch",
+    "after_epoch",
+    "after_row",
+    "fit_failed",
+    "after_cancel_fit",
+    "after_fit",
+]
+"""The name of a row of ``EVENTS``, for type checkers."""
 
 
 @dataclass(frozen=True, slots=True)

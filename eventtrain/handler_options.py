@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar, Unpack
 
-from .background_options import without_own
+from .background_options import MethodOptions, without_own
+from .bus.event_bus import Events as _Events
 from .bus.handlers import Options
 
 F = TypeVar("F", bound=Callable[..., object])
-Events = str | Iterable[str] | None
+Events = _Events | None
 _OPTIONS = "_eventtrain_options"
 
 
-def handler(event: Events = None, **options: Any) -> Callable[[F], F]:
+def handler(event: Events = None, **options: Unpack[MethodOptions]) -> Callable[[F], F]:
     """Set options on a callback's method, or make a method of any name a handler.
 
     A method that overrides another one inherits its event and options, without a decorator

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 import torch
 
-from .adoption import by_name, made_by
-from .bus.event_bus import EventBus
+from .adoption import by_name, callback_of, made_by
+from .background_options import RunnerOptions
+from .bus.event_bus import EventBus, Events
 from .bus.handlers import OnError
 from .bus.receivers import Receiver
 from .bus.subscription import Subscription
@@ -22,6 +23,7 @@ from .data.joining import join_batches
 from .data.weights import sample_counts
 from .distributed.gathering import gather_rows, sharing
 from .errors import DataError
+from .events import EventName
 from .execution import RUNS_ALREADY, Execution
 from .extent import asked_for
 from .interlude import validate_between
@@ -38,6 +40,7 @@ from .train_eval import TrainEvalCallback
 if TYPE_CHECKING:
     from .plugins import Plugin, Requested
 
+C = TypeVar("C", bound=Callback)
 F = TypeVar("F", bound=Receiver)
 During = Literal["train", "validate"] | None
 
@@ -123,13 +126,22 @@ class Runner(Execution):
                 vars(self).pop(name, None)
             raise
 
-    @overload
-    def on(self, event: str | Iterable[str], fn: Receiver, **options: Any) -> Subscription: ...
+    def __getitem__(self, kind: type[C]) -> C:
+        """Return the callback of that class, with its type: ``run[AvgStatsCallback]``.
+
+        Raises:
+            LookupError: There is none, or more than one: these have names, ``run.avg_stats``.
+            TypeError: ``kind`` is no class.
+        """
+        return callback_of(kind, self)
 
     @overload
-    def on(self, event: str | Iterable[str], **options: Any) -> Callable[[F], F]: ...
+    def on(self, event: Events, fn: Receiver, **options: Unpack[RunnerOptions]) -> Subscription: ...
 
-    def on(self, event: str | Iterable[str], *fn: Any, **options: Any) -> Any:
+    @overload
+    def on(self, event: Events, **options: Unpack[RunnerOptions]) -> Callable[[F], F]: ...
+
+    def on(self, event: Events, *fn: Any, **options: Any) -> Any:
         """Subscribe a handler to this runner's events; see ``EventBus.on``.
 
         Args:
@@ -245,7 +257,7 @@ class Runner(Execution):
         return validate_between(self)
 
     def iterate(
-        self, *args: Any, at: str = "after_batch", during: During = None, **kwargs: Any
+        self, *args: Any, at: EventName = "after_batch", during: During = None, **kwargs: Any
     ) -> Moments:
         """Step through a fit: ``for moment in run.iterate(2, learn): ...``.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor
 
@@ -27,6 +27,43 @@ _OF_THE_BATCH = (
     *("_weighed", "_parts"),
 )
 _COUNTERS = ("n_iter", "steps", "epochs_done", "epoch_began_at", "train_iters")
+
+_SLOTS = (
+    "_parts",
+    "_valid_loaders",
+    "_weighed",
+    "batch",
+    "batch_index",
+    "emit",
+    "epoch",
+    "epoch_began_at",
+    "epochs",
+    "epochs_done",
+    "history",
+    "in_interlude",
+    "in_train",
+    "is_running",
+    "iters",
+    "learn",
+    "loss",
+    "n_iter",
+    "phase",
+    "phase_log",
+    "pred",
+    "result",
+    "scope",
+    "steps",
+    "token",
+    "total_steps",
+    "train_iters",
+    "valid_name",
+    "validate_every",
+    "world",
+    "xb",
+    "yb",
+)
+"""The interpreter reads and writes slots faster than a dictionary this large, and the loop does so
+ten times a batch. Not in the class: pyright takes no property where it sees a slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +95,9 @@ class FitResult:
 
 class RunState:
     """What a run knows about itself. ``Runner`` adds the loop.
+
+    For type checkers ``epoch``, ``phase``, ``batch_index`` and ``loss`` are never ``None``, as in
+    a handler of a batch, so that these need not ask.
 
     Attributes:
         learn: The ``Learner`` during a run, else ``None``.
@@ -98,42 +138,29 @@ class RunState:
         world: Asks the other processes of the run for their numbers; nobody where it is alone.
     """
 
-    # Slots: the interpreter reads and writes them faster than a dictionary this
-    # large, and the loop does so ten times a batch.
-    __slots__ = (
-        "_parts",
-        "_valid_loaders",
-        "_weighed",
-        "batch",
-        "batch_index",
-        "emit",
-        "epoch",
-        "epoch_began_at",
-        "epochs",
-        "epochs_done",
-        "history",
-        "in_interlude",
-        "in_train",
-        "is_running",
-        "iters",
-        "learn",
-        "loss",
-        "n_iter",
-        "phase",
-        "phase_log",
-        "pred",
-        "result",
-        "scope",
-        "steps",
-        "token",
-        "total_steps",
-        "train_iters",
-        "valid_name",
-        "validate_every",
-        "world",
-        "xb",
-        "yb",
-    )
+    __slots__ = _SLOTS
+
+    if TYPE_CHECKING:  # at run time these are slots; handlers read a value, the loop sets None too
+
+        @property
+        def epoch(self) -> int: ...  # noqa: D102
+        @epoch.setter
+        def epoch(self, value: int | None) -> None: ...
+
+        @property
+        def phase(self) -> str: ...  # noqa: D102
+        @phase.setter
+        def phase(self, value: str | None) -> None: ...
+
+        @property
+        def batch_index(self) -> int: ...  # noqa: D102
+        @batch_index.setter
+        def batch_index(self, value: int | None) -> None: ...
+
+        @property
+        def loss(self) -> Tensor: ...  # noqa: D102
+        @loss.setter
+        def loss(self, value: Tensor | None) -> None: ...
 
     _weighed: tuple[Any, float | Tensor] | None  # what was asked last, and the answer
     valid_name: str | None
@@ -348,12 +375,12 @@ class RunState:
         """Be where a run begins."""
         self._valid_loaders, self.valid_name = {}, None
         self.phase_log: NoPhase = NO_PHASE
-        self.epoch: int | None = None
+        self.epoch = None
         self.epochs: int | None = None
         self.total_steps: int | None = None
         self.validate_every: int | None = None
         self.in_interlude = False
-        self.phase: str | None = None
+        self.phase = None
         self.n_iter = 0
         self.steps = 0
         self.history: list[dict[str, Any]] = []
@@ -392,8 +419,8 @@ class RunState:
         self.xb: Any = None
         self.yb: Any = None
         self.pred: Any = None
-        self.loss: Any = None
-        self.batch_index: int | None = None
+        self.loss = None
+        self.batch_index = None
         self.iters: int | None = None
         self._weighed = self._parts = None
         for name in ("emit", "scope"):

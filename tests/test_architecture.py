@@ -40,8 +40,8 @@ HOUSE = """
     data.worker_signals  data.workers  data.bunch  data.sharding  data.mnist  data.datasets  data
     host_reading  weighted_sums
     distributed.meeting  distributed.groups  distributed.gradient_sync  distributed.reductions
-    distributed.global_mean  distributed.gathering  over_all  distributed.transport  distributed.tallies
-    distributed.connections  distributed.failures  distributed.agreed_scopes
+    distributed.global_mean  distributed.gathering  over_all  distributed.transport
+    distributed.tallies  distributed.connections  distributed.failures  distributed.agreed_scopes
     distributed.participation
     distributed.arrival_order
     submodules  optimizers  optimizer_modes  distributed.engines  discriminative  model_call

@@ -324,6 +324,7 @@ def test_any_of_them_work_together_in_any_order(data: Any) -> None:
         assert_equal(*runs)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.data())
 def test_any_of_them_resume_bit_for_bit(data: Any) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 
@@ -14,6 +15,9 @@ from eventtrain.events import (
     SCOPE_SPECS,
     SCOPES,
     Event,
+    EventName,
+    PhaseName,
+    ScopeName,
     ScopeSpec,
     Vocabulary,
     event_names,
@@ -30,6 +34,12 @@ def rank(name: str) -> int:
 
 def test_no_name_stands_twice_in_the_table() -> None:
     assert len(BY_NAME) == len(EVENTS)
+
+
+def test_the_names_for_type_checkers_are_those_of_the_tables() -> None:
+    assert get_args(EventName) == event_names()
+    assert get_args(ScopeName) == SCOPES
+    assert get_args(PhaseName) == PHASES
 
 
 def test_every_name_is_a_public_identifier() -> None:

@@ -270,6 +270,7 @@ def begun_and_closed(point: int, learner: Learner, watched: Any) -> tuple[dict[s
     return counts, injector.seen
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or coverage traces already")
 @pytest.mark.parametrize("watched", ["after_loss", "after_batch"])
 def test_a_second_ctrl_c_at_any_point_of_the_closing_leaves_no_scope_open(

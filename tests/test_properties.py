@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import example, given, settings, strategies as st
 from torch import nn
@@ -256,6 +257,7 @@ schedules = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=2000)
 @given(st.integers(0, 2), st.integers(1, 3), st.integers(0, 2), schedules)
 @example(1, 2, 1, {("after_backward", 0): [("cancel", "batch")]})

@@ -557,6 +557,7 @@ def lines_of(path: Path) -> list[str]:
     return [line.partition(', "seconds"')[0] for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     at=st.integers(0, 12),

@@ -9,17 +9,17 @@ import weakref
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from ..around import around
 from ..cancellation import CancellationToken, Scope
 from ..errors import UnknownEventError, did_you_mean
-from ..events import EVENTS, SCOPE_SPECS, Event, ScopeSpec, Vocabulary
+from ..events import EVENTS, SCOPE_SPECS, Event, EventName, PhaseName, ScopeSpec, Vocabulary
 from ..foreign_names import named_here
 from .binding import Binding, Emitter, MakeScope, Scopes
 from .copying import Copied, copied_from, deeply, fill, require_picklable
 from .filters import Tally
-from .handlers import Handler, OnError, Options, Ranks, names
+from .handlers import Handler, HandlerOptions, OnError, Options, Ranks, names
 from .locking import SubscriptionLock
 from .ordering import require_names, require_no_cycle
 from .phases import check_phase, keep_phase
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["EventBus", "Signal"]
 
 F = TypeVar("F", bound=Receiver)
+Events = EventName | Signal | Iterable[EventName | Signal]
+"""What a handler subscribes to: events of the loop by name, others by the signal of their own."""
 _LEFT_OUT: Any = object()
 
 
@@ -263,14 +265,16 @@ class EventBus(Namespace):
             self._profile.follow(scopes)
 
     @overload
-    def on(self, event: str | Iterable[str], fn: Receiver, **options: Any) -> Subscription: ...
+    def on(
+        self, event: Events, fn: Receiver, **options: Unpack[HandlerOptions]
+    ) -> Subscription: ...
 
     @overload
-    def on(self, event: str | Iterable[str], **options: Any) -> Callable[[F], F]: ...
+    def on(self, event: Events, **options: Unpack[HandlerOptions]) -> Callable[[F], F]: ...
 
-    def on(  # type: ignore[misc]  # the overloads leave the options to this signature
+    def on(
         self,
-        event: str | Iterable[str],
+        event: Events,
         fn: Receiver = _LEFT_OUT,
         *,
         priority: float = 0,
@@ -280,7 +284,7 @@ class EventBus(Namespace):
         every: int = 1,
         once: bool = False,
         when: Callable[[Any], object] | None = None,
-        during: str | None = None,
+        during: PhaseName | ScopeSpec | None = None,
         sender: Any = ANY,
         weak: bool = False,
         on_error: OnError = "raise",
@@ -289,7 +293,8 @@ class EventBus(Namespace):
         """Subscribe a handler to an event or to several. A call or a decorator.
 
         Args:
-            event: Name of a declared event, or several names.
+            event: Name of an event, or several. For type checkers an event of your own is the
+                ``Signal`` that ``declare`` has returned, or ``bus.signal(name)``.
             fn: ``fn(run)``. Left out, ``on`` returns a decorator.
             priority: Higher runs earlier; ties run in order of subscription.
             before: Names of handlers of that event to run before, above priority.
@@ -299,7 +304,8 @@ class EventBus(Namespace):
             once: Run on the first call that the other filters let through, then leave.
                 Like ``every``, it counts the calls of all the events together.
             when: Run when ``when(run)`` is true.
-            during: Run in this phase: ``"train"``, ``"validate"`` or ``"predict"``.
+            during: Run in this phase: ``"train"``, ``"validate"``, ``"predict"`` or what
+                ``declare_scope`` has returned.
             sender: Run for this sender only.
             weak: Hold the function weakly, so that it leaves when nobody else holds it.
             on_error: ``"raise"``; ``"disable"`` logs the traceback, disconnects the
@@ -327,7 +333,7 @@ class EventBus(Namespace):
                 f"on needs the name of an event before the function: on('after_loss', "
                 f"{name_of(event)}), or the decorator @run.on('after_loss')"
             )
-        events = _events(event)
+        events = events_of(event)
 
         def subscribe(function: Receiver) -> Subscription:
             for each in events:
@@ -537,10 +543,10 @@ def _without_events(kind: type[EventBus], scopes: list[ScopeSpec]) -> EventBus:
 _ATTRIBUTES = frozenset(vars(EventBus((), ())))
 
 
-def _events(event: str | Iterable[str]) -> tuple[str, ...]:
+def events_of(event: Events) -> tuple[str, ...]:
     """Return the name of an event or of several as a tuple, each once."""
-    if isinstance(event, str):
-        return (event,)
+    if isinstance(event, str | Signal):
+        event = (event,)
     if not isinstance(event, Iterable):
         raise TypeError(f"on needs the name of an event, or several, got {event!r}")
-    return tuple(dict.fromkeys(event))
+    return tuple(dict.fromkeys(each.name if isinstance(each, Signal) else each for each in event))

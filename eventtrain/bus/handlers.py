@@ -7,10 +7,11 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, Protocol, cast
+from typing import Any, Literal, NoReturn, Protocol, TypedDict, cast
 
 from ..arguments import flag, real_number, whole_number
 from ..errors import describe
+from ..events import PhaseName, ScopeSpec
 from ..launch import found_launch
 from . import filters
 from .filters import Tally
@@ -31,6 +32,28 @@ Around = Callable[["Handler", Callable[[Any], object]], Callable[[Any], object]]
 logger = logging.getLogger("eventtrain")
 
 
+class MethodOptions(TypedDict, total=False):
+    """What ``@handler`` takes, for type checkers; see ``EventBus.on`` for their meaning."""
+
+    priority: float
+    before: str | Iterable[str]
+    after: str | Iterable[str]
+    name: str | None
+    every: int
+    once: bool
+    when: Callable[[Any], object] | None
+    during: PhaseName | ScopeSpec | None
+    weak: bool
+    on_error: OnError
+    ranks: Ranks
+
+
+class HandlerOptions(MethodOptions, total=False):
+    """What ``EventBus.on`` takes, for type checkers."""
+
+    sender: Any
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How a handler is subscribed; see ``EventBus.on`` for the meaning of each field.
@@ -47,7 +70,7 @@ class Options:
     every: int = 1
     once: bool = False
     when: Callable[[Any], object] | None = None
-    during: str | None = None
+    during: str | ScopeSpec | None = None
     weak: bool = False
     on_error: OnError = "raise"
     ranks: Ranks = "all"
@@ -63,6 +86,8 @@ class Options:
             cause = why_not_run(self.when)
             if cause is not None:  # what it returns would always be true
                 raise TypeError(f"when={name_of(self.when)} {cause}")
+        if isinstance(self.during, ScopeSpec):
+            object.__setattr__(self, "during", self.during.name)
         if self.during is not None and not isinstance(self.during, str):
             raise TypeError(f"during must be the name of a phase, got {self.during!r}")
         if self.on_error not in ("raise", "warn", "disable"):
@@ -290,7 +315,7 @@ class Handler:
         if options.when is not None:
             call = filters.when(call, options.when)
         if options.during is not None:
-            call = filters.during(call, options.during)
+            call = filters.during(call, str(options.during))
         return call
 
     def _counting(self, receiver: Callable[[Any], object]) -> Callable[[Any], object]:

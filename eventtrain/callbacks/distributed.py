@@ -17,6 +17,7 @@ from ..distributed.engines import (
 from ..distributed.global_mean import GlobalMean
 from ..distributed.groups import joined_group
 from ..errors import DesyncError
+from ..events import EventName
 from ..priorities import AFTER_EVERYONE, BEFORE_EVERYONE
 from ..submodules import Choice
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 Strategy = Literal["ddp", "fsdp2"]
 
-_AROUND_PHASES = (
+_AROUND_PHASES: tuple[EventName, ...] = (
     *("begin_fit", "begin_train", "after_train"),
     *("begin_validate", "after_validate", "begin_predict", "after_predict"),
 )

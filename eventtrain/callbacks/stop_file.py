@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..arguments import absolute_path, flag, real_number
 from ..callback import Callback
-from ..events import Vocabulary
+from ..events import ScopeName, Vocabulary
 from ..priorities import POLICY
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class StopFile(Callback):
         self,
         path: str | os.PathLike[str],
         every_seconds: float = 1.0,
-        scope: str = "fit",
+        scope: ScopeName = "fit",
         remove: bool = False,
     ) -> None:
         if not 0 <= real_number("every_seconds", every_seconds, "seconds") < math.inf:

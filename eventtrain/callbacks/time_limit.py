@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..arguments import real_number
 from ..callback import Callback, handler
-from ..events import EVENTS, Vocabulary
+from ..events import EVENTS, EventName, ScopeName, Vocabulary
 from ..priorities import BEFORE_EVERYONE
 
 if TYPE_CHECKING:
     from ..state import RunState
 
 _SCOPES = Vocabulary().around("batch")
-_OPENING = [e.name for e in EVENTS if e.scope in _SCOPES and e.kind == "opening"]
-_CLOSING = [
-    *(e.name for e in EVENTS if e.scope in _SCOPES and e.closes_scope),
-]
+_OPENING = cast(
+    "list[EventName]", [e.name for e in EVENTS if e.scope in _SCOPES and e.kind == "opening"]
+)
+_CLOSING = cast(
+    "list[EventName]", [e.name for e in EVENTS if e.scope in _SCOPES and e.closes_scope]
+)
 
 
 class TimeLimit(Callback):
@@ -48,7 +50,7 @@ class TimeLimit(Callback):
     priority = BEFORE_EVERYONE
     held_in_run = ("_timer",)
 
-    def __init__(self, seconds: float, scope: str = "fit") -> None:
+    def __init__(self, seconds: float, scope: ScopeName = "fit") -> None:
         if not 0 < real_number("seconds", seconds) < math.inf:
             raise ValueError(f"seconds must be finite and above 0, got {seconds!r}")
         if scope not in _SCOPES:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from ..errors import ScopeNotOpenError
+from ..events import ScopeName, ScopeSpec
 from .records import Cancellation, OpenScope, Origin, Outcome, Request, Unwind
 
 HISTORY = 10_000
@@ -150,7 +151,7 @@ class CancellationToken:
 
     def cancel(
         self,
-        scope: str = "fit",
+        scope: ScopeName | ScopeSpec = "fit",
         reason: str = "",
         *,
         by: str | None = None,
@@ -165,7 +166,8 @@ class CancellationToken:
         nothing.
 
         Args:
-            scope: Name of an open scope.
+            scope: Name of an open scope; one of your own is, for type checkers, what
+                ``declare_scope`` has returned.
             reason: Why, in your own words; kept in ``history`` and the result.
             by: Who asks; worked out from the call stack by default.
             everywhere: Of several processes, all ask for this at the same place (what they
@@ -177,9 +179,10 @@ class CancellationToken:
         """
         handler, event, epoch, batch = self.origin() if self.origin else (None,) * 4
         name = by or handler or _caller()
-        record = Cancellation(str(scope), reason, name, event, epoch, batch, time.time())
+        asked = scope.name if isinstance(scope, ScopeSpec) else str(scope)
+        record = Cancellation(asked, reason, name, event, epoch, batch, time.time())
         self._ask(record, is_by_handler=event is not None, everywhere=everywhere)
-        if scope == "fit":
+        if asked == "fit":
             self._lead(record)
 
     def interrupt(self, name: str) -> None:
@@ -211,7 +214,10 @@ class CancellationToken:
         return self.is_interrupted
 
     def cancel_after(
-        self, seconds: float, scope: str = "fit", reason: str | None = None
+        self,
+        seconds: float,
+        scope: ScopeName | ScopeSpec = "fit",
+        reason: str | None = None,
     ) -> threading.Timer:
         """Cancel ``scope`` when ``seconds`` have passed, from a timer thread.
 

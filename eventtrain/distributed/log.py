@@ -31,11 +31,14 @@ class Store(Protocol):
     Source: PyTorch's ``TCPStore``.
     """
 
+    timeout: timedelta
+
+    def set_timeout(self, timeout: timedelta, /) -> object: ...  # noqa: D102
     def set(self, key: str, value: str, /) -> object: ...  # noqa: D102
+    def get(self, key: str, /) -> bytes: ...  # noqa: D102
     def multi_get(self, keys: list[str], /) -> list[bytes]: ...  # noqa: D102
     def add(self, key: str, amount: int, /) -> int: ...  # noqa: D102
     def check(self, keys: list[str], /) -> bool: ...  # noqa: D102
-    def wait(self, keys: list[str], timeout: timedelta, /) -> object: ...  # noqa: D102
     def compare_set(self, key: str, expected: str, desired: str, /) -> bytes: ...  # noqa: D102
     def delete_key(self, key: str, /) -> bool: ...  # noqa: D102
 
@@ -55,9 +58,11 @@ class Log:
         self._store = store
         self._name = name
         self._put_back = put_back
+        self._timeout = store.timeout
 
     def close(self) -> None:
-        """Put back the store's client."""
+        """Put back the store's client, as it came."""
+        self._store.set_timeout(self._timeout)
         self._put_back(self._store)
 
     def append(self, index: int, entry: Entry) -> None:
@@ -73,12 +78,16 @@ class Log:
     def read(self, index: int, timeout: timedelta = FOR_EVER) -> Entry | None:
         """Return the entry at ``index`` once it is there; ``None`` when time has run out."""
         key = self._entry_key(index)
+        self._store.set_timeout(timeout)  # get has none of its own; wait before it is a call more
         try:
-            self._store.wait([key], timeout)
+            return self._entry(key)
         except Exception:  # of the store's own kind; a store that is gone raises here, too
-            if not self._store.check([key]):
-                return None
-        entry: Entry = json.loads(self._store.multi_get([key])[0])
+            return self._entry(key) if self._store.check([key]) else None
+        finally:
+            self._store.set_timeout(self._timeout)
+
+    def _entry(self, key: str) -> Entry:
+        entry: Entry = json.loads(self._store.get(key))
         return entry
 
     def answer(self, index: int, rank: int, position: Path) -> int:

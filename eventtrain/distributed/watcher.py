@@ -60,6 +60,7 @@ class Watcher:
                 self._hear(self._next())
                 standing.tell()
                 self._nudge()
+                self._forget()
             self._free_the_loop()
             for index in self._answered:
                 self._log.take_back_answer(index, self._rank)
@@ -109,7 +110,11 @@ class Watcher:
         if self._log.answer(index, self._rank, position) == self._requests * len(self._ranks):
             self._decide(index)
         self._answered.append(index)
-        if len(self._answered) > 2:  # one before the last may still be read, by who helps out
+
+    def _forget(self) -> None:
+        """Take back old answers, once nobody waits for this rank."""
+        while len(self._answered) > 2 and not self._standing.heard.is_undecided:
+            # One before the last may still be read, by who helps out.
             self._log.take_back_answer(self._answered.pop(0), self._rank)
 
     def _look(self, index: int) -> Path:

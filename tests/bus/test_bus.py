@@ -1460,3 +1460,12 @@ class TestWhatIsNoHandler:
     def test_what_names_no_event_is_an_error(self, bus: EventBus, event: Any) -> None:
         with pytest.raises(TypeError, match=f"the name of an event, or several, got {event}"):
             bus.on(event, print)
+
+
+def test_a_handler_may_subscribe_to_a_signal_in_the_place_of_its_name() -> None:
+    bus, heard = EventBus(), []
+    sample = bus.declare("after_sample", "images have been drawn")
+    bus.on([sample, "after_fit"], heard.append)
+    bus.emit("after_sample", 1)
+    bus.emit("after_fit", 2)
+    assert heard == [1, 2]

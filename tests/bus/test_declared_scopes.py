@@ -162,3 +162,16 @@ def test_what_is_wrong_is_told_and_nothing_is_declared(
         bus.declare_scope(**arguments)
     assert list(bus) == before
     assert "round" not in bus.vocabulary.scopes
+
+
+def test_what_declare_scope_returns_stands_for_its_name(learner: Learner) -> None:
+    run = Evolving()
+    evolve = run.bus.declare_scope(
+        "evolve", inside="epoch", is_phase=True, points=["after_generation"]
+    )
+    phases: list[str] = []
+    run.on("begin_evolve", lambda run: phases.append(run.phase), during=evolve)
+    run.on(run.bus.signal("after_generation"), lambda run: run.token.cancel(evolve, "enough"))
+    result = run.fit(1, learner)
+    assert (result.outcome, result.cancellations[0].scope) == ("completed", "evolve")
+    assert phases == ["evolve"]

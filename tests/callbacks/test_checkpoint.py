@@ -204,6 +204,7 @@ def test_it_does_so_with_any_loader(event: str, loaders: Loaders, tmp_path: Path
 
 
 # torch finds two of them too many for a process that may use one core.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_random_numbers_that_workers_draw_are_drawn_again(tmp_path: Path) -> None:
     interrupted(tmp_path, "begin_batch", 7, workers)
@@ -258,6 +259,7 @@ def test_a_run_can_be_lost_again_and_again_with_any_loader(
     assert_same_run(lost_and_resumed(tmp_path, kills, loaders), uninterrupted(loaders))
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     kills=st.lists(

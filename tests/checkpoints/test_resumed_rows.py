@@ -204,6 +204,7 @@ def test_so_they_are_with_workers(make: Make, kill: int, tmp_path: Path) -> None
     assert_goes_on(make, kill, tmp_path)
 
 
+@pytest.mark.slow
 def test_so_they_are_where_workers_are_spawned(tmp_path: Path) -> None:
     def make() -> Any:
         return loader(**WORKERS, multiprocessing_context="spawn")
@@ -234,6 +235,7 @@ USED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("make", USED.values(), ids=USED)
 def test_a_loader_that_was_used_before_goes_on_as_it_was(
@@ -351,6 +353,7 @@ OTHERS: dict[str, tuple[Make, Make, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [2, -BATCHES])
 @pytest.mark.parametrize(("saved", "other", "text"), OTHERS.values(), ids=OTHERS)
 def test_another_loader_is_refused_before_anything_is_changed(

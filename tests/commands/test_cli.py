@@ -102,6 +102,7 @@ def test_the_progress_bar_leaves_nothing_where_there_is_no_terminal(
     assert "\r" not in demo[2]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_training(tmp_path: Path) -> None:
     arguments = ("demo", "--epochs", "1", "--seed", "7", "--out", str(tmp_path))
     first, second = (run_cli(*arguments)[1].splitlines()[-1] for _ in range(2))

@@ -225,6 +225,7 @@ class DictStore:
         self.data: dict[str, bytes] = {}
         self.log: dict[str, bytes] = {}
         self.calls = 0
+        self.timeout = FOR_EVER
 
     def _called(self) -> None:
         self.calls += 1
@@ -250,13 +251,15 @@ class DictStore:
         self._called()
         return all(key in self.data for key in keys)
 
-    def wait(self, keys: list[str], timeout: timedelta) -> None:
+    def set_timeout(self, timeout: timedelta) -> None:
+        self.timeout = timeout
+
+    def get(self, key: str) -> bytes:
+        has_time_limit = self.timeout < FOR_EVER  # of whoever has the turn, and set it just now
         self._called()
-        came = self.schedule.block(
-            lambda: all(key in self.data for key in keys), has_time_limit=timeout < FOR_EVER
-        )
-        if not came:
+        if not self.schedule.block(lambda: key in self.data, has_time_limit):
             raise TimeoutError
+        return self.data[key]
 
     def compare_set(self, key: str, expected: str, desired: str) -> bytes:
         self._called()
