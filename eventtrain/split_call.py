@@ -295,10 +295,13 @@ class Work:
                 if self._may_differ:
                     self.require_same_loss(error)
             # Outside of "except", which holds on to what the attempt has made.
+            after = State(self._call.model)
             self._before.restore()
             joined = self.call_in(self._call.limit.pieces_of(self._given))
             if self._may_differ:
                 gradients = self._gradients_anew(joined)
+            else:  # others may have drawn since
+                after.restore()
 
     def _go_back(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         if self._outs:

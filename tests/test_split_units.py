@@ -109,6 +109,14 @@ def test_what_pieces_would_compute_otherwise_is_the_error_that_it_was(options: A
     assert any("SplitOnOOM(rows=...) splits from the start" in n for n in caught.value.__notes__)
 
 
+def test_what_others_have_drawn_since_is_not_drawn_again() -> None:
+    made = unit(Full(backward=3))
+    out = called(made)(torch.randn(8, 6, dtype=torch.float64).requires_grad_())
+    drawn = torch.rand(3)  # as a part behind it does
+    out.sum().backward()
+    assert not torch.equal(torch.rand(3), drawn)
+
+
 def test_a_part_that_is_called_without_gradients_is_split_too() -> None:
     made = unit(Full(forward=3))
     x = torch.randn(8, 6, dtype=torch.float64)

@@ -80,7 +80,8 @@ def _written(leaf: Tensor) -> dict[str, Any]:
 
 
 def _is_read(leaf: Tensor) -> bool:
-    return leaf.layout is torch.strided and not (leaf.is_inference() or leaf.is_quantized)
+    is_plain = leaf.layout is torch.strided and not leaf.is_nested
+    return is_plain and not (leaf.is_inference() or leaf.is_quantized)
 
 
 def _sampled(leaf: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ BATCHES: dict[str, Any] = {
     "an empty tensor": torch.zeros(0, 3),
     "truth values": torch.tensor([True, False, True]),
     "a sparse one": [torch.eye(3).to_sparse(), torch.arange(3)],
+    "a nested one": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
     "many parts": [torch.full((2,), float(i)) for i in range(20)],
 }
 Describe = Any
