@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import eventtrain
 from benchmarks import SUITES
 from benchmarks.peers.registry import load_adapters
 from eventtrain import Callback, callbacks, cli
@@ -127,3 +128,7 @@ def test_what_a_page_links_to_is_there(page: Path) -> None:
 def test_the_tests_that_a_page_names_are_there(page: Path) -> None:
     named = re.findall(r"\btests/[a-z_/]+\.py\b", page.read_text(encoding="utf-8"))
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_citation_has_the_version_of_the_package() -> None:
+    assert f"\nversion: {eventtrain.__version__}\n" in read("CITATION.cff")

@@ -158,7 +158,8 @@ def test_a_shell_block_runs_and_prints_what_is_shown(block: Block, tmp_path: Pat
 def commands_in(block: Block) -> list[tuple[str, str]]:
     """The commands of a block, each with what the page shows that it prints."""
     if block.language == "sh":
-        return [(line, "") for line in block.text.splitlines() if line]
+        commands = re.findall(r"^.*<<'END'.*\n(?:.*\n)*?END$|^.+$", block.text, re.MULTILINE)
+        return [(command, "") for command in commands]
     return [
         (each.partition("\n")[0], each.partition("\n")[2])
         for each in re.split(r"^\$ ", block.text, flags=re.MULTILINE)

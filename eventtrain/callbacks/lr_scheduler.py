@@ -1,4 +1,4 @@
-"""torch's own learning-rate schedulers, stepped where they should be."""
+"""Learning-rate schedulers of torch and of timm, stepped where they should be."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch.optim import lr_scheduler as torch_schedulers
 
 from ..arguments import takes_one_argument
+from .shared.counted_scheduler import CountedScheduler, is_told
 from .shared.fit_length import fit_length
 from .shared.scheduler_spans import end_of, shadow_of, spans_in, spans_of
-from .shared.schedulers import SchedulerCallback
+from .shared.schedulers import SchedulerCallback, kind_of
 
 if TYPE_CHECKING:
     from ..runner import Runner
@@ -33,24 +34,30 @@ class LRScheduler(SchedulerCallback):
     How long a scheduler is, is what ``make`` says: torch's own are told a number of steps or
     epochs. A checkpoint has the one of the fit that was saved.
 
+    timm's schedulers are told a number: here that of the optimizer's steps in this fit, or of the
+    epochs that counted. What they were made for, ``t_in_epochs``, must be what ``step`` says.
+
     A parameter group that is added during the fit takes part from the next step of the scheduler
     on: the rate that it has is its base rate.
 
     Args:
         make: A function of the optimizer that returns the scheduler, for example
-            ``lambda opt: CosineAnnealingLR(opt, 10)``.
+            ``lambda opt: CosineAnnealingLR(opt, 10)``; one of ``torch.optim.lr_scheduler`` or of
+            ``timm.scheduler``.
         step: ``"batch"`` (default) or ``"epoch"``.
         optimizer: Which of several optimizers, ``"g"`` say: with ``step="batch"`` its own steps
             count. Default ``None``, for the one that there is.
 
     Attributes:
-        scheduler: torch's scheduler, of the current or the last fit; ``None`` before.
+        scheduler: torch's scheduler, of the current or the last fit; ``None`` before. Of timm's,
+            what counts for it, and has it as ``scheduler``.
 
     Raises:
         TypeError: ``make`` cannot be called. In ``begin_fit``: it returned no scheduler, or a
             ``ReduceLROnPlateau``, which has a callback of its own.
-        ValueError: ``step`` is something else. After a step: a group was added, and the scheduler
-            has settings for each group.
+        ValueError: ``step`` is something else. In ``begin_fit``: a scheduler of timm's goes by
+            epochs and ``step`` by batches, or the reverse. After a step: a group was added, and the
+            scheduler has settings for each group.
         CheckpointError: A fit is resumed whose scheduler was of another length, or a
             ``OneCycleLR`` that ends before the fit does.
     """
@@ -63,7 +70,7 @@ class LRScheduler(SchedulerCallback):
         optimizer: str | None = None,
     ) -> None:
         super().__init__(optimizer)
-        if isinstance(make, torch_schedulers.LRScheduler):
+        if isinstance(make, torch_schedulers.LRScheduler) or is_told(make):
             own = type(make).__name__
             raise TypeError(
                 f"pass a function that makes the scheduler, for each fit makes a new one: "
@@ -85,14 +92,20 @@ class LRScheduler(SchedulerCallback):
     def make_for(self, run: Runner) -> Any:
         """Return what ``make`` makes of the optimizer."""
         self._steps_in_fit = self._length_of(run)
-        scheduler = self.make(self.opt_of(run))
+        return self._made_of(self.opt_of(run))
+
+    def _made_of(self, opt: Any) -> Any:
+        scheduler = self.make(opt)
+        if is_told(scheduler):
+            return CountedScheduler(scheduler, self.step)
         if isinstance(scheduler, torch_schedulers.ReduceLROnPlateau):
             raise TypeError(
                 "a ReduceLROnPlateau must be told a metric: use the callback ReduceLROnPlateau"
             )
         if not isinstance(scheduler, torch_schedulers.LRScheduler):
             raise TypeError(
-                f"make must return a torch.optim.lr_scheduler.LRScheduler, got {scheduler!r}"
+                "make must return a torch.optim.lr_scheduler.LRScheduler, or a scheduler of "
+                f"timm's, got {scheduler!r}"
             )
         return scheduler
 
@@ -129,9 +142,9 @@ class LRScheduler(SchedulerCallback):
         now, end = self._steps_in_fit, None if not state else end_of(state["scheduler"])
         if end is not None and now is not None and now > max(state.get("fit") or now, end):
             warnings.warn(
-                f"{type(self.scheduler).__name__} ends after {end} steps of its own, and this fit, "
+                f"{kind_of(self.scheduler)} ends after {end} steps of its own, and this fit, "
                 f"which had {state['fit']} when it was saved, has {now} of them: what it does "
-                "from there on is torch's rule for the time after the end. For another schedule "
+                "from there on is its own rule for the time after the end. For another schedule "
                 'begin a new fit with the weights in load_checkpoint(...)["model"]',
                 RuntimeWarning,
                 stacklevel=2,
@@ -139,7 +152,7 @@ class LRScheduler(SchedulerCallback):
 
     def why_not_load(self, state: Mapping[str, Any], run: RunState) -> str | None:
         """Say where the scheduler is laid out otherwise than the one that was saved."""
-        saved, own = state["scheduler"], spans_of(self.make(shadow_of(self.opt_of(run))))
+        saved, own = state["scheduler"], spans_of(self._made_of(shadow_of(self.opt_of(run))))
         before = spans_in(saved)
         if before != own:
             return (

@@ -15,7 +15,11 @@ from ..learner import Learner
 
 
 def call_factory(
-    path: Path, name: str, given: Mapping[str, Any], defaults: Mapping[str, Any]
+    path: Path,
+    name: str,
+    given: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    others: Mapping[str, Any],
 ) -> Learner:
     """Call the function ``name`` in the file ``path``.
 
@@ -25,15 +29,17 @@ def call_factory(
         given: What the user asked for; ``None`` for what was left out. It is
             passed on where the function has a parameter of that name.
         defaults: What a parameter gets that was left out and has no default.
+        others: Arguments that only this function knows of.
 
     Raises:
-        DataError: There is no such file or function, or it returns something else.
+        DataError: There is no such file or function, it takes no such arguments, or it returns
+            something else.
     """
     where = f"{path}:{name}"
     function = find_in_file(path, name)
     if not callable(function):
         raise DataError(f"{where} is {_describe(function)}, and no function")
-    learn = function(**_arguments(function, where, given, defaults))
+    learn = function(**_arguments(function, where, given, defaults, others))
     if not isinstance(learn, Learner):
         raise DataError(
             f"{where} returned {_describe(learn)}: it must return "
@@ -93,6 +99,7 @@ def _arguments(
     where: str,
     given: Mapping[str, Any],
     defaults: Mapping[str, Any],
+    others: Mapping[str, Any],
 ) -> dict[str, Any]:
     parameters = inspect.signature(function).parameters.values()
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -102,13 +109,21 @@ def _arguments(
         for p in parameters
         if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     }
-    strange = sorted(n for n in required if n not in defaults or n not in by_name)
+    known = {*defaults, *others}
+    strange = sorted(n for n in required if n not in known or n not in by_name)
     if strange:
         raise DataError(
-            f"{where} needs {', '.join(strange)}, which the command line cannot give: "
-            f"a factory may take {', '.join(defaults)}; give the others a default"
+            f"{where} needs {', '.join(strange)}: give that by --set arguments.{strange[0]}=..., "
+            f"in the table [arguments] of CONFIG, or as a default"
         )
-    arguments = {}
+    unknown = sorted(n for n in others if n not in by_name)
+    if unknown and not takes_any:
+        raise DataError(
+            f"[arguments]: {where} takes no {unknown[0]}.{did_you_mean(unknown[0], by_name)} "
+            f"It takes {', '.join(by_name) or 'nothing'}"
+        )
+    arguments = dict(others)
+    given = {name: value for name, value in given.items() if name not in others}
     for name, value in given.items():
         if name in by_name or takes_any:
             if value is not None:

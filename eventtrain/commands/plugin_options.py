@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,17 +57,38 @@ def make_runner(
 
     return Runner(
         callbacks,
-        plugins=_requested(plugins, plugin_settings),
+        plugins=requested({}, plugins, plugin_settings),
         plugin_errors=plugin_errors,
         **options,
     )
 
 
-def _requested(names: Sequence[str], settings: Sequence[str]) -> dict[str, dict[str, Any]]:
+def requested(
+    tables: Mapping[str, Any],
+    plugins: Sequence[str],
+    plugin_settings: Sequence[str],
+    plugin_errors: Any = None,
+) -> dict[str, dict[str, Any]]:
+    """Return the plugins to load, each with its options; those of the command line are above.
+
+    Args:
+        tables: Options by the name of the plugin, from a file.
+        plugins: Names that the command line gives.
+        plugin_settings: Options that it gives, ``NAME.KEY=VALUE``.
+        plugin_errors: Nothing of this function's.
+
+    Raises:
+        click.UsageError: A setting is malformed, or for a plugin that is not asked for.
+    """
     import click
 
-    requested: dict[str, dict[str, Any]] = {name: {} for name in names}
-    for text in settings:
+    strange = [name for name, options in tables.items() if not isinstance(options, dict)]
+    if strange:
+        raise click.UsageError(f"plugins.{strange[0]} must be a table of options: it may be empty.")
+    asked = {name: dict(options) for name, options in tables.items()}
+    for name in plugins:
+        asked.setdefault(name, {})
+    for text in plugin_settings:
         target, equals, value = text.partition("=")
         name, dot, key = target.rpartition(".")
         if not (equals and dot and name and key.isidentifier()):
@@ -75,13 +96,13 @@ def _requested(names: Sequence[str], settings: Sequence[str]) -> dict[str, dict[
                 f"{text!r} is not of the form NAME.KEY=VALUE, as in prometheus.every=10.",
                 param_hint="'--plugin-option'",
             )
-        if name not in requested:
+        if name not in asked:
             raise click.BadParameter(
                 f"{text!r} is for a plugin that is not loaded: add --plugin {name}.",
                 param_hint="'--plugin-option'",
             )
-        requested[name][key] = _value(value)
-    return requested
+        asked[name][key] = _value(value)
+    return asked
 
 
 def _value(text: str) -> Any:

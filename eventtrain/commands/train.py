@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..launch import Launch, found_launch
+from .configuration import configurable, tables_of
 from .options import positive
-from .plugin_options import make_runner, plugin_options
+from .plugin_options import plugin_options, requested
 
 if TYPE_CHECKING:
     import click
 
     from ..callbacks.distributed import Strategy
     from ..learner import Learner
+    from ..runner import Runner
+    from ..state import FitResult
 
 BATCH_SIZE, LR = 64, 0.5
 
@@ -37,6 +41,22 @@ def make() -> click.Command:
         default=5,
         show_default=True,
         help="Passes over the data.",
+    )
+    @click.option(
+        "--steps",
+        type=click.IntRange(min=1),
+        help="Optimizer steps in all, in the place of epochs.",
+    )
+    @click.option(
+        "--validate-every",
+        type=click.IntRange(min=1),
+        metavar="STEPS",
+        help="Steps from one validation to the next; by default one follows each epoch.",
+    )
+    @click.option(
+        "--resume",
+        metavar="auto|PATH",
+        help="Go on from a checkpoint; auto: from the newest of the callback Checkpoint, if any.",
     )
     @click.option(
         "--lr", type=float, callback=positive, help=f"Learning rate; {LR} for digits and MNIST."
@@ -88,12 +108,14 @@ def make() -> click.Command:
         is_flag=True,
         help="Log every event to events.jsonl too; under torchrun, only the longer name works.",
     )
-    def train(**options: Any) -> int:
+    @configurable
+    @click.pass_context
+    def train(context: click.Context, /, **options: Any) -> int:
         """Train a model and save what it learned.
 
-        DIR gets history.json (outcome, and a row of averages an epoch) and
-        model.pt (the model's state_dict); with --log, events.jsonl, which
-        `eventtrain replay` draws. Ctrl-C ends the training early and saves what
+        DIR gets history.json (outcome, and a row of averages an epoch),
+        model.pt (the model's state_dict) and config.toml; with --log,
+        events.jsonl, which `eventtrain replay` draws. Ctrl-C ends the training early and saves what
         there is; the exit code is then 130.
 
         On digits and MNIST, a network with one hidden layer is trained. FACTORY
@@ -102,73 +124,129 @@ def make() -> click.Command:
         batch_size, lr or seed, it is given what these options say; what was
         left out only where the parameter has no default of its own.
 
+        CONFIG is a TOML file with these options by their names, and with the
+        tables [arguments] for FACTORY, [callbacks.NAME] for those that ship, or
+        ["PATH.py:NAME"] for yours, and [plugins.NAME]. --set goes above it, and
+        the options of the command line above both. DIR/config.toml says
+        everything that counted, and can be passed as CONFIG again.
+
         Started by torchrun or srun, the processes train together: BATCH-SIZE counts
         the samples over all of them, and the first one prints and saves.
         """
-        return _train(**options)
+        return _train(tables=tables_of(context), **_of_one_length(context, options))
 
     return train
 
 
+def _of_one_length(context: click.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with epochs or steps: the command line's, else those of CONFIG."""
+    import click
+
+    epochs, steps = (context.get_parameter_source(name) for name in ("epochs", "steps"))
+    if options["steps"] is None:
+        return options
+    if epochs is steps:
+        raise click.UsageError("epochs and steps: a training has one length, give one of them.")
+    if epochs is click.core.ParameterSource.COMMANDLINE:
+        return {**options, "steps": None}
+    return {**options, "epochs": None}
+
+
 def _train(
     *,
-    data: str,
-    epochs: int,
-    lr: float | None,
-    batch_size: int | None,
-    metric: str,
-    device: str,
-    seed: int,
+    tables: dict[str, dict[str, Any]],
     out: Path,
     log: bool,
     strategy: Strategy,
-    **plugins: Any,
+    plugins: Sequence[str],
+    plugin_settings: Sequence[str],
+    plugin_errors: Any,
+    **options: Any,
 ) -> int:
     import torch
 
-    from ..callbacks import AvgStatsCallback, EventLog
-    from ..learner import accuracy
+    from ..callbacks import EventLog
+    from ..runner import Runner
+    from .configuration import resolved, save
     from .results import prepare, save_history, save_model
 
+    tables = {**tables, "plugins": requested(tables["plugins"], plugins, plugin_settings)}
+    of_the_run = {"out": str(out), "strategy": strategy, "log_events": log}
+    text = resolved({**options, **of_the_run, "plugin_errors": plugin_errors}, tables)
     # First: who fails later is noticed by the others.
-    together, is_zero = _joined(found_launch(), strategy, seed)
+    together, is_zero = _joined(found_launch(), strategy, options["seed"])
     if is_zero:
         prepare(out)
-    target = _device(device, is_alone=not together)
-    torch.manual_seed(seed)
+        save(out, text)
+    target = _device(options["device"], is_alone=not together)
+    torch.manual_seed(options["seed"])
     is_divided = bool(together) and strategy == "fsdp2"
-    learn = _learner(data, lr=lr, batch_size=batch_size, seed=seed, is_divided=is_divided)
+    learn = _learner(options, tables["arguments"], is_divided=is_divided)
     if hasattr(learn.model, "to"):
         learn.model.to(target)
-    callbacks = [*together, AvgStatsCallback(accuracy if metric == "accuracy" else None)]
-    if log:
-        callbacks.append(EventLog(out / "events.jsonl"))
-    run = make_runner(callbacks, on_interrupt="return", **plugins)
+    logs = [EventLog(out / "events.jsonl")] if log else []
+    run = Runner(
+        [*together, *_callbacks(options["metric"], tables), *logs],
+        plugins=tables["plugins"],
+        plugin_errors=plugin_errors,
+        on_interrupt="return",
+    )
     if is_zero:
         print(f"{learn!r} on {target}" + (f", {run.world_size} processes" if together else ""))
-    about = {"data": data, "seed": seed, "device": str(target), "asked_epochs": epochs}
+    told = {"data": options["data"], "seed": options["seed"], "device": str(target)}
+    told |= {f"asked_{unit}": options[unit] for unit in ("epochs", "steps") if options[unit]}
     if together:
-        about.update(processes=run.world_size, strategy=strategy)
+        told.update(processes=run.world_size, strategy=strategy)
     try:
-        result = run.fit(epochs, learn)
+        result = _fit(run, learn, **options)
     finally:
         if run.result is not None and is_zero:  # after a failure too
-            save_history(out, run.result, about)
-    written = [
-        "history.json",
-        *save_model(out, learn.model, is_writer=is_zero),
-        *(["events.jsonl"] if log else []),
-    ]
-    if is_zero and result.outcome == "cancelled":
-        print(f"ended early by {result.reason} after {result.epochs} of {epochs} epochs")
+            save_history(out, run.result, told)
+    written = ["config.toml", "history.json", *save_model(out, learn.model, is_writer=is_zero)]
     if is_zero:
-        print(f"saved in {out}: {', '.join(written)}")
+        _tell(result, options, out, [*written, *(["events.jsonl"] if log else [])])
     if together:
         torch.distributed.barrier()  # the writer is busy: nobody is to hang up on it
         torch.distributed.destroy_process_group()
     if result.outcome == "cancelled" and result.reason in ("SIGINT", "SIGTERM"):
         return 128 + signal.Signals[result.reason]
     return 0
+
+
+def _callbacks(metric: str, tables: dict[str, Any]) -> list[Any]:
+    from ..callbacks import AvgStatsCallback
+    from ..learner import accuracy
+    from .configuration import made_callbacks
+
+    asked = made_callbacks(tables)
+    if any(isinstance(callback, AvgStatsCallback) for callback in asked):
+        return asked
+    return [AvgStatsCallback(accuracy if metric == "accuracy" else None), *asked]
+
+
+def _fit(
+    run: Runner,
+    learn: Learner,
+    *,
+    epochs: int | None,
+    steps: int | None,
+    resume: str | None,
+    validate_every: int | None,
+    **options: object,
+) -> FitResult:
+    if epochs is not None:
+        return run.fit(epochs, learn, resume=resume, validate_every=validate_every)
+    assert steps is not None
+    return run.fit(steps=steps, learn=learn, resume=resume, validate_every=validate_every)
+
+
+def _tell(result: FitResult, options: dict[str, Any], out: Path, written: list[str]) -> None:
+    if result.outcome == "cancelled":
+        done = f"{result.epochs} of {options['epochs']} epochs"
+        if options["steps"] is not None:
+            done = f"{result.steps} of {options['steps']} steps"
+        print(f"ended early by {result.reason} after {done}")
+    print(f"saved in {out}: {', '.join(written)}")
 
 
 def _joined(launch: Launch | None, strategy: Strategy, seed: int) -> tuple[list[Any], bool]:
@@ -208,12 +286,16 @@ def _device(text: str, *, is_alone: bool) -> Any:
     return device
 
 
-def _learner(
-    data: str, *, lr: float | None, batch_size: int | None, seed: int, is_divided: bool
-) -> Learner:
+def _learner(options: dict[str, Any], arguments: dict[str, Any], *, is_divided: bool) -> Learner:
     import click
 
+    data, lr, batch_size = (options[name] for name in ("data", "lr", "batch_size"))
     if data in ("digits", "mnist"):
+        if arguments:
+            raise click.UsageError(
+                f"[arguments] are those of a FACTORY, and {data} is none: "
+                f"{', '.join(arguments)} would go nowhere."
+            )
         return _built_in(data, lr or LR, batch_size or BATCH_SIZE, is_divided)
     from .factory import call_factory, split_target
 
@@ -222,9 +304,9 @@ def _learner(
         raise click.BadParameter(
             f"{data!r} is none of digits, mnist and PATH.py:FACTORY.", param_hint="'--data'"
         )
-    given = {"lr": lr, "batch_size": batch_size, "seed": seed}
-    defaults = {"lr": LR, "batch_size": BATCH_SIZE, "seed": seed}
-    return call_factory(*target, given, defaults)
+    given = {"lr": lr, "batch_size": batch_size, "seed": options["seed"]}
+    defaults = {"lr": LR, "batch_size": BATCH_SIZE, "seed": options["seed"]}
+    return call_factory(*target, given, defaults, arguments)
 
 
 def _built_in(name: str, lr: float, batch_size: int, is_divided: bool) -> Learner:

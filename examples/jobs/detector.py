@@ -4,6 +4,7 @@ Run it as ``python detector.py``.
 """
 
 import torch
+from images import squares
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics.detection import MeanAveragePrecision
@@ -11,20 +12,6 @@ from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from eventtrain import AvgStatsCallback, DataBunch, Learner, Runner
-
-
-def squares(count, seed):
-    """Dark images with a bright square or two each, and where these are."""
-    generator, rows = torch.Generator().manual_seed(seed), []
-    for index in range(count):
-        image, boxes = torch.rand(3, 64, 64, generator=generator) * 0.2, []
-        for _ in range(1 + index % 2):
-            x, y = torch.randint(0, 40, (2,), generator=generator).tolist()
-            image[:, y : y + 20, x : x + 20] = 0.9
-            boxes.append([x, y, x + 20, y + 20])
-        labels = torch.ones(len(boxes), dtype=torch.int64)
-        rows.append((image, {"boxes": torch.tensor(boxes, dtype=torch.float32), "labels": labels}))
-    return rows
 
 
 def make(images=32):

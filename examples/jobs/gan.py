@@ -36,16 +36,12 @@ class Gan(Runner):
 def make(precision, real):
     torch.manual_seed(0)
     model = nn.ModuleDict({"maker": nn.Linear(4, 2), "judge": nn.Linear(2, 1)})
-    opts = {
-        "g": torch.optim.Adam(model.maker.parameters(), lr=1e-2),
-        "d": torch.optim.SGD(model.judge.parameters(), lr=0.1),
-    }
-    schedules = [
-        LRScheduler(lambda opt: ExponentialLR(opt, 0.9), optimizer="g", step="epoch"),
-        LRScheduler(lambda opt: CosineAnnealingLR(opt, 12), optimizer="d"),
-    ]
+    g = torch.optim.Adam(model.maker.parameters(), lr=1e-2)
+    d = torch.optim.SGD(model.judge.parameters(), lr=0.1)
+    slow = LRScheduler(lambda opt: ExponentialLR(opt, 0.9), optimizer="g", step="epoch")
+    fast = LRScheduler(lambda opt: CosineAnnealingLR(opt, 12), optimizer="d")
     data = DataBunch(TensorLoader(real, torch.zeros(len(real)), bs=16))
-    return Gan([*schedules, precision]), Learner(model, opts, judged, data)
+    return Gan([slow, fast, precision]), Learner(model, {"g": g, "d": d}, judged, data)
 
 
 if __name__ == "__main__":

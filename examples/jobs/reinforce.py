@@ -26,7 +26,7 @@ def surprise(logits, y):
 def make(count):
     torch.manual_seed(0)
     policy = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 2))
-    opt = torch.optim.Adam(policy.parameters(), lr=0.02)
+    opt = torch.optim.Adam(policy.parameters(), lr=0.005)
     return Runner(), Learner(policy, opt, surprise, DataBunch(Episodes(policy, count)))
 
 

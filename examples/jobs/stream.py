@@ -7,41 +7,19 @@ nothing anew but the last batch.
 import sys
 
 import torch
-from texts import blocks
+from texts import Stream, blocks
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from eventtrain import AvgStatsCallback, DataBunch, Learner, Runner
 from eventtrain.callbacks import Checkpoint, OneCycle
 
 
-class Text(IterableDataset):
-    """Pairs of a text and what comes next in it, in an order drawn anew, without an end."""
-
-    def __init__(self, pieces, seed):
-        self.pieces, self.generator = pieces, torch.Generator().manual_seed(seed)
-        self.read = 0
-
-    def __iter__(self):
-        while True:
-            piece = self.pieces[torch.randint(len(self.pieces), (), generator=self.generator)]
-            self.read += 1
-            yield piece[:-1], piece[1:]
-
-    def state_dict(self):
-        return {"generator": self.generator.get_state(), "read": self.read}
-
-    def load_state_dict(self, state):
-        self.generator.set_state(state["generator"])
-        self.read = state["read"]
-
-
 def make(folder, workers=0):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(256, 32), nn.Linear(32, 256))
-    stream = StatefulDataLoader(Text(blocks(33, 400), seed=1), 8, num_workers=workers)
+    stream = StatefulDataLoader(Stream(blocks(33, 400), seed=1), 8, num_workers=workers)
     data = DataBunch(stream, [(piece[None, :-1], piece[None, 1:]) for piece in blocks(33, 10)])
     opt = torch.optim.AdamW(model.parameters(), lr=1e-2)
     run = Runner(

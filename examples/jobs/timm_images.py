@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from eventtrain import AvgStatsCallback, DataBunch, Learner, Runner, accuracy
-from eventtrain.callbacks import EMA, BatchTransform, ChannelsLast
+from eventtrain.callbacks import EMA, BatchTransform, ChannelsLast, LRScheduler
 
 
 def make(name, steps):
@@ -24,17 +24,17 @@ def make(name, steps):
     train, valid = digits()
     data = DataBunch(DataLoader(train, 64, shuffle=True), DataLoader(valid, 64))
     opt = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
-    schedule = CosineLRScheduler(opt, steps, warmup_t=5, warmup_lr_init=1e-5, t_in_epochs=False)
+    updates = {"warmup_t": 5, "warmup_lr_init": 1e-5, "t_in_epochs": False}
     mixup = Mixup(mixup_alpha=0.8, label_smoothing=0.1, num_classes=10)
     run = Runner(
         [
             AvgStatsCallback(accuracy, target=lambda run: run.batch[1]),
             BatchTransform(lambda x, y: mixup(x.clone(), y)),
             ChannelsLast(),
+            LRScheduler(lambda opt: CosineLRScheduler(opt, steps, **updates)),
             EMA(0.9, buffers=True),
         ]
     )
-    run.on("after_step", lambda run: schedule.step_update(run.steps))
     return run, Learner(model, opt, cross_entropy, data)
 
 

@@ -128,13 +128,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     return out, run_cli("train", "--epochs", "3", "--out", str(out), "--log")
 
 
-def test_training_leaves_three_files_and_says_where(trained: tuple[Path, Result]) -> None:
+def test_training_leaves_four_files_and_says_where(trained: tuple[Path, Result]) -> None:
     out, (code, stdout, stderr) = trained
     assert (code, stderr) == (0, "")
     assert sorted(path.name for path in out.iterdir()) == [
-        "events.jsonl", "history.json", "model.pt"
+        "config.toml", "events.jsonl", "history.json", "model.pt"
     ]  # fmt: skip
-    assert stdout.endswith(f"saved in {out}: history.json, model.pt, events.jsonl\n")
+    assert stdout.endswith(f"saved in {out}: config.toml, history.json, model.pt, events.jsonl\n")
 
 
 def test_the_history_holds_a_row_an_epoch(trained: tuple[Path, Result]) -> None:
@@ -171,7 +171,7 @@ def test_the_same_seed_gives_the_same_model(call: Call) -> None:
 
 def test_without_log_no_log_is_written(call: Call, tmp_path: Path) -> None:
     assert call("train", "--data", "nets.py:bare", "--epochs", "1", "--out", "out")[0] == 0
-    assert sorted(os.listdir("out")) == ["history.json", "model.pt"]
+    assert sorted(os.listdir("out")) == ["config.toml", "history.json", "model.pt"]
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,10 @@ def test_a_factory_can_import_what_lies_beside_its_file(call: Call, tmp_path: Pa
         ("none.py:make", "there is no file none.py: write PATH.py:NAME"),
         ("nets.py:a_pair", "returned a tuple of 2: it must return eventtrain.Learner("),
         ("nets.py:nothing", "returned None: it must return eventtrain.Learner("),
-        ("nets.py:odd", "needs depth, width, which the command line cannot give"),
+        (
+            "nets.py:odd",
+            "needs depth, width: give that by --set arguments.depth=..., in the table [arguments]",
+        ),
         ("broken.py:make", "broken.py cannot be imported: SyntaxError: "),
         ("needy.py:make", "cannot be imported: ModuleNotFoundError: No module named 'not_there'"),
     ],
@@ -271,7 +274,7 @@ def test_an_exception_in_training_takes_two_lines_and_is_in_the_history(
         "(eventtrain --traceback COMMAND ... shows where it comes from)\n"
     )
     assert history(tmp_path / "out")["outcome"] == "failed"
-    assert sorted(os.listdir("out")) == ["events.jsonl", "history.json"]
+    assert sorted(os.listdir("out")) == ["config.toml", "events.jsonl", "history.json"]
     assert "failed, ZeroDivisionError: division by zero" in call("replay", "out/events.jsonl")[1]
 
 
@@ -307,7 +310,7 @@ def test_numbers_that_json_has_not_become_null(call: Call, tmp_path: Path) -> No
 def test_a_model_without_state_is_not_saved(call: Call) -> None:
     code, stdout, _ = call("train", "--data", "nets.py:function_as_model", "--out", "out")
     assert code == 0
-    assert stdout.endswith("saved in out: history.json\n")
+    assert stdout.endswith("saved in out: config.toml, history.json\n")
 
 
 @pytest.mark.parametrize("blocked", [".", "history.json", "model.pt"])
@@ -352,7 +355,7 @@ def test_a_signal_ends_training_early_with_partial_results(
     last = (tmp_path / "out" / "events.jsonl").read_text().splitlines()[-1]
     assert json.loads(last)["event"] == "after_fit"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "events.jsonl", "history.json", "model.pt"
+        "config.toml", "events.jsonl", "history.json", "model.pt"
     ]  # fmt: skip
 
 

@@ -169,7 +169,7 @@ def test_a_failing_plugin_can_be_kept_from_ending_the_training(
     code, stdout, _ = train(call, "--plugin", "demo", "--plugin-errors", "disable")
     # after_fit fails too: there are no steps to write.
     assert code == 0
-    assert "saved in out: history.json, model.pt" in stdout
+    assert "saved in out: config.toml, history.json, model.pt" in stdout
 
 
 # explain

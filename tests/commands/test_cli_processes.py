@@ -54,7 +54,7 @@ def test_train_divides_the_model_prints_once_and_saves_it_whole(
     first, heads, row, saved = printed.splitlines()
     assert first.endswith("on cpu, 2 processes")
     assert heads.split()[0] == "epoch" and row.split()[0] == "0"
-    assert saved == f"saved in {tmp_path}: history.json, model.pt"
+    assert saved == f"saved in {tmp_path}: config.toml, history.json, model.pt"
     history = json.loads((tmp_path / "history.json").read_text())
     assert (history["processes"], history["strategy"], history["steps"]) == (2, "fsdp2", 23)
     state = torch.load(tmp_path / "model.pt")

@@ -11,15 +11,25 @@ from typing import Any
 
 import pytest
 import torch
-from tests_of_jobs import needs
+from tests_of_jobs import (
+    PowerFailure,
+    fitted_by_lightning,
+    losses_of_lightning,
+    needs,
+    quiet,
+    same_weights,
+)
 
 from eventtrain import Runner, load_checkpoint
 
-needs("transformers", "accelerate")
+needs("transformers", "accelerate", "torchdata", "lightning")
 
 import causal_lm
+import causal_lm_lightning
 import causal_lm_trainer
 from texts import blocks, padded
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 
 STEPS = 15  # of 4 batches each, and the third pass over 25 batches is under way
 KILLED = """
@@ -130,3 +140,55 @@ def test_killed_within_a_group_it_goes_on_to_the_same_weights(tmp_path: Path) ->
     assert again.history == run.history
     for name, each in learn.model.state_dict().items():
         assert torch.equal(each, other.model.state_dict()[name]), name
+
+
+@pytest.mark.filterwarnings("ignore")  # of the other framework
+def test_losses_and_weights_are_those_of_lightning(tmp_path: Path) -> None:
+    run, learn = causal_lm.make(tmp_path / "own", STEPS, bf16=False)
+    row = run.fit(steps=STEPS, learn=learn, validate_every=STEPS).history[-1]
+    made = made_for_lightning(tmp_path / "peer")
+    model = fitted_by_lightning(made)
+    (found,) = made[0].validate(model, made[3])
+    assert row["valid_loss"] == pytest.approx(found["valid_loss"], abs=1e-5)
+    for name, each in learn.model.state_dict().items():
+        torch.testing.assert_close(model.model.state_dict()[name], each, atol=1e-5, rtol=1e-4)
+
+
+def made_for_lightning(folder: Path) -> Any:
+    return causal_lm_lightning.make(folder, STEPS, 5, "32-true", **quiet(folder))
+
+
+@pytest.mark.filterwarnings("ignore")  # of the other framework
+def test_lightning_goes_on_from_the_last_step_that_it_saved(tmp_path: Path) -> None:
+    whole = fitted_by_lightning(made_for_lightning(tmp_path / "whole"))
+    fitted_by_lightning(made_for_lightning(tmp_path / "cut"), fail_at=47)
+    made = made_for_lightning(tmp_path / "cut")
+    losses = losses_of_lightning(made[0])
+    assert same_weights(whole, fitted_by_lightning(made))
+    assert len(losses) == 2 * 25 + 4 - 37  # of ten steps' batches on, and not of the 47th
+
+
+@pytest.mark.filterwarnings("ignore")  # of the other framework
+def test_the_trainer_of_transformers_goes_on_from_the_last_step_that_it_saved(
+    tmp_path: Path,
+) -> None:
+    whole = resumed_by_trainer(tmp_path / "whole")
+    with pytest.raises(PowerFailure):
+        resumed_by_trainer(tmp_path / "cut", fail_at=12)
+    assert same_weights(whole, resumed_by_trainer(tmp_path / "cut"))
+
+
+def resumed_by_trainer(folder: Path, fail_at: int | None = None) -> Any:
+    folder.mkdir(exist_ok=True)
+    trainer = causal_lm_trainer.make(str(folder), STEPS, bf16=False)
+    trainer.args.eval_steps = trainer.args.save_steps = 5
+    trainer.state.compute_steps(trainer.args, STEPS)
+
+    class Fails(TrainerCallback):
+        def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == fail_at:
+                raise PowerFailure
+
+    trainer.add_callback(Fails())
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    return trainer.model

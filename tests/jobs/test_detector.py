@@ -6,15 +6,18 @@ rest of the detector is torchvision's own.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from tests_of_jobs import needs
+from tests_of_jobs import needs, quiet, rows_of_lightning
 from torch import Tensor
 from torchvision_operators import import_torchvision
 
-needs("torchvision", "torchmetrics", "pycocotools")
+needs("torchvision", "torchmetrics", "pycocotools", "lightning")
 
 import detector
+import detector_lightning
 from torchmetrics.detection import MeanAveragePrecision
 from torchvision.ops import boxes as box_ops
 
@@ -89,3 +92,16 @@ def test_predictions_are_one_list_with_an_entry_for_each_image() -> None:
 def test_it_finds_the_squares() -> None:
     run, learn = detector.make()
     assert run.fit(12, learn).history[-1]["valid_map_50"] > 0.5
+
+
+@pytest.mark.filterwarnings("ignore")  # of the other framework
+def test_weights_losses_and_map_are_those_of_lightning(tmp_path: Path) -> None:
+    run, learn = detector.make()
+    history = run.fit(EPOCHS, learn).history
+    trainer, model, train, valid = detector_lightning.make(EPOCHS, **quiet(tmp_path))
+    rows = rows_of_lightning(trainer)
+    trainer.fit(model, train, valid)
+    for row, expected in zip(history, rows, strict=True):
+        assert {name: row[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    for name, each in model.model.state_dict().items():
+        assert torch.equal(learn.model.state_dict()[name], each), name

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from gan import judged, make
+from tests_of_jobs import peer, quiet
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR
 
 from eventtrain.callbacks import MixedPrecision
@@ -50,3 +53,36 @@ def test_weights_and_rates_are_those_of_a_loop_by_hand(name: Any) -> None:
         assert torch.equal(p, q)
     for each in ("g", "d"):
         assert ours.opt[each].param_groups[0]["lr"] == theirs.opt[each].param_groups[0]["lr"]
+
+
+@pytest.fixture
+def casts_anew() -> Iterator[None]:
+    """Have autocast keep no weight that it has cast, as in Lightning: gradients add otherwise."""
+    torch.set_autocast_cache_enabled(False)
+    yield
+    torch.set_autocast_cache_enabled(True)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the other framework
+@pytest.mark.usefixtures("casts_anew")
+def test_weights_and_rates_are_those_of_lightning(tmp_path: Path) -> None:
+    run, learn = make(MixedPrecision("bf16"), REAL)
+    torch.manual_seed(7)
+    run.fit(3, learn)
+    trainer, model, data = peer("gan_lightning", "lightning").make(
+        "bf16-mixed", REAL, **quiet(tmp_path)
+    )
+    data.generator = torch.Generator()  # or it draws a seed for workers from what makes the noise
+    torch.manual_seed(7)
+    trainer.fit(model, data)
+    for part, other in ((learn.model.maker, model.maker), (learn.model.judge, model.judge)):
+        for p, q in zip(part.parameters(), other.parameters(), strict=True):
+            assert torch.equal(p, q)
+    for each, other in zip(("g", "d"), trainer.optimizers, strict=True):
+        assert learn.opt[each].param_groups[0]["lr"] == other.param_groups[0]["lr"]
+
+
+@pytest.mark.filterwarnings("ignore")  # of the other framework
+def test_in_place_of_float16_lightning_takes_bfloat16_on_the_cpu(tmp_path: Path) -> None:
+    trainer, _, _ = peer("gan_lightning", "lightning").make("16-mixed", REAL, **quiet(tmp_path))
+    assert trainer.precision == "bf16-mixed"

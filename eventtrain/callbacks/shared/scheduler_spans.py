@@ -11,8 +11,9 @@ from torch import Tensor
 _SPANS = (
     *("T_0", "T_max", "T_mult", "total_iters", "total_size", "total_steps"),
     *("_milestones", "milestones", "step_ratio", "step_size"),
+    *("t_initial", "warmup_t", "decay_t", "cycle_mul", "cycle_limit"),
 )
-"""What the constructors of torch's schedulers are told, and the state has, in steps."""
+"""What the constructors of torch's and timm's schedulers are told, and the state has, in steps."""
 
 
 def shadow_of(opt: Any) -> Any:

@@ -101,7 +101,7 @@ class SchedulerCallback(Callback, ABC):
         except (IndexError, KeyError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{type(self).__name__}: the optimizer has {len(groups)} parameter groups since "
-                f"one was added in the fit, and its {type(self.scheduler).__name__} was made for "
+                f"one was added in the fit, and its {kind_of(self.scheduler)} was made for "
                 f"{self._groups} with settings of their own ({error}). Make it with one setting "
                 "for all groups, or add the groups before the fit and let them in with Freeze"
             ) from error
@@ -181,6 +181,11 @@ def _widen(scheduler: Any, saved: dict[str, Any]) -> None:
         _widen(each, state)
     functions = getattr(scheduler, "lr_lambdas", [])
     functions.extend(functions[:1] * (len(saved.get("lr_lambdas", ())) - len(functions)))
+
+
+def kind_of(scheduler: Any) -> str:
+    """Return what a scheduler is called, or the one that is in it."""
+    return type(getattr(scheduler, "scheduler", scheduler)).__name__
 
 
 def stand_in(*options: Any) -> torch.optim.Optimizer:
