@@ -5,6 +5,7 @@ Raw errors of torch's name neither. Nothing of this runs before there is an exce
 
 from __future__ import annotations
 
+import inspect
 import linecache
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -88,6 +89,12 @@ def _about_inputs(error: Exception, run: RunState) -> str:
     said = f"the model was called as model(xb), where xb is {described(xb)}"
     if isinstance(xb, (tuple, list)) and xb is not run.batch:
         return f"{said}: one argument, which forward() has to take apart, as in first, second = xb"
+    if isinstance(xb, Mapping) and _takes_keys(run.model, xb):
+        return (
+            f"{said}. Its forward() takes these by name: Learner(..., forward=lambda model, batch: "
+            "model(**batch)), and loss_func(pred, batch) gets the batch; or loss_func=None, where "
+            "the model computes its loss"
+        )
     if not isinstance(xb, Tensor):
         return f"{said}. {_how_to_choose(xb)}"
     parameters: list[Tensor] = list(getattr(run.model, "parameters", list)())
@@ -99,6 +106,14 @@ def _about_inputs(error: Exception, run: RunState) -> str:
             f"with BatchTransform(x=lambda xb: {how}, during=None)"
         )
     return said + _of_shape(str(error), xb)
+
+
+def _takes_keys(model: Any, batch: Mapping[Any, Any]) -> bool:
+    """Whether a module says that it takes what stands in a batch, each by its key."""
+    if not isinstance(model, torch.nn.Module):
+        return False
+    parameters = inspect.signature(model.forward).parameters
+    return any(key in parameters for key in batch)
 
 
 def _of_shape(text: str, xb: Tensor) -> str:
@@ -119,7 +134,8 @@ def _how_to_choose(batch: Any) -> str:
         return (
             "A batch that is no pair goes to model and loss function as a whole. Have the loader "
             "yield (inputs, targets), or choose them from what it yields: "
-            f"BatchTransform(lambda xb, yb: (xb[{one!r}], yb[{other!r}]), during=None)"
+            f"BatchTransform(lambda xb, yb: (xb[{one!r}], yb[{other!r}]), during=None); or call "
+            "the model as it is to be called, Learner(..., forward=lambda model, batch: ...)"
         )
     return (
         "Have the loader yield tensors: a DataLoader makes them of arrays and numbers, and "
@@ -183,6 +199,18 @@ def _about_step(error: Exception, run: RunState) -> str:
 
 def _about_loss(error: Exception, run: RunState) -> str:
     loss = run.loss
+    one_batch: Any = getattr(type(run), "one_batch", None)
+    is_own = getattr(one_batch, "__module__", "").partition(".")[0] != __package__
+    if is_own and not run.in_train:
+        return (
+            f"one_batch of {type(run).__name__} made a backward pass in validation: return behind "
+            "after_loss, unless self.in_train"
+        )
+    if is_own and loss is None:
+        return (
+            f"run.loss is None: one_batch of {type(run).__name__} sets self.loss before it fires "
+            "after_loss"
+        )
     if loss is None:
         return "the loss is None: loss_func lacks a return"
     if isinstance(loss, Number):

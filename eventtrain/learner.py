@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from .steppers import OneStepper, RememberedLoss, SeveralSteppers, steppers_of
 
 Use = Literal["fit", "validate", "predict"]
 _MANY = (list, tuple)
+_CONTAINERS = (*_MANY, Mapping, Iterator)
 # The last knows which of several optimizers steps, and outlives a change of anything else.
 _DERIVED = ("call_model", "compute_loss", "steppers")
 
@@ -51,7 +52,8 @@ class Learner:
         loss_func: ``loss_func(pred, yb)``, a scalar tensor, or a mapping with one at ``"loss"``
             and the parts that it is made of, which ``run.losses`` has. ``None`` where the model
             computes its loss: it is then taken out of what the model returns, ``pred.loss`` or
-            ``pred["loss"]``; or that is, in training, a mapping of losses, which are added.
+            ``pred["loss"]``; or that is the loss, or in training a mapping of losses, which are
+            added.
         data: The loaders.
         forward: ``forward(model, batch)`` calls the model and returns what it predicts. ``None``
             (default) calls ``model(xb)``; or ``model(**batch)`` where there is no ``loss_func``,
@@ -191,6 +193,8 @@ class Learner:
                 )
         if isinstance(self.model, torch.optim.Optimizer) or isinstance(self.opt, nn.Module):
             raise TypeError("model and opt are swapped: Learner(model, opt, loss_func, data)")
+        if isinstance(self.loss_func, torch.optim.Optimizer):
+            raise TypeError("opt and loss_func are swapped: Learner(model, opt, loss_func, data)")
         if isinstance(self.loss_func, DataBunch):
             raise TypeError("loss_func and data are swapped: Learner(model, opt, loss_func, data)")
         is_to_train = use in (None, "fit")
@@ -201,8 +205,7 @@ class Learner:
             raise TypeError(f"weight must be a function of the batch, got {self.weight!r}")
         if self.data is not None:
             _check_data(self.data)
-        if use is not None:
-            _check_that_it_can(self, use)
+        _check_that_it_can(self, use)
 
     def __repr__(self) -> str:
         kinds = [
@@ -244,26 +247,32 @@ def _check_data(data: Any) -> None:
     check_valid_loaders(data.valid_dl)
 
 
-def _check_that_it_can(learn: Learner, use: Use) -> None:
-    """Refuse a learner that lacks what it is to be used for."""
+def _check_that_it_can(learn: Learner, use: Use | None) -> None:
+    """Refuse a learner that lacks what it is to be used for; unused, one with a part of no use."""
     needed: list[tuple[str, Any, bool]] = [("model", learn.model, callable(learn.model))]
     if use != "predict" and learn.loss_func is not None:
         needed.append(("loss_func", learn.loss_func, callable(learn.loss_func)))
-    if use == "fit":
+    if use in (None, "fit"):
         opt, train_dl = learn.opt, getattr(learn.data, "train_dl", None)
-        is_there = isinstance(opt, Mapping) or can_step(opt) or is_factory(opt)
-        needed += [("opt", opt, is_there), ("data.train_dl", train_dl, train_dl is not None)]
-    for name, part, is_there in needed:
-        if not is_there:
+        can_train = isinstance(opt, Mapping) or can_step(opt) or is_factory(opt)
+        needed += [("opt", opt, can_train), ("data.train_dl", train_dl, train_dl is not None)]
+    for name, part, is_right in needed:
+        if not is_right and not (use is None and part is None):
             kind = {"opt": "an optimizer", "data.train_dl": "a loader"}.get(name, "a function")
             # Several optimizers in a list would take a line each for every setting.
-            got = f"a {type(part).__name__}" if isinstance(part, _MANY) else repr(part)
+            got = f"a {type(part).__name__}" if isinstance(part, _CONTAINERS) else repr(part)
             raise TypeError(
-                f"{use} needs {kind} as {name} of the Learner, got {got}{_remedy(name, part)}"
+                f"{use or 'training'} needs {kind} as {name} of the Learner, got {got}"
+                f"{_remedy(name, part)}"
             )
 
 
 def _remedy(name: str, part: Any) -> str:
+    if name == "model" and isinstance(part, (*_MANY, Mapping)):
+        return (
+            ": put several modules into one nn.ModuleDict, and say with "
+            "forward=lambda model, batch: ... how they are called"
+        )
     if name == "opt":
         if isinstance(part, torch.optim.lr_scheduler.LRScheduler):
             return ": pass the optimizer, and the scheduler to the callback LRScheduler"
@@ -319,7 +328,7 @@ def accuracy(out: Tensor, yb: Tensor) -> Tensor:
 
     Raises:
         TypeError: One of the two is no tensor.
-        ValueError: There is not one label for each row.
+        ValueError: There is not one label for each row, or one logit alone for each label.
     """
     for value, name in ((out, "logits"), (yb, "labels")):
         if not isinstance(value, Tensor):
@@ -327,10 +336,27 @@ def accuracy(out: Tensor, yb: Tensor) -> Tensor:
                 f"accuracy needs {name} that are one tensor, got {type(value).__name__}: "
                 "for other batches pass a metric of yours, fn(pred, yb)"
             )
+    if out.ndim < 2 or out.shape[1] == 1:  # the largest of one is always the first
+        raise ValueError(
+            f"accuracy needs a logit for each class, in dimension 1, and got {list(out.shape)}: of "
+            "one alone take its sign, {'accuracy': lambda out, yb: "
+            "((out > 0) == (yb > 0.5)).float().mean()}"
+        )
     found = out.argmax(dim=1)
     if found.shape != yb.shape:  # they would be compared each with each
         raise ValueError(
             f"accuracy got logits of shape {list(out.shape)}, which take labels of shape "
-            f"{list(found.shape)}, and labels of shape {list(yb.shape)}"
+            f"{list(found.shape)}, and labels of shape {list(yb.shape)}{_how_to_fit(out, yb)}"
         )
     return (found == yb).float().mean()
+
+
+def _how_to_fit(out: Tensor, yb: Tensor) -> str:
+    if out.shape == yb.shape:
+        return ": of rows with a share for each class, yb.argmax(1) are the labels"
+    if out.shape[:-1] == yb.shape:
+        return (
+            ": where classes come last, AvgStatsCallback(accuracy, "
+            "pred=lambda run: run.pred.flatten(0, -2), target=lambda run: run.yb.flatten())"
+        )
+    return ""

@@ -55,13 +55,13 @@ def own_loss(pred: Any, model: str, *, in_train: bool) -> Any:
         in_train: Whether there must be a loss, and may be several.
 
     Returns:
-        ``pred.loss``, or ``pred["loss"]``; in training, where the model gave a mapping of losses,
-        these with their sum at ``"loss"``; else ``None``.
+        ``pred.loss``, or ``pred["loss"]``, or ``pred`` itself where it is one number; in training,
+        where the model gave a mapping of losses, these with their sum at ``"loss"``; else ``None``.
 
     Raises:
         TypeError: There must be a loss, and there is none.
     """
-    loss = getattr(pred, "loss", None)
+    loss = pred if _is_loss(pred) and not pred.ndim else getattr(pred, "loss", None)
     if loss is None and isinstance(pred, Mapping):
         loss = pred.get("loss")
         if loss is None and in_train and _are_losses(pred):
@@ -69,9 +69,8 @@ def own_loss(pred: Any, model: str, *, in_train: bool) -> Any:
     if loss is None and in_train:
         raise TypeError(
             f"there is no loss to train {model} with: the Learner has loss_func=None, so the model "
-            "must return one, as out.loss, as out['loss'] or as a mapping of losses, all of them "
-            f"scalar tensors of floating point, and returned {form_of(pred)}. Pass the labels in "
-            "the batch, or a loss_func(pred, yb)"
+            "must return one, alone, as out.loss, as out['loss'] or as a mapping of losses, all of "
+            f"them scalar tensors of floating point, and returned {form_of(pred)}. {_remedy(pred)}"
         )
     if isinstance(loss, Mapping) and "loss" not in loss and _are_losses(loss):
         return {"loss": sum(loss.values()), **loss}
@@ -110,12 +109,21 @@ def total_loss(losses: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     return losses["loss"], parts
 
 
+def _remedy(pred: Any) -> str:
+    if isinstance(pred, (tuple, list)):
+        for place, part in enumerate(pred):
+            if _is_loss(part):
+                return f"If it is part {place}: loss_func=lambda pred, yb: pred[{place}]"
+    return "Pass the labels in the batch, or a loss_func(pred, yb)"
+
+
 def _are_losses(losses: Mapping[str, Any]) -> bool:
     """Whether all are losses, and none a count or a rate that stands beside them."""
-    return bool(losses) and all(
-        isinstance(each, Tensor) and each.numel() == 1 and each.is_floating_point()
-        for each in losses.values()
-    )
+    return bool(losses) and all(map(_is_loss, losses.values()))
+
+
+def _is_loss(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()
 
 
 def _is_number(value: Any) -> bool:

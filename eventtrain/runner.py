@@ -20,7 +20,7 @@ from .cancellation import CancellationToken
 from .data.batch import loader_length
 from .data.bunch import check_loader
 from .data.joining import join_batches
-from .data.weights import sample_counts
+from .data.weights import listed_samples, sample_counts
 from .distributed.gathering import gather_rows, sharing
 from .errors import DataError
 from .events import EventName
@@ -367,6 +367,7 @@ class Runner(Execution):
         preds: list[Any] = []
         targets: list[Any] = []
         counts: list[frozenset[int]] = []
+        listed: list[int] = []
 
         def loop() -> None:
             with sharing(dl, self.world) as own:
@@ -374,13 +375,15 @@ class Runner(Execution):
                 with torch.no_grad(), self.scope.predict:
                     self.emit.begin_predict()
                     self.all_batches(own, one_batch)
-                found.extend(join_batches(each, counts) for each in (preds, targets))
+                found.append(join_batches(preds, counts, listed=listed))
+                found.append(join_batches(targets, counts))
                 found[:] = gather_rows(found, own, len(preds), self.world)
 
         def one_batch() -> None:
             self.pred = learn.call_model(self.xb)
             self.emit.after_pred()
             counts.append(sample_counts(self.batch))
+            listed.append(listed_samples(self.batch))
             preds.append(self.pred)
             if with_targets:
                 targets.append(self.yb)

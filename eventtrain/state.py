@@ -212,10 +212,18 @@ class RunState:
         """``learn.model``."""
         return self._learner().model
 
+    @model.setter
+    def model(self, value: Any) -> None:
+        self._learner().model = value
+
     @property
     def opt(self) -> Any:
         """``learn.opt``: the optimizer, or several by their names."""
         return self._learner().opt
+
+    @opt.setter
+    def opt(self, value: Any) -> None:
+        self._learner().opt = value
 
     @property
     def stepping(self) -> str | None:
@@ -230,10 +238,18 @@ class RunState:
         """``learn.loss_func``."""
         return self._learner().loss_func
 
+    @loss_func.setter
+    def loss_func(self, value: Any) -> None:
+        self._learner().loss_func = value
+
     @property
     def data(self) -> DataBunch:
         """``learn.data``; while one of several validation loaders is used, ``valid_dl`` is that."""
         return self._learner().data
+
+    @data.setter
+    def data(self, value: DataBunch) -> None:
+        self._learner().data = value
 
     @property
     def valid_loaders(self) -> dict[str | None, Any]:

@@ -142,3 +142,42 @@ def test_averages_name_the_loss_function(name: str, learner: Learner) -> None:
     with pytest.raises(TypeError, match="loss_func returned no single number but") as caught:
         Runner(AvgStatsCallback(report=None)).fit(1, learner)
     assert "epoch 0, batch 0" in caught.value.__notes__[0]
+
+
+class WithoutLoss(Runner):
+    """Keeps its loss for itself."""
+
+    def one_batch(self) -> None:
+        self.pred = self.learn.call_model(self.xb)
+        self.emit.after_pred()
+        loss = self.learn.compute_loss(self.pred, self.yb)
+        self.emit.after_loss()
+        if self.in_train:
+            loss.backward()
+
+
+class InValidation(Runner):
+    """Trains on the validation batches, too."""
+
+    def one_batch(self) -> None:
+        self.pred = self.learn.call_model(self.xb)
+        self.emit.after_pred()
+        self.loss = self.learn.compute_loss(self.pred, self.yb)
+        self.emit.after_loss()
+        self.loss.backward()
+        self.emit.after_backward()
+        self.optimizer_step()
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (WithoutLoss, "one_batch of WithoutLoss sets self.loss before it fires after_loss"),
+        (InValidation, "in validation: return behind after_loss, unless self.in_train"),
+    ],
+)
+def test_a_one_batch_of_ones_own_is_told_what_it_lacks(
+    kind: type[Runner], said: str, learner: Learner
+) -> None:
+    with pytest.raises((RuntimeError, TypeError), match=said):
+        kind(AvgStatsCallback(report=None)).fit(1, learner)

@@ -92,6 +92,22 @@ def test_accuracy_refuses_labels_that_are_not_one_for_each_row() -> None:
         accuracy(torch.zeros(4, 3), torch.zeros(4, 1))
 
 
+@pytest.mark.parametrize(
+    ("out", "yb", "said"),
+    [
+        ((4,), (4,), r"got \[4\]: of one alone take its sign"),
+        ((4, 1), (4,), r"got \[4, 1\]: of one alone take its sign"),
+        ((4, 3), (4, 3), r"yb\.argmax\(1\) are the labels"),
+        ((4, 5, 3), (4, 5), r"classes come last.*flatten\(0, -2\)"),
+    ],
+)
+def test_accuracy_says_what_to_do_about_shapes_that_do_not_fit(
+    out: tuple[int, ...], yb: tuple[int, ...], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        accuracy(torch.zeros(out), torch.zeros(yb))
+
+
 def test_accuracy_of_pixels_counts_every_one() -> None:
     out = torch.stack([torch.zeros(2, 5, 5), torch.ones(2, 5, 5)], dim=1)
     assert accuracy(out, torch.ones(2, 5, 5)).item() == 1

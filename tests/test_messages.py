@@ -79,6 +79,12 @@ WRITTEN: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: learner_of(model=nn.Linear), TypeError, "model is the class Linear"),
     (lambda: learner_of(model=OPT, opt=MODEL), TypeError, "model and opt are swapped"),
     (lambda: learner_of(loss_func=DATA, data=nn.MSELoss()), TypeError, "are swapped"),
+    (lambda: learner_of(opt=print, loss_func=OPT), TypeError, "opt and loss_func are swapped"),
+    (lambda: learner_of(loss_func=0.5), TypeError, "a function as loss_func of the L.*got 0.5"),
+    (lambda: learner_of(opt=MODEL.parameters()), TypeError, r"got a generator: torch\.optim"),
+    (lambda: learner_of(opt=[OPT]), TypeError, "an optimizer as opt.*list: one opt.*have names"),
+    (lambda: learner_of(model=[MODEL, MODEL]), TypeError, "got a list: put.*one nn.ModuleDict"),
+    (lambda: learner_of(model=MODEL.parameters()), TypeError, "function as model.*a generator"),
     (
         lambda: learner_of(opt=torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1)),
         ValueError,
@@ -234,12 +240,24 @@ class Asking(torch.optim.SGD):
         return super().step(closure)
 
 
+class ByName(nn.Module):
+    """Takes each part of a batch by its name, as models of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = MODEL
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.layer(x * mask[:, None])
+
+
 NORMALIZED = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
 X, Y = torch.randn(4, 2), torch.tensor([0, 1, 1, 0])
 PAIR = r"a dict with the keys 'x', 'y'.*\(xb\['x'\], yb\['y'\]\), during=None"
 RUN: list[tuple[dict[str, Any], list[Any], str]] = [
     ({}, [{"x": X, "y": Y}], PAIR),
     ({}, [(X, Y, Y)], r"a tuple of 3.*BatchTransform\(lambda xb, yb: \(xb\[0\], yb\[1\]\)"),
+    ({"model": ByName()}, [{"x": X, "mask": Y}], r"takes these by name.*model\(\*\*batch\)"),
     ({"loss_func": nn.NLLLoss()}, [X], r"the whole batch, as it is no pair.*yield \(inputs"),
     ({}, ["text"], "xb is a str.*text has to be tokenized"),
     ({}, [(X.numpy(), Y)], "xb is a ndarray.*a DataLoader makes them of arrays"),

@@ -107,6 +107,19 @@ def test_a_model_that_returns_its_loss_goes_in_as_it_is() -> None:
     assert {"train_loss", "valid_loss"} < run.history[0].keys()
 
 
+def test_a_model_may_return_its_loss_alone() -> None:
+    by_hand, model = model_of(Classifier), model_of(Classifier)
+    expected = trained_by_hand(
+        [lambda batch=batch: by_hand(**batch)["loss"] for batch in mappings()], by_hand
+    )
+    call = {"forward": lambda model, batch: model(**batch)["loss"]}
+    row = Runner(AvgStatsCallback(report=None)).fit(
+        1, learner(model, None, mappings(), mappings(), **call)
+    )
+    assert same(model.state_dict(), expected)
+    assert {"train_loss", "valid_loss"} < row.history[0].keys()
+
+
 def test_losses_that_a_model_returns_in_training_are_added_and_named() -> None:
     x, _ = rows(8)
     batch = ([*x], [{"boxes": each[:2]} for each in x])
@@ -198,6 +211,7 @@ def test_accumulation_weights_losses_that_the_model_computes() -> None:
         (lambda x: {"near": x.mean(), "rows": torch.tensor(4)}, "'rows': shape"),
         (lambda x: {}, r"returned \{\}"),
         (lambda x: None, "returned None"),
+        (lambda x: (x, x.mean()), r"2 parts.*part 1: loss_func=lambda pred, yb: pred\[1\]"),
     ],
 )
 def test_a_model_without_a_loss_is_told_what_it_must_return(returned: Any, said: str) -> None:

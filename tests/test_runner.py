@@ -203,6 +203,29 @@ def test_a_change_of_the_learner_is_seen_at_its_next_use(learner: Learner) -> No
     assert used == [1, 2, 0, 1]
 
 
+def test_a_part_of_the_learner_may_be_replaced_through_the_run(learner: Learner) -> None:
+    other = nn.Linear(5, 3)
+    parts = {
+        "model": other,
+        "opt": torch.optim.SGD(other.parameters(), lr=0.1),
+        "loss_func": nn.CrossEntropyLoss(),
+        "data": DataBunch(list(learner.data.train_dl)[:1]),
+    }
+    run = Runner()
+
+    @run.on("begin_epoch")
+    def replace(run: Runner) -> None:
+        for name, part in parts.items():
+            setattr(run, name, part)
+
+    before = other.weight.clone()
+    assert run.fit(1, learner).steps == 1
+    assert not torch.equal(other.weight, before)
+    assert all(getattr(learner, name) is part for name, part in parts.items())
+    with pytest.raises(AttributeError, match=r"there during a run only.*learn\.model"):
+        run.model = other
+
+
 def test_the_validation_loader_can_be_swapped_during_training(make_learner) -> None:
     learner, other = make_learner(), make_learner(valid=1)
     run = Runner()

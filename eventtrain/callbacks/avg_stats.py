@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..arguments import takes_one_argument
 from ..bus.receivers import name_of
@@ -28,7 +28,7 @@ from .shared.readings import detached_mean, to_host
 from .shared.row_ends import RowCallback, RowClock
 
 Metric = Any
-"""``metric(pred, yb)`` returning one number, ``OverAll``, or one of torchmetrics, or several."""
+"""``metric(pred, yb)`` returning one number, ``OverAll``, one of torchmetrics; several by name."""
 Pick = Callable[[Any], Any]
 """``pick(run)`` returns what metrics get of a batch."""
 
@@ -43,9 +43,9 @@ class AvgStats:
     On several processes they are those of this process, until ``share`` makes them those of all.
 
     Args:
-        metrics: One metric or several. A function's mean over a batch is
-            averaged; a torchmetrics metric is updated and computed, a collection's
-            members each under the collection's name for it.
+        metrics: One metric or several; in a mapping, each by the name of its column. A function's
+            mean over a batch is averaged; a torchmetrics metric is updated and computed, a
+            collection's members each under the collection's name for it.
         in_train: Whether these are the training batches' averages.
         pred, target: Functions of the run that return what metrics get; ``None`` (default) stands
             for ``run.pred`` and ``run.yb``.
@@ -68,6 +68,11 @@ class AvgStats:
         self.names = _told_apart(["loss", *(name for name, _ in named)])
         self.in_train = in_train
         self.reset()
+
+    @property
+    def metric_names(self) -> Sequence[str]:
+        """The names of the metrics alone."""
+        return self.names[1 : 1 + len(self.metrics)]
 
     def reset(self) -> None:
         """Start over."""
@@ -253,7 +258,7 @@ class AvgStats:
         if metrics != len(self.metrics) or len(state["metrics"]) != len(keeping):
             raise ValueError(
                 f"the state is of {metrics} metrics, and there are "
-                f"{len(self.metrics)}: {', '.join(self.names[1 : 1 + len(self.metrics)]) or 'none'}"
+                f"{len(self.metrics)}: {', '.join(self.metric_names) or 'none'}"
             )
         self.reset()
         self.count, self._sums = state["count"], list(state["sums"])
@@ -330,6 +335,20 @@ class AvgStatsCallback(RowCallback):
         self._spans_epochs = run.validate_every is not None
         self._is_written = self._spans_epochs
         self._of_sets = {}
+        self._check_columns(run)
+
+    def _check_columns(self, run: Runner) -> None:
+        """Refuse a column that another one has: the last to write would have it."""
+        own = set(self.train_stats.metric_names)
+        for other in run.cbs:
+            if other is self or not isinstance(other, AvgStatsCallback):
+                continue
+            for name in other.train_stats.metric_names:
+                if name in own:
+                    raise ValueError(
+                        f"{self!r} and {other!r} both have a metric {name!r}, and would write one "
+                        'column: give it another name in one of them, AvgStatsCallback({"name": f})'
+                    )
 
     def begin_epoch(self, run: Runner) -> None:
         """Start the epoch's clock."""
@@ -341,6 +360,7 @@ class AvgStatsCallback(RowCallback):
 
     def begin_validate(self, run: Runner) -> None:
         """Start over, for a validation outside of a fit too."""
+        self._check_columns(run)
         if not run.in_interlude and run.valid_name == next(iter(run.valid_loaders)):
             self._of_sets = {}
         self.valid_stats.reset()
@@ -507,13 +527,15 @@ def _keeps_state(metric: Any) -> bool:
 
 
 def _listed(metrics: Metric | Iterable[Metric] | None) -> list[Metric]:
-    # A collection could be iterated over, for its names.
-    is_one = _keeps_state(metrics) or isinstance(metrics, Tensor)
+    # A collection or a mapping could be iterated over, for its names.
+    is_one = _keeps_state(metrics) or isinstance(metrics, (Tensor, Mapping, nn.ModuleDict))
     return [metrics] if is_one else listify(metrics)
 
 
 def _members(metric: Metric) -> list[tuple[str, Metric]]:
-    """Return a metric under its name, or those of a torchmetrics collection under theirs."""
+    """Return a metric under its name, or those of a mapping or a collection under theirs."""
+    if isinstance(metric, (Mapping, nn.ModuleDict)) and not _keeps_state(metric):
+        return [pair for name, each in metric.items() for pair in _called(name, each)]
     if isinstance(metric, type):
         raise TypeError(f"metric {metric.__name__} is a class: pass an instance, or a function")
     if not callable(metric):
@@ -528,6 +550,13 @@ def _members(metric: Metric) -> list[tuple[str, Metric]]:
     if hasattr(metric, "items"):
         return list(metric.items())
     return [(camel2snake(type(metric).__name__), metric)]
+
+
+def _called(name: Any, metric: Metric) -> list[tuple[str, Metric]]:
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"a mapping has metrics by the names of their columns, texts, got {name!r}")
+    found = _members(metric)
+    return [(name if len(found) == 1 else f"{name}_{own}", each) for own, each in found]
 
 
 def _told_apart(names: Iterable[str]) -> list[str]:

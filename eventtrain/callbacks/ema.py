@@ -27,7 +27,7 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 class EMA(Callback):
     """Averages the weights over optimizer steps, exponentially.
 
-    After the first step the average is the weights; after every later one,
+    After the first step the average is the weights, unless ``from_start``; after every later one,
     ``average = decay * average + (1 - decay) * weights``, computed by torch's
     ``get_ema_multi_avg_fn`` as in ``torch.optim.swa_utils.AveragedModel``. It
     stays on the weights' devices and nothing waits for it.
@@ -48,6 +48,8 @@ class EMA(Callback):
         every: Update after every this many steps.
         optimizer: Of several optimizers, the one whose steps count (all weights are averaged).
             Default ``None``, for the one that there is.
+        from_start: Begin with the weights that the fit begins with, as a copy that is made before
+            the training does, and not with those of the first step. Default ``False``.
 
     Raises:
         TypeError, ValueError: An argument has the wrong type or is out of range. When a fit
@@ -68,6 +70,7 @@ class EMA(Callback):
         every: int = 1,
         *,
         optimizer: str | None = None,
+        from_start: bool = False,
     ) -> None:
         if not 0 <= real_number("decay", decay) <= 1:
             raise ValueError(f"decay must be between 0 and 1, got {decay!r}")
@@ -76,6 +79,7 @@ class EMA(Callback):
         self.buffers = flag("buffers", buffers)
         self.every = whole_number("every", every, 1, "steps")
         self.optimizer = optimizer_name(optimizer)
+        self.from_start = flag("from_start", from_start)
         self._model: weakref.ref[nn.Module] | None = None
         self._start_over()
 
@@ -89,7 +93,7 @@ class EMA(Callback):
 
     @property
     def updates(self) -> int:
-        """Updates so far."""
+        """Updates so far; the start is one with ``from_start``."""
         return self._average.updates
 
     def begin_fit(self, run: Runner) -> None:
@@ -105,6 +109,8 @@ class EMA(Callback):
             )
         self._start_over()
         self._model = weakref.ref(run.model)
+        if self.from_start:
+            self._average.update(run.model)
 
     def begin_epoch(self, run: Runner) -> None:
         """Start over with what this epoch was validated with."""

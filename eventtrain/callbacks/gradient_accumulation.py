@@ -66,6 +66,8 @@ class GradientAccumulation(Callback):
     def __init__(self, n: int) -> None:
         self.n = whole_number("n", n, 1, "batches")
         self._true_loss: Tensor | None = None
+        self._has_passed = False  # a backward pass, through the loss that was weighted
+        self._awaits_step = False
         self._is_flushing = False
         self._knows_end = False
         self._are_to_be_shared = self._are_shared = True  # gradients, with other processes
@@ -92,6 +94,7 @@ class GradientAccumulation(Callback):
         if self._batches and earlier is not None:
             earlier.zero_grad()
         self._opt = weakref.ref(run.opt)
+        self._awaits_step = False
         self._start_group()
 
     @handler(priority=BEFORE_EVERYONE)
@@ -122,7 +125,12 @@ class GradientAccumulation(Callback):
         if not self._batches:
             self._divisor = self.n * _or_one(weight)
         self._true_loss = run.loss
-        run.loss = _scaled(run.loss, weight / self._divisor)
+        run.loss = weighted = _scaled(run.loss, weight / self._divisor)
+        self._has_passed = False
+        weighted.register_hook(self._note_pass)
+
+    def _note_pass(self, gradient: Tensor) -> None:
+        self._has_passed = True
 
     def _have_been_dropped(self, run: Runner) -> bool:
         """Whether somebody has zeroed the gradients of the group, as far as that can be seen."""
@@ -131,23 +139,50 @@ class GradientAccumulation(Callback):
 
     @handler(priority=BEFORE_EVERYONE)
     def after_backward(self, run: Runner) -> None:
-        """Count the batch, and show the loss as it was."""
+        """Count the batch, and show the loss as it was.
+
+        Raises:
+            RuntimeError: The backward pass was that of another loss.
+        """
         if self._true_loss is not None:
+            if not self._has_passed:
+                raise RuntimeError(
+                    "GradientAccumulation has weighted run.loss for the backward pass, which was "
+                    "made of another loss: in one_batch, read it anew behind after_loss, "
+                    "self.loss.backward()"
+                )
+            self._awaits_step = True
             self._batches += 1
             self._are_shared = self._are_to_be_shared
             # A tensor may be the user's own.
             self._samples = self._samples + run.world.whole_weight_of(run)
         self.put_loss_back(run)
 
-    @handler(event="after_batch", priority=BEFORE_EVERYONE)
+    @handler(priority=BEFORE_EVERYONE)
+    def after_batch(self, run: Runner) -> None:
+        """Show the loss as it was, after a batch that had no backward pass too.
+
+        Raises:
+            RuntimeError: Nobody asked whether it is time to step.
+        """
+        self.put_loss_back(run)
+        awaits_step, self._awaits_step = self._awaits_step, False
+        if awaits_step and run.outcome == "completed":
+            raise RuntimeError(
+                "GradientAccumulation decides in begin_step whether it is time to step, and the "
+                "batch went without: have one_batch call self.optimizer_step() after each backward "
+                "pass, and never opt.step()"
+            )
+
     def put_loss_back(self, run: Runner) -> None:
-        """Show the loss as it was, after a batch that had no backward pass too."""
+        """Show the loss as it was."""
         if self._true_loss is not None:
             run.loss, self._true_loss = self._true_loss, None
 
     @handler(priority=MOVE_DATA)
     def begin_step(self, run: Runner) -> None:
         """Step at the end of a group only, with gradients of its mean."""
+        self._awaits_step = False
         if self._batches < self.n and not (self._is_flushing or self._is_last(run)):
             run.token.cancel("step", "accumulating")
         else:
@@ -177,6 +212,7 @@ class GradientAccumulation(Callback):
 
     def after_cancel_step(self, run: Runner) -> None:
         """Start a new group after an overflow, whose gradients a scaler drops."""
+        self._awaits_step = False  # somebody else was asked first
         # Where an optimizer fills gradients with zeros, nothing else tells.
         if run.token.absorbed is not None and run.token.absorbed.reason == "overflow":
             self._start_group()

@@ -58,6 +58,7 @@ class History(RowCallback):
         self._new: list[dict[str, Any]] = []
         self._weights: list[Any] = []  # of this phase's losses, which are yet to be shared
         self._clock = RowClock()
+        self._is_resumed = False
 
     @cached_property
     def name(self) -> str:
@@ -68,6 +69,7 @@ class History(RowCallback):
         """Count the fit."""
         self._weights = []
         self._clock = RowClock()
+        self._is_resumed = False
         self._fit += 1
 
     def begin_epoch(self, run: Runner) -> None:
@@ -77,6 +79,8 @@ class History(RowCallback):
     @handler(during="train", priority=METRICS)
     def after_loss(self, run: Runner) -> None:
         """Keep the batch's row, where batches are wanted; nothing is read from the device."""
+        if self._is_resumed:
+            self._forget_from(run.n_iter)
         if self.batches:
             self._weights.append(batch_weight(run))
             self._new.append(
@@ -89,6 +93,12 @@ class History(RowCallback):
                     **_first_rates(run.opt),
                 }
             )
+
+    def _forget_from(self, place: int) -> None:
+        """Drop rows of batches that were cut, and are run again; none where the fit begins."""
+        self._is_resumed, rows = False, self._batch_rows
+        if place:
+            self._batch_rows = [r for r in rows if r["fit"] != self._fit or r["n_iter"] < place]
 
     @handler(priority=METRICS)
     def after_train(self, run: Runner) -> None:
@@ -162,6 +172,7 @@ class History(RowCallback):
         self._epoch_rows = [dict(row) for row in state["epochs"]]
         self._batch_rows = [dict(row) for row in state["batches"]]
         self._new, self._weights = [], []
+        self._is_resumed = True
 
 
 def _first_rates(opt: Any) -> dict[str, Any]:

@@ -105,7 +105,8 @@ class LRScheduler(SchedulerCallback):
         if not isinstance(scheduler, torch_schedulers.LRScheduler):
             raise TypeError(
                 "make must return a torch.optim.lr_scheduler.LRScheduler, or a scheduler of "
-                f"timm's, got {scheduler!r}"
+                f"timm's, got {scheduler!r}: one of another kind is stepped by a handler, "
+                "run.on('after_step', lambda run: scheduler.step()), say"
             )
         return scheduler
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import cycle, product
 from pathlib import Path
@@ -71,6 +72,8 @@ class Recorder(RowCallback):
         self._columns: dict[str, list[Any]] = {"loss": [], **{name: [] for name in names}}
         # Not read yet, on the device.
         self._new: dict[str, list[Any]] = {name: [] for name in self._columns}
+        self._places: list[int] = []  # how many batches had ended before each
+        self._is_resumed = False
         self._weights: list[Any] = []  # of this phase's losses, which are yet to be shared
 
     def begin_fit(self, run: Runner) -> None:
@@ -89,13 +92,23 @@ class Recorder(RowCallback):
     @handler(during="train", priority=METRICS)
     def after_loss(self, run: Runner) -> None:
         """Keep the batch's loss and settings; nothing is read from the device."""
+        if self._is_resumed:
+            self._forget_from(run.n_iter)
         self._weights.append(batch_weight(run))
+        self._places.append(run.n_iter)
         for column, values in self._new.items():
             if column == "loss":
                 values.append(detached_mean(run.loss))
             else:
                 owner, _, name = column.rpartition(".")
                 values.append(hyperparameters(run.opt[owner] if owner else run.opt, name))
+
+    def _forget_from(self, place: int) -> None:
+        """Drop batches that were cut, and are run again; none where the fit begins."""
+        self._is_resumed = False
+        kept = bisect_left(self._places, place) if place else len(self._places)
+        for values in (self._places, *self._columns.values()):
+            del values[kept:]
 
     @handler(priority=METRICS)
     def after_train(self, run: Runner) -> None:
@@ -257,9 +270,8 @@ class Recorder(RowCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that was recorded, read from the device."""
-        validations = dict(self._validations)
-        columns, rows = dict(self._read()), list(self.rows)
-        return {"columns": columns, "rows": rows, "validations": validations}
+        found = {"columns": dict(self._read()), "rows": list(self.rows)}
+        return {**found, "places": list(self._places), "validations": dict(self._validations)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after what another recorder has recorded."""
@@ -267,8 +279,10 @@ class Recorder(RowCallback):
         self._start(name for name in columns if name != "loss")
         self._columns = {name: list(values) for name, values in columns.items()}
         self.rows = [dict(row) for row in state["rows"]]
-        # Earlier formats lack it.
+        # Earlier formats lack the rest.
         self._validations = dict(state.get("validations", _losses_of((None,))))
+        self._places = list(state.get("places", [-1] * len(self.losses)))
+        self._is_resumed = True
 
 
 def _losses_of(names: Iterable[str | None]) -> dict[str, str]:

@@ -17,7 +17,9 @@ from .weights import are_of_one_kind, possible_counts
 Counts = Sequence[frozenset[int]]
 
 
-def join_batches(parts: Sequence[Any], counts: Counts, *, inside: bool = False) -> Any:
+def join_batches(
+    parts: Sequence[Any], counts: Counts, *, listed: Sequence[int] = (), inside: bool = False
+) -> Any:
     """Put what was made of each batch together, in order, on the CPU.
 
     - Tensors are joined along the first dimension; those without dimensions become one, a
@@ -36,6 +38,8 @@ def join_batches(parts: Sequence[Any], counts: Counts, *, inside: bool = False) 
         parts: What was made of each batch.
         counts: For each batch, the numbers of samples that it can be read as; see
             ``sample_counts``.
+        listed: For each batch, how many elements it lists that may be samples; see
+            ``listed_samples``. Default none.
         inside: Whether the parts are members of larger ones. Default ``False``.
 
     Returns:
@@ -57,7 +61,7 @@ def join_batches(parts: Sequence[Any], counts: Counts, *, inside: bool = False) 
         if isinstance(first, Mapping):
             return _joined_mappings(parts, counts)
         if isinstance(first, (list, tuple)):
-            return _joined_sequences(parts, counts)
+            return _joined_sequences(parts, counts, listed)
         if is_dataclass(first) and not callable(getattr(first, "to", None)):
             return _joined_fields(parts, counts)
     return [on_host(part) for part in parts]
@@ -143,7 +147,7 @@ def _with_fields(part: Any, values: Mapping[str, Any]) -> Any:
     return whole
 
 
-def _joined_sequences(parts: list[Any], counts: Counts) -> Any:
+def _joined_sequences(parts: list[Any], counts: Counts, listed: Sequence[int]) -> Any:
     first = parts[0]
     is_named = isinstance(first, tuple) and hasattr(first, "_fields")
     is_even = len({len(part) for part in parts}) == 1
@@ -156,9 +160,10 @@ def _joined_sequences(parts: list[Any], counts: Counts) -> Any:
         for part, count in zip(parts, counts, strict=True)
         for element in part
     )
+    by_element = not (by_place or is_named) and _are_of_elements(parts, listed)
     if by_sample and by_place:
         return [on_host(part) for part in parts]
-    if by_sample:
+    if by_sample or by_element:
         return [on_host(element) for part in parts for element in part]
     if not by_place and not (is_even and isinstance(first, tuple)):
         return [on_host(part) for part in parts]
@@ -169,3 +174,16 @@ def _joined_sequences(parts: list[Any], counts: Counts) -> Any:
         return type(first)(places)
     except Exception:  # a class of somebody's own that takes other arguments
         return tuple(places)
+
+
+def _are_of_elements(parts: list[Any], listed: Sequence[int]) -> bool:
+    """Whether each part has an element for each that its batch lists, as detections of images do.
+
+    Two are two samples only beside other batches, or where mappings are what was found: else they
+    may be what was made of an input and its target.
+    """
+    return (
+        [len(part) for part in parts] == list(listed)
+        and all(map(are_of_one_kind, parts))
+        and (set(listed) != {2} or all(isinstance(each, Mapping) for each in parts[0]))
+    )

@@ -51,8 +51,7 @@ def check_count(dl: Any, count: int, length: int | None, where: str) -> None:
     """
     if not count:
         raise EmptyLoaderError(
-            f"{where} gave no batch ({type(dl).__name__}). A generator can be read only once: "
-            "pass something that can be iterated over in every epoch."
+            f"{where} gave no batch ({type(dl).__name__}). {_why_empty(dl, length)}"
         )
     if length is None or count == length:
         return
@@ -70,3 +69,16 @@ def check_count(dl: Any, count: int, length: int | None, where: str) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+def _why_empty(dl: Any, length: int | None) -> str:
+    if length == 0 and getattr(dl, "drop_last", False):
+        return (
+            "It drops the last batch, which is not full: a smaller batch size, or drop_last=False."
+        )
+    if length == 0:
+        return "Its length is 0: look at its data set."
+    return (
+        "A generator can be read only once: pass something that can be iterated over in every "
+        "epoch."
+    )

@@ -53,6 +53,9 @@ def weight_of(batch: Any, weight: Weight | None = None) -> float | Tensor:
 def count_samples(batch: Any) -> int:
     """Count the samples of a batch: those of its target, or of its input where it has none.
 
+    Where nothing else tells, an object with a ``to`` and a length has as many as it is long, unless
+    it has keys, which that may be the number of.
+
     Args:
         batch: A pair of input and target, or anything else, which is then counted as a whole.
 
@@ -65,12 +68,12 @@ def count_samples(batch: Any) -> int:
     """
     xb, yb = batch_parts(batch)
     inputs, targets = possible_counts(xb), possible_counts(yb)
-    found = _both(inputs, targets)
+    found = _both(inputs, targets) if inputs or targets else _lengths(xb, yb)
     if xb is yb and isinstance(xb, (list, tuple)) and len(xb) == 1 and len(found) > 1:
         found -= {1}  # what a DataLoader makes of a TensorDataset of one tensor
     if len(found) == 1:
         return next(iter(found))
-    if not (inputs or targets):
+    if not (inputs or targets or found):
         raise UncountableError(
             f"the samples of a batch of {form_of(batch)} cannot be counted. {_REMEDY}"
         )
@@ -88,8 +91,15 @@ def count_samples(batch: Any) -> int:
 
 def sample_counts(batch: Any) -> frozenset[int]:
     """Return the numbers of samples that a batch can be read as; none where nothing tells."""
-    inputs, targets = map(possible_counts, batch_parts(batch))
-    return _both(inputs, targets) or inputs | targets
+    xb, yb = batch_parts(batch)
+    inputs, targets = possible_counts(xb), possible_counts(yb)
+    return _both(inputs, targets) or inputs | targets or _lengths(xb, yb)
+
+
+def listed_samples(batch: Any) -> int:
+    """Return how many elements of one kind a batch lists; 0 where it is no list of such."""
+    is_list = isinstance(batch, (list, tuple)) and not hasattr(batch, "_fields")
+    return len(batch) if is_list and are_of_one_kind(batch) else 0
 
 
 def possible_counts(part: Any) -> frozenset[int]:
@@ -133,6 +143,18 @@ def possible_counts(part: Any) -> frozenset[int]:
 def are_of_one_kind(elements: Sequence[Any]) -> bool:
     """Whether elements can be samples of one data set: alike in type, dtype, dimensions, keys."""
     return len({_kind(element) for element in elements}) == 1
+
+
+def _lengths(*parts: Any) -> frozenset[int]:
+    """Return how long the parts are that are moved to a device as a whole and have no keys."""
+    return frozenset(
+        len(part)
+        for part in parts
+        if callable(getattr(part, "to", None))
+        and hasattr(type(part), "__len__")
+        and not hasattr(part, "keys")
+        and not isinstance(part, (type, Tensor, list, tuple))
+    )
 
 
 def _both(inputs: frozenset[int], targets: frozenset[int]) -> frozenset[int]:

@@ -185,6 +185,41 @@ def test_a_collection_alone_is_taken_too(learner: Learner) -> None:
     assert len(stats.valid_stats.avg_stats) == 3
 
 
+def rate(pred: Tensor, yb: Tensor, share: float) -> float:
+    return share
+
+
+def test_metrics_in_a_mapping_have_columns_by_its_names(learner: Learner) -> None:
+    metrics = {"half": partial(rate, share=0.5), "whole": lambda pred, yb: 1.0, "of": collection()}
+    row = Runner(AvgStatsCallback(metrics, report=None)).fit(1, learner).history[0]
+    assert (row["train_half"], row["valid_half"], row["valid_whole"]) == (0.5, 0.5, 1)
+    inside = [f"valid_of_{name}" for name in collection()]
+    assert list(row)[-4:] == ["valid_half", "valid_whole", *inside]
+
+
+def test_metrics_may_stand_in_a_module_of_torch(learner: Learner) -> None:
+    metric = torchmetrics.classification.MulticlassAccuracy(num_classes=3)
+    row = Runner(AvgStatsCallback(nn.ModuleDict({"acc": metric}), report=None)).fit(1, learner)
+    assert "valid_acc" in row.history[0]
+
+
+def test_two_of_them_with_a_metric_of_one_name_are_an_error(learner: Learner) -> None:
+    first, second = (AvgStatsCallback({"acc": accuracy}, report=None) for _ in range(2))
+    second.name = "second"
+    for use in (lambda run: run.fit(1, learner), lambda run: run.validate(learner)):
+        with pytest.raises(ValueError, match=r"'avg_stats'> and .*'second'> both have .*'acc'"):
+            use(Runner([first, second]))
+    second = AvgStatsCallback({"other": accuracy}, report=None)
+    second.name = "second"
+    row = Runner([first, second]).fit(1, learner).history[0]
+    assert row["valid_acc"] == row["valid_other"]
+
+
+def test_a_name_of_a_metric_that_is_no_text_is_an_error() -> None:
+    with pytest.raises(TypeError, match="names of their columns, texts, got 1"):
+        AvgStatsCallback({1: accuracy})
+
+
 def test_a_metric_that_computes_several_numbers_is_told_by_name(learner: Learner) -> None:
     metric = torchmetrics.classification.MulticlassAccuracy(num_classes=3, average=None)
     with pytest.raises(TypeError, match=r"'multiclass_accuracy' computes no single .*\[3\]"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -56,6 +57,34 @@ def test_the_averages_are_those_of_torch(make_learner: Make, decay: float) -> No
     average = by_hand(theirs, decay, epochs=3)
     ema.copy_to(ours.model)
     assert equal(weights(ours.model), weights(average.module))
+
+
+@pytest.mark.parametrize("cut", [None, 4])
+def test_from_the_start_the_average_is_that_of_a_copy_made_before(
+    make_learner: Make, tmp_path: Path, cut: int | None
+) -> None:
+    ours, theirs = normed(make_learner()), normed(make_learner())
+    if cut is not None:
+        run = Runner([EMA(0.9, from_start=True), Checkpoint(tmp_path)])
+        run.on("after_step", lambda run: run.token.cancel("fit"), when=lambda run: run.steps == cut)
+        run.fit(3, ours)
+        ours = normed(make_learner())
+    ema = EMA(0.9, from_start=True)
+    Runner([ema, Checkpoint(tmp_path)]).fit(3, ours, resume="auto")
+    average = copy.deepcopy(theirs.model)
+    for _ in range(3):
+        for x, y in theirs.data.train_dl:
+            theirs.loss_func(theirs.model(x), y).backward()
+            theirs.opt.step()
+            theirs.opt.zero_grad()
+            with torch.no_grad():
+                for mean, weight in zip(
+                    average.parameters(), theirs.model.parameters(), strict=True
+                ):
+                    mean.lerp_(weight, 0.1)
+    ema.copy_to(ours.model)
+    for mean, expected in zip(ours.model.parameters(), average.parameters(), strict=True):
+        assert torch.allclose(mean, expected, atol=1e-7)
 
 
 def test_buffers_can_be_averaged_too(make_learner: Make) -> None:

@@ -303,3 +303,54 @@ def test_validation_is_left_alone(make_learner: Callable[..., Learner]) -> None:
 def test_bad_arguments_are_refused(n: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="n must be"):
         GradientAccumulation(n)
+
+
+class KeepsItsLoss(Runner):
+    """Makes the backward pass of the loss that it has computed, and not of ``run.loss``."""
+
+    def one_batch(self) -> None:
+        self.pred = self.learn.call_model(self.xb)
+        self.emit.after_pred()
+        loss = self.loss = self.learn.compute_loss(self.pred, self.yb)
+        self.emit.after_loss()
+        if self.in_train:
+            loss.backward()
+            self.emit.after_backward()
+            self.optimizer_step()
+
+
+class StepsItself(Runner):
+    """Steps the optimizer past everybody who has a say in it."""
+
+    def one_batch(self) -> None:
+        self.pred = self.learn.call_model(self.xb)
+        self.emit.after_pred()
+        self.loss = self.learn.compute_loss(self.pred, self.yb)
+        self.emit.after_loss()
+        if self.in_train:
+            self.loss.backward()
+            self.emit.after_backward()
+            self.opt.step()
+            self.opt.zero_grad()
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (KeepsItsLoss, r"made of another loss.*self\.loss\.backward\(\)"),
+        (StepsItself, r"self\.optimizer_step\(\) after each.*never opt\.step\(\)"),
+    ],
+)
+def test_a_one_batch_in_which_it_would_do_nothing_is_an_error(
+    kind: type[Runner], said: str, make_learner: Callable[..., Learner]
+) -> None:
+    with pytest.raises(RuntimeError, match=said):
+        kind(GradientAccumulation(2)).fit(1, make_learner())
+
+
+def test_a_step_that_somebody_cancels_before_it_is_asked_is_no_error(
+    make_learner: Callable[..., Learner],
+) -> None:
+    run = Runner(GradientAccumulation(2))
+    run.on("begin_step", lambda run: run.token.cancel("step", "not now"), priority=1000)
+    assert run.fit(1, make_learner()).outcome == "completed"

@@ -324,6 +324,11 @@ def test_a_plateau_scheduler_is_sent_to_its_own_callback(learner: Learner) -> No
         Runner(cbs=LRScheduler(torch_schedulers.ReduceLROnPlateau)).fit(1, learner)
 
 
+def test_a_scheduler_of_another_kind_is_told_how_it_is_stepped(learner: Learner) -> None:
+    with pytest.raises(TypeError, match=r"run\.on\('after_step'"):
+        Runner(cbs=LRScheduler(lambda opt: object())).fit(1, learner)
+
+
 def test_state_cannot_be_loaded_before_the_fit_begins(learner: Learner) -> None:
     run = Runner(cbs=LRScheduler(SCHEDULERS["step"]))
     run.fit(1, learner)

@@ -18,6 +18,7 @@ from eventtrain.callbacks import (
     Checkpoint,
     CSVLogger,
     DeviceStats,
+    GradientAccumulation,
     GradStats,
     History,
     JSONLLogger,
@@ -97,3 +98,25 @@ def test_the_resumed_run_has_seen_what_an_uninterrupted_one_sees(
         fit(broken, make_learner(), fail_at)
     torch.manual_seed(99)
     assert all_seen(fit(broken, make_learner()), broken) == whole
+
+
+@pytest.mark.parametrize("event", ["begin_batch", "after_loss", "begin_step"])
+@pytest.mark.parametrize("at", [2, 3, 6])
+def test_batches_that_were_cut_and_are_run_again_are_recorded_once(
+    event: str, at: int, make_learner: Make, tmp_path: Path
+) -> None:
+    def run_in(folder: Path) -> Runner:
+        observing = [Recorder(), History(batches=True)]
+        return Runner([*observing, GradientAccumulation(2), Checkpoint(folder)])
+
+    whole, broken = run_in(tmp_path / "whole"), run_in(tmp_path / "broken")
+    whole.fit(3, make_learner())
+    is_there = lambda run: run.in_train and run.n_iter == at  # noqa: E731
+    broken.on(event, lambda run: run.token.cancel("fit"), when=is_there, priority=200)
+    broken.fit(3, make_learner())
+    resumed = run_in(tmp_path / "broken")
+    resumed.fit(3, make_learner(), resume="auto")
+    assert resumed.recorder.losses == whole.recorder.losses
+    assert resumed.recorder.lrs == whole.recorder.lrs
+    batches = [run.history_table.to_dicts("batches") for run in (resumed, whole)]
+    assert batches[0] == batches[1]

@@ -179,6 +179,51 @@ def test_detections_come_as_one_list_of_all_samples(make: Any, sizes: tuple[int,
     assert [int(each["id"]) for each in found] == list(range(sum(sizes)))
 
 
+@pytest.mark.parametrize("make", [list, tuple])
+@pytest.mark.parametrize("sizes", [(4, 4, 2), (3, 3, 1), (2, 2), (2, 1)])
+def test_detections_in_images_that_a_batch_lists_come_as_one_list(
+    make: Any, sizes: tuple[int, ...]
+) -> None:
+    images = [torch.full((3, 4 + i % 2, 5), float(i)) for i in range(sum(sizes))]
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    batches: Any = [make(images[start : start + n]) for start, n in zip(starts, sizes, strict=True)]
+
+    def detect(model: Any, batch: Any) -> Any:
+        return [{"boxes": image[0].repeat(int(image[0, 0, 0]) % 3, 1)} for image in batch]
+
+    found = Runner().predict(Learner(len, None, None, DataBunch(None), forward=detect), batches)
+    assert [len(each["boxes"]) for each in found] == [
+        len(image[0]) * (i % 3) for i, image in enumerate(images)
+    ]
+
+
+def test_two_of_each_batch_that_are_no_rows_are_kept_a_batch() -> None:
+    def hidden(model: Any, batch: Any) -> Any:
+        return [part.mean(0) for part in batch]
+
+    learn = Learner(len, None, None, DataBunch(None), forward=hidden)
+    found = Runner().predict(learn, [(torch.zeros(5, 3), torch.ones(5, 3))] * 2)
+    assert [len(part) for part in found] == [2, 2]
+
+
+class Moved:
+    """A batch of somebody's own, which knows how long it is."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to(self, device: Any, non_blocking: bool = False) -> Moved:
+        return Moved(self.rows.to(device))
+
+
+def test_texts_of_an_object_that_knows_its_length_come_as_one_list() -> None:
+    batches: Any = [Moved(xb) for xb, _ in inputs(4, 4, 2)]
+    assert predict(lambda xb: ["a"] * len(xb.rows), batches) == ["a"] * 10
+
+
 def test_texts_of_samples_come_as_one_list() -> None:
     assert predict(lambda xb: [f"{row[0]:.0f}" for row in xb]) == [str(i) for i in range(10)]
 

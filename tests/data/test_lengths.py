@@ -230,3 +230,19 @@ def test_a_loader_of_length_zero_that_gives_batches_trains() -> None:
     run = Runner([AvgStatsCallback(report=None), GradientAccumulation(2)])
     with pytest.warns(RuntimeWarning, match="gave 2 batches, and its length is 0"):
         assert run.fit(1, learner(Estimated(2, 0))).steps == 1
+
+
+@pytest.mark.parametrize(
+    ("loader", "said"),
+    [
+        (DataLoader(ROWS, batch_size=16, drop_last=True), "drops the last batch, which is not ful"),
+        (Estimated(0, 0), "Its length is 0"),
+        (iter(()), "can be read only once"),
+    ],
+)
+def test_a_loader_without_a_batch_is_told_why_it_may_have_none(loader: Any, said: str) -> None:
+    model = nn.Linear(3, 2)
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    learn = Learner(model, opt, nn.functional.mse_loss, DataBunch(loader))
+    with pytest.raises(DataError, match=f"the train loader in epoch 0 gave no batch.*{said}"):
+        Runner().fit(1, learn)

@@ -47,6 +47,26 @@ class Fields:
     name: str = "fields"
 
 
+class Moved:
+    """A batch of somebody's own, which knows how long it is."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def to(self, device: Any, non_blocking: bool = False) -> Moved:
+        return self
+
+
+class Keyed(Moved):
+    """Its length is the number of its keys, as that of a single graph is."""
+
+    def keys(self) -> list[str]:
+        return ["x", "y"]
+
+
 class Opaque:
     def __len__(self) -> int:
         return 7
@@ -98,6 +118,9 @@ COUNTED = {
     "a dataclass": (Fields(zeros(5, 2), zeros(5)), 5),
     "a dataclass and targets": ((Fields(zeros(5, 2), zeros(5)), zeros(5)), 5),
     "an object and targets": ((Opaque(), zeros(5)), 5),
+    "an object that is moved": (Moved(5), 5),
+    "an object that is moved, and targets": ((Moved(9), zeros(5)), 5),
+    "an object that is moved, and none": ((Moved(5), None), 5),
     "arrays": ((np.zeros((5, 2)), np.zeros(5)), 5),
     "sparse": ((zeros(5, 2).to_sparse(), zeros(5)), 5),
     "no row": (zeros(0, 2), 0),
@@ -156,8 +179,9 @@ def test_what_can_be_read_in_two_ways_is_an_error_with_both_numbers(name: str) -
 
 @pytest.mark.parametrize(
     "batch",
-    ["text", [], {}, {"a": 1}, torch.tensor(1.0), None, 3, Opaque(), ("a", "b"), (None, None),
-     {"tokens": zeros(37), "offsets": zeros(16)}, Fields(zeros(37), zeros(16)), Fields, object()],
+    ["text", [], {}, {"a": 1}, torch.tensor(1.0), None, 3, Opaque(), Keyed(2), Moved,
+     ("a", "b"), (None, None), {"tokens": zeros(37), "offsets": zeros(16)},
+     Fields(zeros(37), zeros(16)), Fields, object()],
     ids=lambda batch: type(batch).__name__,
 )  # fmt: skip
 def test_what_has_nothing_to_count_by_is_an_error_of_its_own(batch: Any) -> None:
