@@ -163,8 +163,8 @@ def test_the_sdist_holds_what_it_takes_to_test_it_and_nothing_else(built: Path) 
         if path.is_file()
     }
     others = {
-        "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "MANIFEST.in", "PKG-INFO", "README.md",
-        "constraints.txt", "pyproject.toml", "setup.cfg", "setup.py",
+        "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "PKG-INFO",
+        "README.md", "SECURITY.md", "constraints.txt", "pyproject.toml", "setup.cfg", "setup.py",
     }  # fmt: skip
     assert names == files | others
 
