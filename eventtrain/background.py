@@ -3,110 +3,27 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from queue import Full, Queue
 from threading import Thread
-from types import MappingProxyType
-from typing import Any, Literal, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .arguments import whole_number
-from .bus.handlers import Handler, HandlerOptions, logger, names, place_of
+from .background_options import Waiting, parted
+from .bus.event_bus import Events, events_of
+from .bus.handlers import Handler, Options, logger, place_of
 from .bus.receivers import Receiver, check_receiver, name_of, reject_result, source_of
-from .bus.running import running_handler
+from .bus.running import HandlerThread, running_handler
 from .bus.subscription import Subscription
-from .data.batch import convert_parts
 from .errors import add_note
-from .optimizers import parameter_groups
+from .record import Record, record_of
 
-WhenFull = Literal["wait", "drop"]
-TENSORS = ("pred", "xb", "yb", "batch", "weight")
-"""What is copied into a record where it is asked for."""
-_NUMBERS = (
-    *(
-        "epoch",
-        "epochs",
-        "total_steps",
-        "n_epochs",
-        "n_iter",
-        "steps",
-        "phase",
-        "valid_name",
-        "in_train",
-        "batch_index",
-    ),
-    *("iters", "train_iters", "outcome", "rank"),
-)
 _ROOTS = ("fit", "validate", "predict")
 _CLOSING = ("after_batch", "after_train", "after_validate", "after_predict", "after_epoch")
+_ENDS = (*_CLOSING, "after_fit")
 _PAUSE = 0.1  # seconds
-
-
-class RunnerOptions(HandlerOptions, total=False):
-    """What ``Runner.on`` takes, for type checkers."""
-
-    background: bool
-    queue: int
-    full: WhenFull
-    tensors: str | Iterable[str]
-
-
-class Record:
-    """What a run was when an event fired; nothing of it changes.
-
-    It has ``event``, ``time`` (seconds since 1970), ``loss`` and ``losses`` (copies, on their
-    device, without a graph), ``lrs`` (of the parameter groups), ``row`` (of the history, as it
-    was), the counters of the run from ``epoch`` to ``steps``, and what ``tensors=`` has named.
-    """
-
-    __slots__ = ("_fields",)
-    _fields: Mapping[str, Any]
-
-    def __init__(self, fields: Mapping[str, Any]) -> None:
-        object.__setattr__(self, "_fields", MappingProxyType(dict(fields)))
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        if name in self._fields:
-            return self._fields[name]
-        remedy = f": ask for a copy, tensors=({name!r},)" if name in TENSORS else ""
-        raise AttributeError(
-            f"a handler in the background gets a record of the run, which has no {name!r}{remedy}. "
-            f"It has {', '.join(self._fields)}"
-        )
-
-    def __setattr__(self, name: str, value: Any) -> NoReturn:
-        raise AttributeError(
-            f"{name} of a record cannot be set: the run has gone on. What changes the run is a "
-            "handler without background=True"
-        )
-
-    def __dir__(self) -> Iterable[str]:
-        return [*super().__dir__(), *self._fields]
-
-    def __repr__(self) -> str:
-        return f"<Record of {self.event}{place_of(self)}>"
-
-
-def record_of(run: Any, event: str, tensors: Iterable[str] = ()) -> Record:
-    """Copy what there is of a run, without waiting for a device."""
-    groups = [] if run.learn is None else [group for _, group in parameter_groups(run.opt)]
-    found = {name: getattr(run, name) for name in (*_NUMBERS, "loss", "losses")}
-    for name in ("loss", "losses", *tensors):
-        found[name] = _copied(getattr(run, name))
-    found["lrs"] = tuple(_copied(group.get("lr")) for group in groups)
-    found["row"] = MappingProxyType(
-        {k: _copied(v) for k, v in run.history[-1].items()} if run.history else {}
-    )
-    return Record({"event": event, "time": time.time(), **found})
-
-
-def _copied(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else convert_parts(value, _copied)
 
 
 class Background:
@@ -114,16 +31,14 @@ class Background:
 
     Args:
         fn: ``fn(record)``.
-        size: How many records may wait.
-        full: What happens to one for which there is no room: the loop waits, or it is dropped.
-        tensors: What a record has besides.
+        waiting: How records wait, and what they have besides.
 
     Attributes:
         dropped: Records dropped in this run.
     """
 
-    def __init__(self, fn: Receiver, size: int, full: WhenFull, tensors: tuple[str, ...]) -> None:
-        self._fn, self._size, self._full, self._tensors = fn, size, full, tensors
+    def __init__(self, fn: Receiver, waiting: Waiting) -> None:
+        self._fn, self._waiting = fn, waiting
         self._handlers: tuple[Handler, ...] = ()
         self._thread: Thread | None = None
         self._process = 0
@@ -132,22 +47,39 @@ class Background:
         self.dropped = 0
 
     def subscribe(
-        self, on: Callable[..., Subscription], event: str | Iterable[str], options: dict[str, Any]
+        self, on: Callable[..., Subscription], events: tuple[str, ...], options: dict[str, Any]
     ) -> Subscription:
-        """Subscribe to ``event`` and to the closing events by ``on``."""
-        check_receiver(self._fn, ", ".join(names(event)))
+        """Subscribe to ``events`` and to the closing events by ``on``."""
+        check_receiver(self._fn, ", ".join(events))
         name = options.pop("name", None) or name_of(self._fn)
-        self._handlers = on(event, self.hand_over, name=name, **options).handlers
-        for handler in self._handlers:
-            handler.source = f"{source_of(self._fn)}, in background"  # as explain() shows it
-        last = float("-inf")
-        ends = on((*_CLOSING, "after_fit"), self.close, name=f"{name} in background", priority=last)
+        self._take(on(events, self.hand_over, name=name, **options).handlers, self._fn)
+        ends = on(_ENDS, self.close, **self._ending())
         return Subscription([*self._handlers, *ends.handlers])
 
-    @property
-    def is_subscribed(self) -> bool:
-        """Whether it hears of any event."""
-        return any(handler.key is not None for handler in self._handlers)
+    def handlers(
+        self, events: Iterable[str], options: Options, origin: Receiver, plugin: str | None
+    ) -> list[Handler]:
+        """Return the handlers of ``events`` and of the closing events.
+
+        Args:
+            events: What the function is told of.
+            options: Of these handlers.
+            origin: As it was written.
+            plugin: The plugin that brought it, for messages.
+        """
+        found = [Handler(e, self.hand_over, options, origin=origin, plugin=plugin) for e in events]
+        self._take(found, origin)
+        ending = Options(**self._ending())
+        return [*found, *(Handler(e, self.close, ending, plugin=plugin) for e in _ENDS)]
+
+    def _take(self, handlers: Iterable[Handler], origin: Receiver) -> None:
+        self._handlers = tuple(handlers)
+        for handler in self._handlers:
+            handler.source = f"{source_of(origin)}, in background"  # as explain() shows it
+
+    def _ending(self) -> dict[str, Any]:
+        name = f"{self._handlers[0].name} in background"
+        return {"name": name, "priority": float("-inf")}
 
     # In the thread of the loop
 
@@ -156,24 +88,24 @@ class Background:
         handler = self._handlers[0]
         if len(self._handlers) > 1:
             handler = running_handler() or handler
-        record = record_of(run, handler.event, self._tensors)
+        record = record_of(run, handler.event, self._waiting.tensors)
         is_here = self._thread is None or self._process == os.getpid()
         if not run.is_running or not is_here:  # nobody would end the thread, or there is none
             reject_result(self._fn(record))
             return
         if self._thread is None:
             self._begin()
+            run.backgrounds.note(self)
         self._put(handler, record, _marked(run))
 
     def _begin(self) -> None:
         self.dropped, self._has_failed, self._process = 0, False, os.getpid()
-        self._queue: Queue[Any] = Queue(self._size)
-        name = f"eventtrain {self._handlers[0].name}"
-        self._thread = Thread(target=self._work, args=(self._queue,), name=name, daemon=True)
+        self._queue: Queue[Any] = Queue(self._waiting.queue)
+        self._thread = HandlerThread(self._handlers[0], self._work, self._queue)
         self._thread.start()
 
     def _put(self, *entry: Any) -> None:
-        if self._full == "drop":
+        if self._waiting.full == "drop":
             try:
                 self._queue.put_nowait(entry)
             except Full:
@@ -212,7 +144,7 @@ class Background:
                 "%s was not told of %d events, for which its queue of %d had no room",
                 self._handlers[0].describe(),
                 self.dropped,
-                self._size,
+                self._waiting.queue,
             )
 
     # In the thread of the function
@@ -248,36 +180,33 @@ class Backgrounds:
     """The handlers of one runner that run in the background."""
 
     def __init__(self) -> None:
-        self._all: list[Background] = []
+        self._begun: list[Background] = []
 
     def subscribe(
         self,
         on: Callable[..., Subscription],
-        event: str | Iterable[str],
+        event: Events,
         fn: tuple[Any, ...],
         options: dict[str, Any],
     ) -> Any:
         """Subscribe as ``Runner.on`` does: a function, or as a decorator.
 
+        Args:
+            on: Subscribes a handler that runs in the loop.
+            event: As for ``Runner.on``.
+            fn: The function, if it is given.
+            options: Those of the loop and of the background.
+
         Raises:
             TypeError, ValueError: An option is none, or does not go together with another.
         """
-        size = whole_number("queue", options.pop("queue", 1000), 1, "records")
-        full = options.pop("full", "wait")
-        if full not in ("wait", "drop"):
-            raise ValueError(f"full must be 'wait' or 'drop', got {full!r}")
-        tensors = names(options.pop("tensors", ()))
-        strange = [name for name in tensors if name not in TENSORS]
-        if strange:
-            raise ValueError(f"tensors can be of {', '.join(TENSORS)}, got {strange[0]!r}")
-        if options.get("weak"):
-            raise ValueError("a handler in the background is held strongly: leave weak out")
+        plain, waiting = parted(options)
+        if waiting is None:
+            return on(event, *fn, **plain)
+        events = events_of(event)
 
         def subscribe(function: Any) -> Subscription:
-            background = Background(function, size, full, tensors)
-            subscription = background.subscribe(on, event, dict(options))
-            self._all.append(background)
-            return subscription
+            return Background(function, waiting).subscribe(on, events, dict(plain))
 
         def decorate(function: Any) -> Any:
             subscribe(function)
@@ -285,20 +214,12 @@ class Backgrounds:
 
         return subscribe(*fn) if fn else decorate
 
+    def note(self, background: Background) -> None:
+        """Have one whose thread has begun be ended with the run."""
+        self._begun.append(background)
+
     def stop(self) -> None:
         """End all threads that have not ended with the run's own closing event."""
-        for background in self._all:
+        begun, self._begun = self._begun, []
+        for background in begun:
             background.stop()
-        self._all = [background for background in self._all if background.is_subscribed]
-
-
-def without_background(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options of a handler that runs in the loop.
-
-    Raises:
-        TypeError: One is of those that run in the background.
-    """
-    for name in ("queue", "full", "tensors"):
-        if name in options:
-            raise TypeError(f"{name} is an option of handlers in the background: background=True")
-    return options

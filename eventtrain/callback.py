@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
+from .background_options import parted
+from .bus.event_bus import events_of
 from .bus.handlers import Handler, Options, Ranks, is_among
 from .bus.receivers import Receiver, why_not_run
 from .copies import Emptied, attribute_not_pickled, without_weak_references
@@ -303,6 +305,7 @@ class Callback:
         Raises:
             CallbackError: A method takes other arguments than ``(self)`` or ``(self, run)``,
                 or calling it would not run its body, as with ``yield``.
+            TypeError: A method has options of the background, and does not run there.
         """
         result = []
         for attribute in vars(self).keys() & _EVENT_NAMES:
@@ -317,13 +320,20 @@ class Callback:
             if not is_method or (marked is None and attribute not in _EVENT_NAMES):
                 continue
             event, options = marked or (None, {})
-            merged = Options(
-                **{"priority": self.priority, "ranks": self.ranks, "name": self.name, **options}
-            )
-            bound = getattr(self, attribute)
+            own = {"priority": self.priority, "ranks": self.ranks, "name": self.name}
+            plain, waiting = parted(options)
+            merged, bound = Options(**{**own, **plain}), getattr(self, attribute)
             receiver = _as_receiver(bound, f"{type(self).__name__}.{attribute}")
-            for each in [attribute] if event is None else listify(event):
-                result.append(Handler(each, receiver, merged, origin=bound, plugin=plugin))
+            events = (attribute,) if event is None else events_of(event)
+            if waiting is None:
+                result += [
+                    Handler(e, receiver, merged, origin=bound, plugin=plugin) for e in events
+                ]
+            else:
+                from .background import Background  # here: it needs torch
+
+                background = Background(receiver, waiting)
+                result += background.handlers(events, merged, bound, plugin)
         return result
 
 

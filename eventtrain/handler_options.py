@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, Unpack, cast
+from typing import Any, TypeVar, Unpack
 
+from .background_options import MethodOptions, without_own
 from .bus.event_bus import Events as _Events
-from .bus.handlers import MethodOptions, Options
+from .bus.handlers import Options
 
 F = TypeVar("F", bound=Callable[..., object])
 Events = _Events | None
@@ -24,7 +25,8 @@ def handler(event: Events = None, **options: Unpack[MethodOptions]) -> Callable[
         event: Event or events to subscribe to; by default the method's own name.
             Events added with ``bus.declare`` are named here.
         **options: ``priority``, ``every``, ``once``, ``when``, ``during``,
-            ``before``, ``after``, ``on_error``, ``ranks``, ``name`` as in ``EventBus.on``.
+            ``before``, ``after``, ``on_error``, ``ranks``, ``name`` as in ``EventBus.on``;
+            ``background``, ``queue``, ``full``, ``tensors`` as in ``Runner.on``.
 
     Raises:
         TypeError, ValueError: An option is unknown or out of range, or what is decorated
@@ -32,7 +34,7 @@ def handler(event: Events = None, **options: Unpack[MethodOptions]) -> Callable[
     """
     if callable(event):
         raise TypeError("write @handler(...) with parentheses, for example @handler(priority=10)")
-    Options(**cast("dict[str, Any]", options))
+    Options(**without_own(options))
 
     def decorate(method: F) -> F:
         if isinstance(method, type) or not (callable(method) or hasattr(method, "__func__")):

@@ -66,13 +66,15 @@ class Interrupts:
     @around
     def aside(self) -> Iterator[None]:
         """Have the handlers that stood before stand for a while."""
-        for number, previous in self._previous.items():
-            signal.signal(number, previous)
-        try:
-            yield
-        finally:
-            self._previous.clear()
-            self._install()
+        # Around all: what comes meanwhile is for those handlers alone.
+        with nullcontext() if self._wake_up is None else self._wake_up.aside():
+            for number, previous in self._previous.items():
+                signal.signal(number, previous)
+            try:
+                yield
+            finally:
+                self._previous.clear()
+                self._install()
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         wake_up = self._wake_up

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 import torch
 
 from .adoption import by_name, callback_of, made_by
-from .background import RunnerOptions, without_background
-from .bus.event_bus import EventBus, Events, events_of
+from .background_options import RunnerOptions
+from .bus.event_bus import EventBus, Events
 from .bus.handlers import OnError
 from .bus.receivers import Receiver
 from .bus.subscription import Subscription
@@ -157,9 +157,11 @@ class Runner(Execution):
                 ``"yb"``, ``"batch"`` and ``"weight"``. What it raises is raised at the next
                 closing event, and ``after_fit`` waits until it has worked off all of them.
         """
-        if options.pop("background", False):
-            return self.backgrounds.subscribe(self.on, events_of(event), fn, options)
-        return self.bus.on(event, *fn, sender=self, **without_background(options))
+
+        def subscribe(event: Any, *fn: Any, **options: Any) -> Any:
+            return self.bus.on(event, *fn, sender=self, **options)
+
+        return self.backgrounds.subscribe(subscribe, event, fn, options)
 
     @overload
     def fit(

@@ -40,25 +40,42 @@ class Limit:
         rows = rows_of(given)
         return ranges(rows, self.rows) if rows > self.rows else []
 
-    def lower(self, given: Any, error: torch.OutOfMemoryError) -> None:
-        """Halve the rows; raise ``error``, with a note, where that cannot be done."""
+    def lower(
+        self, given: Any, error: torch.OutOfMemoryError, tried: Sequence[Range] | None = None
+    ) -> None:
+        """Halve the rows, unless that has been done since.
+
+        Args:
+            given: What a model was called with.
+            error: What it has raised.
+            tried: In what pieces; by default, in those that there are now.
+
+        Raises:
+            torch.OutOfMemoryError: It cannot be done: ``error``, with a note.
+        """
         try:
+            if tried is not None and list(tried) != self.pieces_of(given):
+                return
             rows = rows_of(given)
         except CannotBeCut as reason:
             add_note(error, f"The batch cannot be split: {reason}.")
             raise error from None
-        tried = min(rows, self.rows or rows)
-        if tried == 1:
+        most = min(rows, self.rows or rows)
+        if most == 1:
             add_note(error, "The batch cannot be split any further: one sample alone is too much.")
             raise error
-        self.rows = (tried + 1) // 2
+        self.rows = (most + 1) // 2
         self.lowered(rows)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
-class _State:
-    """Random numbers, and the buffers of a model, as they are now."""
+class State:
+    """Random numbers, and the buffers of a model, as they are now.
+
+    Args:
+        model: The one that is about to be called.
+    """
 
     def __init__(self, model: Any) -> None:
         buffers = model.buffers() if isinstance(model, nn.Module) else ()
@@ -66,6 +83,7 @@ class _State:
         self._random = random_state()
 
     def restore(self) -> None:
+        """Put them back."""
         with torch.no_grad():
             for buffer, value in self._buffers:
                 buffer.copy_(value)
@@ -95,18 +113,20 @@ class SplitCall:
         limit: How many rows at once.
 
     Attributes:
+        function: What is called for it: the model itself.
         scale: Of the loss in the backward pass; ``None`` until that begins.
         loss: What the loss function returned for this batch.
     """
 
     def __init__(self, model: Any, run: Any, limit: Limit) -> None:
         self.model, self.run, self.limit = model, run, limit
+        self.function: Callable[..., Any] = model
         self.scale: Tensor | None = None
         self.loss: Tensor | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the model returns for all rows."""
-        given, before = (args, kwargs), _State(self.model)
+        given, before = (args, kwargs), State(self.model)
         while True:
             try:
                 return self._call(given, before)
@@ -125,14 +145,14 @@ class SplitCall:
         """Keep the gradient of the loss that the loss function returned: a hook of it."""
         self.scale = gradient
 
-    def _call(self, given: Any, before: _State) -> Any:
+    def _call(self, given: Any, before: State) -> Any:
         pieces = self.limit.pieces_of(given)
         has_graph = torch.is_grad_enabled() and self.run.in_train
         if not (pieces or has_graph):
-            return self.model(*given[0], **given[1])
-        work = _Work(self, given, before)
+            return self.function(*given[0], **given[1])
+        work = self.work_on(given, before)
         if not pieces:
-            out = self.model(*given[0], **given[1])
+            out = work.call_whole()
             return out if work.hangs_on_graph() else work.cut_from_graph(out)
         joined = work.call_in(pieces)
         if not has_graph or not work.parameters:
@@ -141,17 +161,37 @@ class SplitCall:
             raise CannotBeCut("something that the model is called with has a gradient of its own")
         return work.attach(joined.with_leaves(joined.leaves), joined.leaves)
 
+    def work_on(self, given: Any, before: State) -> Work:
+        """Return what makes one call, and goes back through it.
 
-class _Work:
-    """One call of a model, and the backward pass through it."""
-
-    def __init__(self, call: SplitCall, given: Any, before: _State) -> None:
-        self._call, self._given, self._before = call, given, before
+        Args:
+            given: What the model is called with.
+            before: What a call may change, as it was before.
+        """
         # Also those that the model knows without owning them.
-        held = {id(p): p for p in (*call.model.parameters(), *trained_parameters(call.run))}
-        self.parameters = [p for p in held.values() if p.requires_grad]
+        held = {id(p): p for p in (*self.model.parameters(), *trained_parameters(self.run))}
+        return Work(self, given, before, [p for p in held.values() if p.requires_grad])
+
+
+class Work:
+    """One call of a model, and the backward pass through it.
+
+    Args:
+        call: Whose it is.
+        given: What the model is called with.
+        before: What a call may change, as it was before.
+        parameters: What gradients are for.
+    """
+
+    def __init__(
+        self, call: SplitCall, given: Any, before: State, parameters: Sequence[Tensor]
+    ) -> None:
+        self._call, self._given, self._before = call, given, before
+        self.parameters = list(parameters)
+        self._ends = self.parameters  # through what the graph goes on to them
+        self._has_taken_inputs = False
         self._pieces: Sequence[Range] = ()
-        self._states: list[_State] = []
+        self._states: list[State] = []
         self._joined: Joined | None = None
         self._outs: list[Tensor] = []  # of a call as a whole, with its graph
         self._is_given: list[bool] = []  # which leaves have gradients
@@ -165,25 +205,45 @@ class _Work:
             "cache_enabled": torch.is_autocast_cache_enabled(),
         }
 
+    def take_inputs(self) -> None:
+        """Have gradients go on to what the model is called with, too."""
+        leaves = leaves_of(self._given)
+        own = [leaf.detach().requires_grad_(leaf.requires_grad) for leaf in leaves]
+        self._given = with_leaves(self._given, own)
+        self._ends = [*self.parameters, *(leaf for leaf in leaves if leaf.requires_grad)]
+        self.parameters = [*self.parameters, *(leaf for leaf in own if leaf.requires_grad)]
+        self._has_taken_inputs = True
+
     def hangs_on_graph(self) -> bool:
         """Whether gradients go on to something else than parameters."""
-        return any(tensor.requires_grad for tensor in leaves_of(self._given))
+        taken = self._has_taken_inputs
+        return not taken and any(tensor.requires_grad for tensor in leaves_of(self._given))
 
     # Forward
+
+    def call_whole(self) -> Any:
+        """Call the model for all rows."""
+        args, kwargs = self._given
+        return self._call.function(*args, **kwargs)
 
     def call_in(self, pieces: Sequence[Range]) -> Joined:
         """Call the model for each piece, without a graph."""
         self._pieces, self._states, outs = pieces, [], []
         with torch.no_grad():
             for piece in pieces:
-                self._states.append(_State(self._call.model))
+                self._states.append(State(self._call.model))
                 args, kwargs = cut(self._given, piece)
-                outs.append(self._call.model(*args, **kwargs))
-            self._joined = Joined(outs, pieces, self._shares)
+                outs.append(self._call.function(*args, **kwargs))
+            self._joined = Joined(outs, pieces, self.shares)
+        self._may_differ = self._before.may_have_changed()
         return self._joined
 
-    def _shares(self) -> list[Any]:
-        """Return how much of the batch each piece is, by what its loss is a mean of."""
+    def shares(self) -> list[Any]:
+        """Return how much of the batch each piece is, by what its loss is a mean of.
+
+        Raises:
+            CannotBeCut: That cannot be known.
+        """
         run = self._call.run
         weight = run.learn.weight
         if weight is None:
@@ -207,13 +267,12 @@ class _Work:
     def attach(self, form: Any, leaves: list[Tensor]) -> Any:
         """Have the backward pass of what is returned be this object's."""
         is_whole = bool(self._outs)
-        self._may_differ = self._may_differ or not is_whole
         self._is_given = [
             leaf.requires_grad if is_whole else leaf.is_floating_point() for leaf in leaves
         ]
         given = [leaf for leaf, is_given in zip(leaves, self._is_given, strict=True) if is_given]
         outs = [leaf.detach() for leaf in given]
-        attached = iter(_Attached.apply(self, outs, *self.parameters))  # type: ignore[no-untyped-call]
+        attached = iter(_Attached.apply(self, outs, *self._ends))  # type: ignore[no-untyped-call]
         found = with_leaves(
             form,
             [
@@ -232,14 +291,17 @@ class _Work:
             try:
                 return self._go_back(gradients)
             except torch.OutOfMemoryError as error:
-                self._call.limit.lower(self._given, error)
+                self._call.limit.lower(self._given, error, self._pieces)
                 if self._may_differ:
-                    self._require_same_loss(error)
+                    self.require_same_loss(error)
             # Outside of "except", which holds on to what the attempt has made.
+            after = State(self._call.model)
             self._before.restore()
             joined = self.call_in(self._call.limit.pieces_of(self._given))
             if self._may_differ:
                 gradients = self._gradients_anew(joined)
+            else:  # others may have drawn since
+                after.restore()
 
     def _go_back(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         if self._outs:
@@ -247,24 +309,26 @@ class _Work:
             return self._gradients_of(outs, gradients)
         rest = iter(gradients)
         every = [next(rest) if is_given else None for is_given in self._is_given]
-        after = _State(self._call.model)
+        after = State(self._call.model)
         total: list[Tensor | None] = [None] * len(self.parameters)
         try:
             if self._joined is None:  # the graph of the whole has been gone through before
-                return self._gradients_of(self._called(self._before, self._given), every)
+                return self._gradients_of(self._called(self._before), every)
             for index, (piece, state) in enumerate(zip(self._pieces, self._states, strict=True)):
-                outs = self._called(state, cut(self._given, piece))
+                outs = self._called(state, piece)
                 found = self._gradients_of(outs, self._joined.part_of(every, index))
                 total = [_sum(*pair) for pair in zip(total, found, strict=True)]
         finally:
             after.restore()
         return total
 
-    def _called(self, state: _State, given: Any) -> list[Tensor]:
-        """Call the model once more, as it was called in ``state``."""
+    def _called(self, state: State, piece: Range | None = None) -> list[Tensor]:
+        """Call the model once more, as it was called in ``state``, for a piece or for all."""
         state.restore()
         with torch.enable_grad(), torch.autocast(**self._autocast):
-            return leaves_of(self._call.model(*given[0], **given[1]))
+            # In here: gradients go back through the cut to what is given.
+            given = self._given if piece is None else cut(self._given, piece)
+            return leaves_of(self._call.function(*given[0], **given[1]))
 
     def _gradients_of(
         self, outs: Sequence[Tensor], gradients: Sequence[Tensor | None]
@@ -284,8 +348,12 @@ class _Work:
         )
         return list(found)
 
-    def _require_same_loss(self, error: torch.OutOfMemoryError) -> None:
-        """See that the loss can be computed anew, with the random numbers of the pieces."""
+    def require_same_loss(self, error: torch.OutOfMemoryError) -> None:
+        """See that the loss can be computed anew, with the random numbers of the pieces.
+
+        Raises:
+            torch.OutOfMemoryError: It cannot: ``error``, with a note.
+        """
         run, loss, scale = self._call.run, self._call.loss, self._call.scale
         expected = None if loss is None or scale is None else loss * scale
         is_own = id(run.pred) == self._returned and expected is not None
@@ -317,7 +385,7 @@ class _Attached(torch.autograd.Function):
     """Stands for the graph of a model's call, which the backward pass may have to make anew."""
 
     @staticmethod
-    def forward(ctx: Any, work: _Work, outs: list[Tensor], *held: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, work: Work, outs: list[Tensor], *held: Tensor) -> tuple[Tensor, ...]:
         ctx.work = work
         ctx.set_materialize_grads(False)
         return tuple(outs)

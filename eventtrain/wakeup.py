@@ -11,8 +11,10 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+
+from .around import around
 
 _END = b"\0"
 """No signal has the number 0."""
@@ -37,12 +39,25 @@ class WakeUp:
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)  # a signal handler must not wait
         self._own = self._writer.fileno()
-        self._before = signal.set_wakeup_fd(self._own, warn_on_full_buffer=False)
-        self._next = self._before if self._before >= 0 and self._before not in _own else None
+        self._stand()
         _own.add(self._own)
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="eventtrain-signals", daemon=True)
         self._thread.start()
+
+    def _stand(self) -> None:
+        """Be who is woken, and know who was before."""
+        self._before = signal.set_wakeup_fd(self._own, warn_on_full_buffer=False)
+        self._next = self._before if self._before >= 0 and self._before not in _own else None
+
+    @around
+    def aside(self) -> Iterator[None]:
+        """Hear of no signal for a while, in which who was woken before is so again."""
+        self._put_back()
+        try:
+            yield
+        finally:
+            self._stand()
 
     def _run(self) -> None:
         with self._reader, self._writer:
@@ -60,13 +75,16 @@ class WakeUp:
 
         In a process that was forked meanwhile that is all: the thread is not there.
         """
-        found = signal.set_wakeup_fd(self._before, warn_on_full_buffer=False)
-        if found != self._own:  # somebody has come after, and is still there
-            signal.set_wakeup_fd(found, warn_on_full_buffer=False)
+        self._put_back()
         _own.discard(self._own)
         if os.getpid() == self._process:
             with suppress(OSError):  # full of signals: the thread has enough to read
                 self._writer.send(_END)
+
+    def _put_back(self) -> None:
+        found = signal.set_wakeup_fd(self._before, warn_on_full_buffer=False)
+        if found != self._own:  # somebody has come after, and is still there
+            signal.set_wakeup_fd(found, warn_on_full_buffer=False)
 
     def join(self, timeout: float) -> None:
         """Wait for the thread to end, after ``stop``, for ``timeout`` seconds at most."""

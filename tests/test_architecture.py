@@ -46,18 +46,18 @@ HOUSE = """
     distributed.arrival_order
     submodules  optimizers  optimizer_modes  distributed.engines  discriminative  model_call
     steppers  learner  extent  rows  phase_log  state
-    diagnosis  background  param_groups
+    diagnosis  background_options  record  background  param_groups
     handler_options  callback  train_eval  plugins
     checkpoints.plain_data  checkpoints.records  checkpoints.form  checkpoints.shard_metadata
     checkpoints.shards  checkpoints.files  checkpoints.rank_states  checkpoints.reading
     checkpoints.pace  checkpoints.ranks  checkpoints.folder  checkpoints.random_state
     checkpoints.loader_state  checkpoints.loader_form  checkpoints.stateful_loaders
-    checkpoints.loader_place  checkpoints.names
+    checkpoints.batch_print  checkpoints.loader_place  checkpoints.names
     checkpoints.optimizer_state  checkpoints.compatibility  checkpoints.trainable_part
     checkpoints.snapshot  checkpoints.kept_tensors  checkpoints.save_point
     checkpoints.restore_point  checkpoints
     checkpoint_files
-    pieces  split_call  resuming  interlude  loop  stepping
+    pieces  split_call  split_units  resuming  interlude  loop  stepping
     reports.picture  reports.event_lines  reports.replay  reports.plugin_reports
     reports.about  reports.about_run  reports.attempts  reports.found_files  reports.row_files
     reports.run_folder  reports.run_facts  reports.why  reports.why_text  reports.charts

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from eventtrain import DataBunch, Learner, Runner
-from eventtrain.background import Record
+from eventtrain import Callback, DataBunch, EventBus, Learner, Runner, handler
+from eventtrain.record import Record
 
 Make = Callable[..., Learner]
 WAIT = 20.0  # seconds, in which what is waited for has come long since
@@ -445,3 +445,140 @@ def test_a_record_has_the_rates_of_several_optimizers(learner: Learner) -> None:
     run.on("after_loss", lambda record: found.append(record.lrs), background=True, once=True)
     run.fit(1, learner)
     assert found == [(0.1, 0.2)]
+
+
+# Methods of callbacks
+
+
+class Writer(Callback):
+    """Keeps what it is given, and in which thread."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+        self.threads: set[str] = set()
+
+    @handler(background=True, during="train", tensors="pred", priority=3)
+    def after_loss(self, record: Any) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.seen.append((record.event, record.n_iter, len(record.pred)))
+
+
+def test_a_method_of_a_callback_may_run_in_the_background(learner: Learner) -> None:
+    run = Runner(Writer())
+    for _ in range(2):
+        run.fit(1, learner)
+        assert threads() == []
+    assert run.writer.seen == [("after_loss", n, 4) for n in range(3)] * 2
+    assert run.writer.threads == {"eventtrain writer"}
+    row = next(row for row in run.bus.explain("after_loss") if row.handler == "writer")
+    assert row.source.endswith(", in background")
+    assert row.priority == 3
+
+
+def test_one_method_may_serve_several_events(learner: Learner) -> None:
+    class Both(Callback):
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        @handler(["begin_epoch", "after_train"], background=True)
+        def note(self, record: Any) -> None:
+            self.seen.append(record.event)
+
+        @handler("after_validate", background=True)
+        def note_too(self) -> None:
+            self.seen.append("too")
+
+    run = Runner(Both())
+    run.fit(1, learner)
+    assert sorted(run.both.seen) == ["after_train", "begin_epoch", "too"]
+
+
+def test_a_method_that_overrides_one_keeps_its_options(learner: Learner) -> None:
+    class More(Writer):
+        @handler(queue=2)
+        def after_loss(self, record: Any) -> None:
+            super().after_loss(record)
+
+    run = Runner(More())
+    run.fit(1, learner)
+    assert run.more.seen == [("after_loss", n, 4) for n in range(3)]
+
+
+def test_a_method_that_overrides_one_may_go_back_into_the_loop(learner: Learner) -> None:
+    class Here(Writer):
+        @handler(background=False)
+        def after_loss(self, run: Any) -> None:
+            self.seen.append(run)
+
+    run = Runner(Here())
+    run.fit(1, learner)
+    assert run.here.seen == [run] * 3
+
+
+def test_an_error_of_a_method_is_raised_with_its_note(learner: Learner) -> None:
+    class Fails(Callback):
+        @handler(background=True)
+        def after_epoch(self, record: Any) -> None:
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError) as caught:
+        Runner(Fails()).fit(1, learner)
+    assert any("handler 'fails' of event 'after_epoch'" in note for note in caught.value.__notes__)
+    assert threads() == []
+
+
+def test_the_thread_of_a_method_ends_with_a_run_that_is_cut(learner: Learner) -> None:
+    run = Runner(Writer())
+    run.on("after_loss", lambda run: 1 / 0, priority=-1)  # type: ignore[arg-type, return-value]
+    with pytest.raises(ZeroDivisionError):
+        run.fit(1, learner)
+    assert run.writer.seen == [("after_loss", 0, 4)]
+    assert threads() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"background": 1}, "background"),
+        ({"background": True, "queue": 0}, "queue"),
+        ({"full": "lose"}, "full must be"),
+        ({"background": True, "tensors": "model"}, "tensors can be of"),
+    ],
+)
+def test_wrong_options_of_a_method_are_errors_where_it_is_decorated(
+    options: Any, says: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=says):
+        handler(**options)
+
+
+def test_its_options_on_a_method_in_the_loop_are_an_error() -> None:
+    class Odd(Callback):
+        @handler(queue=5)
+        def after_loss(self, run: Any) -> None:
+            pass
+
+    with pytest.raises(TypeError, match="queue is an option of handlers in the background"):
+        Runner(Odd())
+
+
+def test_with_background_turned_off_its_options_do_nothing(learner: Learner) -> None:
+    run, found = Runner(), []
+    run.on("after_epoch", found.append, name="keep", background=False, queue=5, tensors="pred")
+    run.fit(1, learner)
+    assert found == [run]
+
+
+def test_one_callback_class_in_two_runners_has_a_thread_in_each(make_learner: Make) -> None:
+    inner, outer = Runner(Writer()), Runner(Writer())
+    outer.on("after_train", lambda run: inner.fit(1, make_learner()) and None)
+    outer.fit(1, make_learner())
+    assert len(inner.writer.seen) == len(outer.writer.seen) == 3
+    assert threads() == []
+
+
+def test_callbacks_of_a_bus_that_runners_share_hear_their_own(make_learner: Make) -> None:
+    bus = EventBus()
+    one, other = Runner(Writer(), bus=bus), Runner(Writer(), bus=bus)
+    one.fit(1, make_learner())
+    assert (len(one.writer.seen), len(other.writer.seen)) == (3, 0)

@@ -139,3 +139,25 @@ def test_a_child_that_is_forked_meanwhile_wakes_nobody() -> None:
         assert os.waitpid(child, 0)[1] == 0
         time.sleep(0.05)
     assert token.history == []
+
+
+def test_aside_it_hears_nothing_and_who_was_woken_before_is_so_again() -> None:
+    heard: list[int] = []
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno())
+    try:
+        wake_up = WakeUp(heard.append)
+        with wake_up.aside():
+            assert signal.set_wakeup_fd(writer.fileno()) == writer.fileno()
+            signal.raise_signal(signal.SIGUSR1)
+            assert reader.recv(8) == bytes([signal.SIGUSR1])
+        signal.raise_signal(signal.SIGUSR1)
+        assert reader.recv(8) == bytes([signal.SIGUSR1])  # handed on
+        wake_up.stop()
+        wake_up.join(20)
+    finally:
+        signal.set_wakeup_fd(before)
+        reader.close()
+        writer.close()
+    assert heard == [signal.SIGUSR1]

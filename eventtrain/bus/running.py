@@ -6,6 +6,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from threading import Thread
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -89,6 +90,25 @@ class Provider:
 
 _OWN = f"{__name__.partition('.')[0]}."
 _PROVIDING = id(Provider.run.__code__)
+
+
+class HandlerThread(Thread):
+    """A thread that belongs to one handler, which runs there beside the loop.
+
+    Args:
+        handler: Whose it is.
+        work: What runs there.
+        *arguments: What that is called with.
+
+    Attributes:
+        handler: Whose it is.
+    """
+
+    def __init__(self, handler: Handler, work: Callable[..., object], *arguments: Any) -> None:
+        super().__init__(
+            target=work, args=arguments, name=f"eventtrain {handler.name}", daemon=True
+        )
+        self.handler = handler
 
 
 def running_handler() -> Handler | None:

@@ -119,8 +119,6 @@ class Checkpoint(MonitoringCallback):
         ):
             if value is not None:
                 whole_number(name, value, 1)
-        if every_seconds is not None and not real_number("every_seconds", every_seconds) > 0:
-            raise ValueError(f"every_seconds must be positive, got {every_seconds!r}")
         if mode is not None:
             checked_mode(mode)
         if monitor is not None and every_epochs is None:
@@ -128,7 +126,6 @@ class Checkpoint(MonitoringCallback):
         # Absolute: a handler may change the working directory.
         self.checkpoint_folder = Path(absolute_path("folder", folder))
         self.every_epochs, self.every_steps = every_epochs, every_steps
-        self.every_seconds = every_seconds
         self.keep_last, self.keep_best = keep_last, keep_best
         self.monitored = None if monitor is None else Monitored(monitor, mode, user="Checkpoint")
         self.asynchronous = flag("asynchronous", asynchronous)
@@ -139,11 +136,24 @@ class Checkpoint(MonitoringCallback):
         self._phase_start: Mapping[str, Any] | None = None
         self._steps = 0
         self._row_saved = -1  # of the last row that is in a checkpoint: its step
-        self._pace = Pace(math.inf if every_seconds is None else every_seconds)
+        self._pace = Pace(math.inf)
+        self.every_seconds = every_seconds
         self._is_phase_over = False
         self._is_within_batch = False  # a validation that somebody makes in after_batch
         self._save_point: SavePoint | None = None
         self._tensors: KeptTensors | None = None
+
+    @property
+    def every_seconds(self) -> float | None:
+        """Seconds from one checkpoint to the next; may be set anew, on all processes alike."""
+        return self._every_seconds
+
+    @every_seconds.setter
+    def every_seconds(self, seconds: float | None) -> None:
+        if seconds is not None and not real_number("every_seconds", seconds) > 0:
+            raise ValueError(f"every_seconds must be positive, got {seconds!r}")
+        self._every_seconds = seconds
+        self._pace.change_to(math.inf if seconds is None else seconds)
 
     @property
     def last(self) -> Path | None:

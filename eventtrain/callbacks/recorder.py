@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from itertools import cycle, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from ..bus.handlers import is_among
 from ..callback import handler, listify
 from ..optimizers import named_optimizers, parameter_groups
 from ..priorities import METRICS, REPORTS
-from .shared.plots import FAINT, MAIN, SECOND, saved_figure, shown_figure, tidy
+from .shared.plots import FAINT, MAIN, MARKERS, SEVERAL, saved_figure, shown_figure, tidy
 from .shared.readings import (
     batch_weight,
     detached_mean,
@@ -67,6 +68,7 @@ class Recorder(RowCallback):
 
     def _start(self, names: Iterable[str]) -> None:
         self.rows: list[dict[str, Any]] = []
+        self._validations: dict[str, str] = {}  # labels of losses in the rows, by columns
         self._columns: dict[str, list[Any]] = {"loss": [], **{name: [] for name in names}}
         # Not read yet, on the device.
         self._new: dict[str, list[Any]] = {name: [] for name in self._columns}
@@ -118,6 +120,7 @@ class Recorder(RowCallback):
     def end_row(self, run: Runner) -> None:
         """Read the losses so far, and keep the row."""
         row = plain_row(run.history[-1])
+        self._validations |= _losses_of(run.valid_loaders or (None,))
         self.rows.append({**row, "outcome": run.outcome, "batches": len(self.losses)})
 
     def _read(self) -> dict[str, list[Any]]:
@@ -170,6 +173,8 @@ class Recorder(RowCallback):
     def plot_loss(self, ax: Axes | None = None, skip_last: int = 0, *, smooth: float = 0.0) -> Axes:
         """Draw the training loss, and the validation loss where the rows have it.
 
+        Of several validation loaders each has a line of its own.
+
         Args:
             ax: Axes to draw on; a new pyplot figure by default.
             skip_last: Batches at the end to leave out.
@@ -186,15 +191,23 @@ class Recorder(RowCallback):
         ax.plot(steps, losses, label="training, each batch", **{"color": MAIN, **faint})
         if smooth:
             ax.plot(steps, _smoothed(losses, smooth), color=MAIN, label="training, smoothed")
-        # An epoch that was cut short may have seen a part of the validation set only.
-        ends = [row for row in self.rows if row["outcome"] == "completed" and "valid_loss" in row]
-        ends = [row for row in ends if row["batches"] <= len(losses)]
-        if ends:
-            x, y = [row["batches"] for row in ends], [row["valid_loss"] for row in ends]
-            ax.plot(x, y, color=SECOND, marker="o", markersize=3.5, label="validation")
+        self._plot_validations(ax, len(losses))
         ax.set(xlabel="training batches", ylabel="loss")
         ax.legend(frameon=False)
         return tidy(ax)
+
+    def _plot_validations(self, ax: Axes, batches: int) -> None:
+        """Draw the losses of the validations that came by the end of so many batches."""
+        # An epoch that was cut short may have seen a part of the validation set only.
+        ends = [row for row in self.rows if row["outcome"] == "completed"]
+        ends = [row for row in ends if row["batches"] <= batches]
+        styles = cycle(product(MARKERS, SEVERAL))
+        for column, label in self._validations.items():
+            marker, color = next(styles)
+            found = [(row["batches"], row[column]) for row in ends if column in row]
+            if found:
+                x, y = zip(*found, strict=True)
+                ax.plot(x, y, color=color, marker=marker, markersize=3.5, label=label)
 
     def plot_lr(self, ax: Axes | None = None) -> Axes:
         """Draw the learning rate of every parameter group; like ``plot_loss`` otherwise.
@@ -265,8 +278,8 @@ class Recorder(RowCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that was recorded, read from the device."""
-        columns = dict(self._read())
-        return {"columns": columns, "rows": list(self.rows), "places": list(self._places)}
+        found = {"columns": dict(self._read()), "rows": list(self.rows)}
+        return {**found, "places": list(self._places), "validations": dict(self._validations)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after what another recorder has recorded."""
@@ -274,8 +287,20 @@ class Recorder(RowCallback):
         self._start(name for name in columns if name != "loss")
         self._columns = {name: list(values) for name, values in columns.items()}
         self.rows = [dict(row) for row in state["rows"]]
-        self._places = list(state.get("places", [-1] * len(self.losses)))  # earlier formats lack it
+        # Earlier formats lack the rest.
+        self._validations = dict(state.get("validations", _losses_of((None,))))
+        self._places = list(state.get("places", [-1] * len(self.losses)))
         self._is_resumed = True
+
+
+def _losses_of(names: Iterable[str | None]) -> dict[str, str]:
+    """Return the columns of validation losses, and how each is called in a picture."""
+    return {
+        "valid_loss" if name is None else f"valid_{name}_loss": (
+            "validation" if name is None else f"validation, {name}"
+        )
+        for name in names
+    }
 
 
 def _columns_of(opt: Any) -> list[str]:

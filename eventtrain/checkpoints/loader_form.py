@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -146,77 +143,6 @@ def _size_of(batch: Any) -> int | None:
         return count_samples(batch)
     except DataError:
         return None
-
-
-def batch_print(batch: Any) -> list[dict[str, Any]]:
-    """Describe a batch such that another one is told from it, as plain data.
-
-    Returns:
-        For each tensor its type, its shape, the CRC-32 sum of what it holds, whether that is
-        several values, and how often it has been written to; for each number and text what it is.
-    """
-    return [_print_of(leaf) for leaf in _leaves(batch)]
-
-
-def _leaves(batch: Any) -> Iterator[Any]:
-    if isinstance(batch, Mapping):
-        batch = list(batch.values())
-    if isinstance(batch, (list, tuple)):
-        for part in batch:
-            yield from _leaves(part)
-    elif isinstance(batch, (Tensor, *_PLAIN)):
-        yield batch
-
-
-def _print_of(leaf: Any) -> dict[str, Any]:
-    if not isinstance(leaf, Tensor):
-        return {"kind": type(leaf).__name__, "content": str(leaf), "varies": isinstance(leaf, str)}
-    about = {"kind": str(leaf.dtype), "shape": list(leaf.shape)}
-    if leaf.layout is not torch.strided or leaf.is_inference() or leaf.is_quantized:
-        return about
-    flat = leaf.detach().cpu().contiguous().flatten()
-    content: Any = flat.view(torch.uint8).numpy()
-    return {
-        **about,
-        "content": zlib.crc32(content),
-        "varies": flat.numel() > 0 and not bool((flat == flat[0]).all()),
-        "version": leaf._version,
-        "device": leaf.device.type,
-    }
-
-
-def are_same(saved: Sequence[Mapping[str, Any]], loaded: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether two batches that ``batch_print`` described may be the same.
-
-    Args:
-        saved: One with which a run has done what it does; handlers may have written to it.
-        loaded: One as a loader gave it.
-    """
-    return len(saved) == len(loaded) and all(
-        was.get("kind") == now["kind"]
-        and was.get("shape") == now.get("shape")
-        and (_has_been_written_to(was, now) or was.get("content") == now.get("content"))
-        for was, now in zip(saved, loaded, strict=True)
-    )
-
-
-def _has_been_written_to(was: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    # A tensor that a worker made has been written to when it arrives, its copy on a GPU not.
-    is_copy = was.get("device") != now.get("device")
-    return bool(was.get("version", 0) > (0 if is_copy else now.get("version", 0)))
-
-
-def are_of_same_rows(
-    saved: Sequence[Mapping[str, Any]], loaded: Sequence[Mapping[str, Any]]
-) -> bool:
-    """Whether parts of two batches, labels say, tell that they were made of the same rows."""
-    pairs = list(zip(saved, loaded, strict=False))
-    same = [was.get("content") == now.get("content") is not None for was, now in pairs]
-    if any(is_same and now.get("varies") for is_same, (_, now) in zip(same, pairs, strict=True)):
-        return True
-    # Noise is seldom added to whole numbers, but a mask of ones alone tells nothing of rows.
-    whole = [is_same for is_same, (_, now) in zip(same, pairs, strict=True) if "int" in now["kind"]]
-    return bool(whole) and all(whole)
 
 
 def draws_order_at_once(loader: Any) -> bool:

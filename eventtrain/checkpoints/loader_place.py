@@ -15,7 +15,8 @@ from ..data.loaders import Dataset, TensorLoader
 from ..data.sharding import as_made, shares_of
 from ..data.workers import batches_of
 from ..errors import CheckpointError
-from .loader_form import are_of_same_rows, are_same, batch_print, draws_order_at_once
+from .batch_print import are_of_same_rows, are_same, batch_print
+from .loader_form import draws_order_at_once
 from .random_state import has_drawn_since, random_state
 from .stateful_loaders import stated_batches
 

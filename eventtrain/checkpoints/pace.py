@@ -15,7 +15,7 @@ class Pace:
     be up if batches took as long as they did, if that is earlier.
 
     Args:
-        seconds: How many.
+        seconds: How many; ``change_to`` sets others.
         clock: Seconds that only grow.
     """
 
@@ -27,6 +27,10 @@ class Pace:
         """Begin to count."""
         self._start = self._clock()
         self._batches, self._next = 0, 1
+
+    def change_to(self, seconds: float) -> None:
+        """Have so many seconds be the time, also for what is being counted; on all ranks alike."""
+        self._seconds, self._next = seconds, self._batches + 1
 
     def is_due(self, agree: Callable[[float], float] | None = None) -> bool:
         """Whether the time is up, at the end of a batch; called in each.

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..state import RunState
+from .batch_print import BatchSample
 from .kept_tensors import KeptTensors
 from .plain_data import plain_data
 from .snapshot import counters_at, gradients_of, random_states, take_snapshot
@@ -59,6 +60,7 @@ class SavePoint:
         # One of several steps, and what it has left in the gradients of others stays.
         self._gradients = gradients_of(run) if isinstance(run.opt, Mapping) else {}
         self._random = random_states(run)
+        self._last_batch = BatchSample(run.batch) if phase is not None and batch else None
         self._loader_state = loader_state
 
     def snapshot(
@@ -82,7 +84,8 @@ class SavePoint:
             loader_forms=loader_forms,
             loader_state=self._loader_state,
         )
-        content["last_batch"] = None  # the one that is there now is to be run again
+        # The one that is there now is to be run again.
+        content["last_batch"] = None if self._last_batch is None else self._last_batch.print()
         content["counters"] = self._counters
         content["history"][self._rows - 1 :] = [plain_data(self._row, "history")]
         for name, state in self._callbacks.items():

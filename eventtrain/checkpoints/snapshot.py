@@ -17,8 +17,9 @@ from ..optimizer_modes import evaluation_weights, modal_optimizers
 from ..optimizers import parameter_groups
 from ..state import RunState
 from ..submodules import copies_of, fill, is_expanded, set_tensors, tensors_of
+from .batch_print import batch_print
 from .compatibility import state_of
-from .loader_form import batch_print, loader_form
+from .loader_form import loader_form
 from .loader_state import loader_state, set_loader_state
 from .names import by_optimizer, named_groups, parameter_names, plain_name, under_names_of
 from .optimizer_state import load_optimizer

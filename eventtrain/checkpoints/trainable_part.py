@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from ..optimizers import parameter_groups
 from ..state import RunState
+from .batch_print import batch_print
 from .compatibility import state_of
-from .loader_form import batch_print
 from .names import plain_name
 
 _MODELS = ("model", "training_model")

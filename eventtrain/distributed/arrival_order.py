@@ -60,7 +60,7 @@ class ArrivalOrder:
         while self._undo:
             self._undo.pop()()
 
-    def show(self, wrapped: DistributedDataParallel) -> None:
+    def show(self, wrapped: DistributedDataParallel, model: nn.Module | None = None) -> None:
         """Have DDP sort its buckets by this order before its first batch; collective.
 
         It is shown a backward pass of gradients that are zero. Where a parameter has hooks of
@@ -68,9 +68,9 @@ class ArrivalOrder:
 
         Args:
             wrapped: Made just now.
+            model: The one in it whose parameters have these names; what it holds by default.
         """
-        model: nn.Module = wrapped.module
-        trained = _trained(model)
+        trained = _trained(wrapped.module if model is None else model)
         is_possible = set(trained) == set(self._names) and not any(
             map(_has_hooks, trained.values())
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import torch
@@ -47,6 +47,29 @@ def put_shards_back(model: Any) -> None:
             module.reshard()
 
 
+class CalledThrough(nn.Module):
+    """What DDP holds of a model that is called through something else.
+
+    DDP prepares, calls what it holds, and shares a gradient as soon as a parameter has it: what
+    stands in between may fail and begin again, and the other ranks only wait.
+
+    Args:
+        model: The user's.
+        call: What calls it.
+    """
+
+    def __init__(self, model: nn.Module, call: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.call = call
+        name = "_ddp_params_and_buffers_to_ignore"  # where torch keeps what a user has left out
+        setattr(self, name, [f"model.{each}" for each in getattr(model, name, ())])
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the model returns."""
+        return self.call(*args, **kwargs)
+
+
 class Replicated:
     """What is called for a model that has a copy on every rank: DDP around it, where it is trained.
 
@@ -70,11 +93,13 @@ class Replicated:
         self._around: Any = None
         self._trained: list[int] = []
         self._order = ArrivalOrder()
+        self._make_call: Callable[[nn.Module], Callable[..., Any]] | None = None
+        self._call: Callable[..., Any] = model
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call DDP, or the model itself where there are no gradients."""
         if not torch.is_grad_enabled():
-            return self.model(*args, **kwargs)
+            return self._call(*args, **kwargs)
         if self._around is None:
             self._put_around()
         if self._syncs and not self._order.is_known:
@@ -87,6 +112,22 @@ class Replicated:
             "what the loop calls for a model on several processes cannot be copied or pickled: it "
             "belongs to one run. Copy the model"
         )
+
+    def call_through(self, make: Callable[[nn.Module], Callable[..., Any]] | None) -> None:
+        """Have the model be called through something else, within DDP.
+
+        Args:
+            make: Returns what calls the model that it is given; ``None`` has it called by itself.
+        """
+        self._make_call = make
+        self._call = self.model if make is None else make(self.model)
+        self._around = None
+
+    def followed_by(self, model: nn.Module) -> Replicated:
+        """Return what is called for another model of the same run, in the same way."""
+        found = Replicated(model, self._mesh)
+        found.call_through(self._make_call)
+        return found
 
     @property
     def require_backward_grad_sync(self) -> bool:
@@ -134,14 +175,15 @@ class Replicated:
     def _put_around(self) -> None:
         self._trained = self._trained_now()
         if not self._trained:
-            self._around = self.model  # there is nothing to average
+            self._around = self._call  # there is nothing to average
             return
+        held = self.model if self._make_call is None else CalledThrough(self.model, self._call)
         # Where a group of batches is resumed in its middle, each rank has buffers of its own.
         self._around = DistributedDataParallel(
-            self.model, device_mesh=self._mesh, init_sync=self._syncs_buffers
+            held, device_mesh=self._mesh, init_sync=self._syncs_buffers
         )
         if self._order.is_known:
-            self._order.show(self._around)
+            self._order.show(self._around, self.model)
         self._around.require_backward_grad_sync = self._syncs
         self._around.require_forward_param_sync = self._syncs_buffers
 
@@ -179,7 +221,12 @@ class Replicas:
 
     def _wrap(self, model: Any) -> Any:
         _require_module(model)
-        self.wrapped = None if is_wrapped(model) else Replicated(model, self._mesh)
+        if is_wrapped(model):
+            self.wrapped = None
+        elif self.wrapped is None:
+            self.wrapped = Replicated(model, self._mesh)
+        else:  # the model was replaced
+            self.wrapped = self.wrapped.followed_by(model)
         return self.wrapped or model
 
     def release(self, learn: Any) -> None:

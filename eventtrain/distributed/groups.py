@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
+from threading import current_thread
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import torch
 from torch import distributed as dist
 
-from ..bus.running import running_handler
+from ..bus.running import HandlerThread, running_handler
 from ..launch import Launch, found_launch, found_local_rank
 from .meeting import meet
 
@@ -128,10 +129,17 @@ def require_all_ranks(what: str) -> None:
     """Refuse what all ranks must do together where a handler calls it that not all of them run.
 
     Raises:
-        RuntimeError: Such a handler is running, and there are several processes: the others would
-            never come, and this one would wait for them.
+        RuntimeError: Such a handler is running, or one in the background, whose calls come at any
+            time between those of the loop; and there are several processes: the others would never
+            come, and this one would wait for them.
     """
-    handler = running_handler()
+    thread, handler = current_thread(), running_handler()
+    if isinstance(thread, HandlerThread) and not found_group().is_alone:
+        raise RuntimeError(
+            f"{thread.handler.describe()} runs in the background, beside the loop, and calls "
+            f"{what}, which all ranks must do together, one thing after the other: do that in a "
+            "handler without background=True"
+        )
     if handler is None or handler.options.ranks == "all" or found_group().is_alone:
         return
     raise RuntimeError(

@@ -436,6 +436,33 @@ def test_every_so_many_seconds_one_is_saved(
     assert [(r.batch, r.phase) for r in list_checkpoints(tmp_path)] == [(2, "train"), (0, None)]
 
 
+@pytest.mark.parametrize("before", [None, 1e9])
+def test_other_seconds_count_from_when_they_are_set(
+    before: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    pace = partial(Pace, clock=lambda: now[0])
+    monkeypatch.setattr("eventtrain.callbacks.checkpoint.Pace", pace)
+    checkpoint = Checkpoint(tmp_path, every_epochs=None, every_seconds=before, keep_last=99)
+    run = Runner(checkpoint)
+
+    @run.on("after_step", when=lambda run: run.n_iter == 1)
+    def hurry(run: Runner) -> None:
+        now[0] += 10
+        checkpoint.every_seconds = 10
+
+    run.fit(1, make_learner())
+    assert [(r.batch, r.phase) for r in list_checkpoints(tmp_path)] == [(2, "train"), (0, None)]
+
+
+@pytest.mark.parametrize("seconds", [0, -1, "soon"])
+def test_seconds_that_are_none_change_nothing(seconds: Any, tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path, every_seconds=5)
+    with pytest.raises((TypeError, ValueError), match="every_seconds"):
+        checkpoint.every_seconds = seconds
+    assert checkpoint.every_seconds == 5
+
+
 @pytest.mark.parametrize(("mode", "best"), [("min", 3), ("max", 2)])
 def test_the_best_by_a_metric_are_kept_besides(mode: Any, best: int, tmp_path: Path) -> None:
     values = iter([5.0, 9.0, 1.0, 7.0, float("nan")])

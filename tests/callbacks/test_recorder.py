@@ -355,3 +355,58 @@ def test_validations_within_a_fit_are_its_rows(learner: Learner) -> None:
     recorder = Recorder()
     Runner([AvgStatsCallback(report=None), recorder]).fit(2, learner, validate_every=4)
     assert [(row["step"], row["batches"]) for row in recorder.rows] == [(4, 4), (6, 6)]
+
+
+def on_two(learner: Learner) -> Learner:
+    valid = learner.data.valid_dl
+    batches = list(valid)
+    learner.data.valid_dl = {"all": valid, "few": batches[:1]}
+    return learner
+
+
+def validations_in(ax: Any) -> dict[str, list[float]]:
+    return {
+        line.get_label(): list(line.get_ydata())
+        for line in ax.lines
+        if line.get_label().startswith("validation")
+    }
+
+
+def test_each_of_several_validation_loaders_has_a_line_of_its_own(learner: Learner) -> None:
+    recorder = Recorder()
+    run = Runner([AvgStatsCallback(report=None), recorder])
+    rows = run.fit(3, on_two(learner)).history
+    ax = recorder.plot_loss(Figure().add_subplot())
+    assert validations_in(ax) == {
+        f"validation, {name}": [row[f"valid_{name}_loss"] for row in rows]
+        for name in ("all", "few")
+    }
+    assert len({line.get_color() for line in ax.lines}) == 3
+    legend = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert legend == ["training, each batch", "validation, all", "validation, few"]
+
+
+def test_more_of_them_than_colours_have_other_marks(learner: Learner) -> None:
+    recorder = Recorder()
+    valid = learner.data.valid_dl
+    learner.data.valid_dl = {f"set{i}": valid for i in range(9)}
+    Runner([AvgStatsCallback(report=None), recorder]).fit(1, learner)
+    ax = recorder.plot_loss(Figure().add_subplot())
+    assert len({(line.get_color(), line.get_marker()) for line in ax.lines[1:]}) == 9
+
+
+def test_a_recorder_that_goes_on_knows_them_still(learner: Learner) -> None:
+    first, second = Recorder(), Recorder()
+    Runner([AvgStatsCallback(report=None), first]).fit(2, on_two(learner))
+    second.load_state_dict(through_a_file(first.state_dict()))
+    axes = [each.plot_loss(Figure().add_subplot()) for each in (first, second)]
+    assert validations_in(axes[0]) == validations_in(axes[1]) != {}
+
+
+def test_a_state_of_an_earlier_format_has_the_loss_of_one_loader(learner: Learner) -> None:
+    first, second = Recorder(), Recorder()
+    Runner([AvgStatsCallback(report=None), first]).fit(2, learner)
+    state = first.state_dict()
+    del state["validations"]
+    second.load_state_dict(state)
+    assert list(validations_in(second.plot_loss(Figure().add_subplot()))) == ["validation"]

@@ -29,6 +29,24 @@ def test_who_is_alone_is_due_at_the_first_batch_for_which_the_time_has_passed(
     )
 
 
+def test_ranks_ask_in_the_next_batch_once_the_seconds_are_others() -> None:
+    now = [0.0]
+    pace = Pace(1e9, lambda: now[0])
+    said: list[float] = []
+
+    def agree(seconds: float) -> float:
+        said.append(seconds)
+        return seconds
+
+    for _ in range(9):
+        now[0] += 1
+        assert not pace.is_due(agree)
+    pace.change_to(10)
+    now[0] += 1
+    assert pace.is_due(agree)
+    assert said == [1, 2, 4, 8, 10]
+
+
 @given(first=batches, second=batches, seconds=st.floats(0.01, 100))
 def test_ranks_ask_each_other_at_the_same_batches_whatever_their_clocks_say(
     first: list[float], second: list[float], seconds: float

@@ -143,3 +143,90 @@ def test_only_what_gives_a_state_and_takes_one_keeps_state() -> None:
     half = Counting()
     half.load_state_dict = None  # type: ignore[assignment, method-assign]
     assert keeps_state(Counting()) and not keeps_state(half) and not keeps_state([])
+
+
+class Shuffled:
+    """Batches in another order each time, and with noise; it goes on from what it has said."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed, self.epoch, self.at = count, seed, 0, 0
+        self.made: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Any]:
+        order = torch.randperm(
+            self.count, generator=torch.Generator().manual_seed(self.seed + self.epoch)
+        )
+        for at in range(self.at + 1, self.count + 1):
+            self.at = at
+            self.made.append((self.epoch, self.at))
+            x = order[self.at - 1] + torch.arange(4.0)[:, None]
+            yield x, 2 * x + torch.rand(4, 1)
+        self.epoch, self.at = self.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "at": self.at}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch, self.at = state["epoch"], state["at"]
+
+
+def on_several(folder: Path) -> tuple[Runner, Learner]:
+    """Validates on a loader with a state between two without one."""
+    run, learn = made(folder, Shuffled(4, 1))
+    plain = [(torch.full((3, 1), float(i)), torch.ones(3, 1)) for i in range(3)]
+    learn.data.valid_dl = {"first": plain, "stated": Shuffled(5, 50), "last": plain[:2]}
+    return run, learn
+
+
+@pytest.mark.parametrize("event", ["begin_batch", "after_loss", "after_batch"])
+@pytest.mark.parametrize(
+    ("name", "batch"),
+    [
+        *(("first", 0), ("first", 2), ("stated", 0), ("stated", 1), ("stated", 2)),
+        *(("stated", 4), ("last", 0), ("last", 1), (None, 0), (None, 2), (None, 3)),
+    ],
+)
+def test_a_fit_goes_on_in_the_midst_of_any_of_several(
+    tmp_path: Path, event: str, name: str | None, batch: int
+) -> None:
+    whole, learn = on_several(tmp_path / "whole")
+    whole.fit(3, learn)
+    run, cut = on_several(tmp_path / "cut")
+
+    @run.on(event)
+    def cancel(run: Runner) -> None:
+        if (run.epoch, run.valid_name, run.batch_index) == (1, name, batch):
+            run.token.cancel("fit", "cut")
+
+    assert run.fit(3, cut).reason == "cut"
+    run, other = on_several(tmp_path / "cut")
+    run.fit(3, other, resume="auto")
+    assert run.history == whole.history
+    assert torch.equal(learn.model.weight, other.model.weight)
+
+
+def test_of_one_of_several_the_last_batch_alone_is_made_again(tmp_path: Path) -> None:
+    run, learn = on_several(tmp_path)
+    run.on(
+        "after_batch",
+        lambda run: run.token.cancel("fit"),
+        when=lambda run: (run.epoch, run.valid_name, run.batch_index) == (1, "stated", 2),
+    )
+    run.fit(2, learn)
+    run, learn = on_several(tmp_path)
+    run.fit(2, learn, resume="auto")
+    assert learn.data.valid_dl["stated"].made == [(1, 3), (1, 4), (1, 5)]
+
+
+@pytest.mark.parametrize("event", ["begin_batch", "after_loss"])
+def test_a_place_before_a_batch_that_was_cut_knows_the_batch_before(
+    tmp_path: Path, event: str
+) -> None:
+    cut(tmp_path, 12, event)
+    run, learn = made(tmp_path, Counting())
+    learn.data.train_dl.load_state_dict = lambda state: None
+    with pytest.raises(CheckpointError, match="another batch"):
+        run.fit(steps=30, learn=learn, validate_every=10, resume="auto")

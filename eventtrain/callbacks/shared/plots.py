@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 
 FAINT, MAIN, SECOND, THIRD = "#9ecae1", "#08519c", "#e6550d", "#31a354"
 """Colours: what every batch had, what it comes to, what is held against it, one more."""
+SEVERAL = (SECOND, THIRD, "#756bb1", "#636363")
+"""Colours of several that are held against it."""
+MARKERS = ("o", "s", "^", "D")
+"""Tell apart what has the same colour."""
 
 
 def shown_figure(user: str, size: tuple[float, float]) -> Any:
