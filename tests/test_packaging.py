@@ -25,7 +25,7 @@ import eventtrain
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = {
-    *("bench", "cli", "demo", "dev", "jobs", "mlflow", "optuna", "ray"),
+    *("bench", "cli", "demo", "dev", "docs", "jobs", "mlflow", "optuna", "ray"),
     *("report", "test", "trackers", "wandb", "watch"),
 }
 
@@ -168,7 +168,8 @@ def test_the_sdist_holds_what_it_takes_to_test_it_and_nothing_else(built: Path) 
     }
     others = {
         "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "PKG-INFO",
-        "README.md", "SECURITY.md", "constraints.txt", "pyproject.toml", "setup.cfg", "setup.py",
+        "README.md", "SECURITY.md", "constraints.txt", "mkdocs.yml", "pyproject.toml", "setup.cfg",
+        "setup.py",
     }  # fmt: skip
     assert names == files | others
 

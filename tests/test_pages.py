@@ -1,7 +1,8 @@
 """README.md and docs/: every block of code runs as printed, or says beside it why it does not.
 
 The Python blocks of a page run in order, as one program. Shell blocks run in a folder in which
-``.venv/bin`` has the commands; what their ``pip install`` would bring is there already. A comment
+``.venv/bin`` has the commands; what their ``pip install`` would bring is there already, and so are the
+programs that Python blocks above them name in their first line, ``# train.py``. A comment
 ``<!-- not run: why -->`` above a block keeps it from being run. Blocks of ``text`` are what
 something prints.
 """
@@ -131,6 +132,7 @@ def test_a_shell_block_runs_and_prints_what_is_shown(block: Block, tmp_path: Pat
     commands = {
         "python": 'exec "$PYTHON" "$@"',
         "eventtrain": 'exec "$PYTHON" -m eventtrain "$@"',
+        "torchrun": 'exec "$PYTHON" -m torch.distributed.run "$@"',
         "pip": "",
     }
     (work / ".venv" / "bin").mkdir(parents=True)
@@ -140,7 +142,8 @@ def test_a_shell_block_runs_and_prints_what_is_shown(block: Block, tmp_path: Pat
     for plugin in PLUGINS:
         if re.search(rf"\b{plugin}\b", block.text):
             install(plugin, site)
-    (work / "train.py").write_text(next(b.text for b in RUN if b.language == "python"))
+    for name, text in programs_above(block).items():
+        (work / name).write_text(text)
     environment = {
         **os.environ,
         "PATH": f"{work / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
@@ -159,6 +162,19 @@ def test_a_shell_block_runs_and_prints_what_is_shown(block: Block, tmp_path: Pat
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         if shown:
             assert re.fullmatch(pattern_of(shown), masked(done.stdout), re.DOTALL), done.stdout
+
+
+def programs_above(block: Block) -> dict[str, str]:
+    """The files that a block has at hand: those that blocks above it name in their first line.
+
+    Where none is called ``train.py``, that is the example of the README.
+    """
+    programs: dict[str, str] = {}
+    for each in RUN:
+        named = re.match(r"# (\w+\.py)\n", each.text)
+        if named and each.page == block.page and each.line < block.line:
+            programs[named[1]] = programs.get(named[1], "") + each.text
+    return {"train.py": next(b.text for b in RUN if b.language == "python"), **programs}
 
 
 def commands_in(block: Block) -> list[tuple[str, str]]:
