@@ -11,6 +11,8 @@ import eventtrain
 from benchmarks import SUITES
 from benchmarks.peers.registry import load_adapters
 from eventtrain import Callback, callbacks, cli
+from eventtrain.events import EVENTS
+from eventtrain.foreign_names import named_here
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -132,3 +134,22 @@ def test_the_tests_that_a_page_names_are_there(page: Path) -> None:
 
 def test_the_citation_has_the_version_of_the_package() -> None:
     assert f"\nversion: {eventtrain.__version__}\n" in read("CITATION.cff")
+
+
+def test_the_hooks_on_the_page_of_ways_over_are_those_that_messages_know() -> None:
+    section = read("docs/ways_over.md").partition("\n## The hooks\n")[2].partition("\n## ")[0]
+    known = {event.name for event in EVENTS}
+    rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| `")]
+    hooks = [
+        (here.strip(" `"), hook)
+        for here, *others in rows
+        for cell in others
+        for hook in re.findall(r"`(\w+)`", cell)
+    ]
+    assert len(hooks) > 60
+    wrong = [
+        (here, hook)
+        for here, hook in hooks
+        if hook not in known and f"called {here!r}" not in named_here(hook)
+    ]
+    assert wrong == []
