@@ -227,5 +227,7 @@ def _commands() -> Iterator[str]:
     yield "What `eventtrain COMMAND --help` prints."
     for module in COMMANDS:
         command = module.make()
-        context = click.Context(command, info_name=f"eventtrain {command.name}", max_content_width=100)
+        context = click.Context(
+            command, info_name=f"eventtrain {command.name}", max_content_width=100
+        )
         yield f"\n## {command.name}\n\n```text\n{command.get_help(context)}\n```"

@@ -95,13 +95,17 @@ def anchors_of(pages: dict[Path, Html]) -> set[str]:
 
 def test_every_public_name_has_an_anchor(pages: dict[Path, Html]) -> None:
     names = [
-        f"{package}.{name}" for package in PACKAGES for name in importlib.import_module(package).__all__
+        f"{package}.{name}"
+        for package in PACKAGES
+        for name in importlib.import_module(package).__all__
     ]
     assert len(names) > 100
     assert [name for name in names if name not in anchors_of(pages)] == []
 
 
-def test_the_methods_of_a_run_are_described_on_its_page(site: Path, pages: dict[Path, Html]) -> None:
+def test_the_methods_of_a_run_are_described_on_its_page(
+    site: Path, pages: dict[Path, Html]
+) -> None:
     anchors = pages[site / "reference" / "eventtrain" / "Runner.html"].anchors
     named = ("fit", "validate", "predict", "iterate", "report", "on", "log", "one_batch")
     assert {f"eventtrain.Runner.{name}" for name in named} <= anchors

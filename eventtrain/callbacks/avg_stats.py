@@ -47,8 +47,9 @@ class AvgStats:
             mean over a batch is averaged; a torchmetrics metric is updated and computed, a
             collection's members each under the collection's name for it.
         in_train: Whether these are the training batches' averages.
-        pred, target: Functions of the run that return what metrics get; ``None`` (default) stands
-            for ``run.pred`` and ``run.yb``.
+        pred: A function of the run that returns what metrics get first; ``None`` (default) stands
+            for ``run.pred``.
+        target: The same for what they get next; ``None`` (default) stands for ``run.yb``.
 
     Attributes:
         names: ``"loss"``, the metrics' names and those of the parts of the loss, in the order of
@@ -288,8 +289,8 @@ class AvgStatsCallback(RowCallback):
         metrics: As for ``AvgStats``.
         report: Called with each line, of several processes on rank 0 alone; ``None`` for
             silence.
-        pred, target: As for ``AvgStats``: ``pred=lambda run: run.pred["logits"]``, say, and
-            ``target=lambda run: run.batch["labels"]``.
+        pred: As for ``AvgStats``: ``lambda run: run.pred["logits"]``, say.
+        target: As for ``AvgStats``: ``lambda run: run.batch["labels"]``, say.
 
     Attributes:
         train_stats, valid_stats: The ``AvgStats`` of the last epoch, or row; of several validation

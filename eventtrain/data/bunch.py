@@ -128,8 +128,8 @@ def check_loader(dl: Any, name: str) -> None:
 def get_dls(train_ds: Any, valid_ds: Any, bs: int = 64, **kwargs: Any) -> tuple[Any, Any]:
     """Make a shuffled training loader and a validation loader of twice the batch size.
 
-    A :class:`Dataset` of tensors or a ``TensorDataset`` of two (no subclass: it
-    may transform its items) gets a :class:`TensorLoader`, as long as ``kwargs``
+    A ``Dataset`` of tensors or a ``TensorDataset`` of two (no subclass: it
+    may transform its items) gets a ``TensorLoader``, as long as ``kwargs``
     holds nothing but ``generator`` and ``drop_last``. All else gets a
     ``torch.utils.data.DataLoader`` with ``kwargs`` passed on.
 
@@ -146,7 +146,7 @@ def get_dls(train_ds: Any, valid_ds: Any, bs: int = 64, **kwargs: Any) -> tuple[
 
     Raises:
         TypeError: ``kwargs`` sets the order or batch size, which is done here.
-        DataError: As for :class:`TensorLoader`, where one is made.
+        DataError: As for ``TensorLoader``, where one is made.
     """
     if "batch_size" in kwargs:
         raise TypeError(f"get_dls calls it bs: get_dls(train_ds, valid_ds, {kwargs['batch_size']})")

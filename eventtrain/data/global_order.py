@@ -222,11 +222,10 @@ class GlobalBatchSampler(SharedBatches, Sampler[list[int]]):
         drop_last: Leave out a last batch of fewer than ``bs`` samples. Default ``False``.
         generator: CPU generator to draw the order from in place of ``seed``; it must be in the
             same state in all processes. Default ``None``.
-        rank, world_size: This process, and how many there are. Default 0 of 1; ``shard`` sets
-            them afterwards.
+        rank: This process, counted from 0, the default; ``shard`` sets it afterwards.
+        world_size: How many processes there are. Default 1; ``shard`` sets it afterwards.
 
-    Yields:
-        A list of indices a batch.
+    Iterating gives a list of indices for each batch.
 
     Attributes:
         batch_size: ``bs``. Like ``shuffle``, ``seed`` and ``drop_last`` it may be changed; the

@@ -1,6 +1,6 @@
 """Datasets and loaders.
 
-Any iterable serves as a loader. :class:`TensorLoader` is the fast one for data
+Any iterable serves as a loader. ``TensorLoader`` is the fast one for data
 that fits in memory (or on the device): it never collates sample by sample and
 never makes the host wait for the device.
 """
@@ -89,12 +89,11 @@ class TensorLoader(SharedBatches):
         seed: Have the order depend on this number and the epoch alone, which a run sets
             (``set_epoch``), and draw nothing. Default ``None``: it is drawn.
 
-    Yields:
-        ``(xb, yb)``, or ``xb`` alone where ``y`` is ``None``; dtype and device
-        are those of ``x`` and ``y``.
+    Iterating gives ``(xb, yb)``, or ``xb`` alone where ``y`` is ``None``; dtype and device are those
+    of ``x`` and ``y``.
 
     Attributes:
-        dataset: The :class:`Dataset` behind the loader, read anew each epoch.
+        dataset: The ``Dataset`` behind the loader, read anew each epoch.
         batch_size: ``bs``. Like ``shuffle``, ``generator``, ``drop_last`` and ``seed`` it
             may be changed; the next epoch follows.
         epoch: Whose order comes next, where there is a seed.
@@ -141,7 +140,7 @@ class TensorLoader(SharedBatches):
         drop_last: bool = False,
         seed: int | None = None,
     ) -> TensorLoader:
-        """Make a loader over the tensors of a :class:`Dataset`, kept as ``.dataset``.
+        """Make a loader over the tensors of a ``Dataset``, kept as ``.dataset``.
 
         The tensors are cut directly: an overridden ``__getitem__`` is not called.
         Arguments and errors are those of the class.

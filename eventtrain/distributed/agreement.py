@@ -84,7 +84,8 @@ class Agreement:
         name: Of the run: the same on all ranks, and no other's on that store, nor that of an
             earlier attempt at the same run, which may have left its log there.
         token: Its requests are agreed on from now on. One that it holds already is as well.
-        rank, world_size: Of this process, and of how many.
+        rank: Of this process, counted from 0.
+        world_size: How many processes there are.
         lost_after: Seconds within which every rank must answer, however busy its loop is.
         cut: Ends the connections to the ends that it is given, so that a loop which waits in a
             collective for a rank that has failed is freed; ``None`` (default): it waits.
