@@ -1,8 +1,8 @@
 """README.md and docs/: every block of code runs as printed, or says beside it why it does not.
 
 The Python blocks of a page run in order, as one program. Shell blocks run in a folder in which
-``.venv/bin`` has the commands; what their ``pip install`` would bring is there already, and so are the
-programs that Python blocks above them name in their first line, ``# train.py``. A comment
+``.venv/bin`` has the commands; what their ``pip install`` would bring is there already, and so
+are the programs that Python blocks above them name in their first line, ``# train.py``. A comment
 ``<!-- not run: why -->`` above a block keeps it from being run. Blocks of ``text`` are what
 something prints.
 """

@@ -89,8 +89,8 @@ class TensorLoader(SharedBatches):
         seed: Have the order depend on this number and the epoch alone, which a run sets
             (``set_epoch``), and draw nothing. Default ``None``: it is drawn.
 
-    Iterating gives ``(xb, yb)``, or ``xb`` alone where ``y`` is ``None``; dtype and device are those
-    of ``x`` and ``y``.
+    Iterating gives ``(xb, yb)``, or ``xb`` alone where ``y`` is ``None``; dtype and device are
+    those of ``x`` and ``y``.
 
     Attributes:
         dataset: The ``Dataset`` behind the loader, read anew each epoch.
