@@ -184,7 +184,7 @@ def _has_a_page(value: Any) -> bool:
 def _in_a_line(value: Any) -> str:
     """What an object is, by the first sentence of its description."""
     if not (inspect.isclass(value) or inspect.isroutine(value)):
-        return ""
+        return f"a {type(value).__name__}"
     text = (inspect.getdoc(value) or "").partition("\n\n")[0]
     return " ".join(text.split()).replace("|", "\\|")
 
