@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -170,13 +171,13 @@ def _apart(points: list[Record]) -> tuple[list[Record], list[Record], list[Recor
             runs.append([point])
     largest = max(runs, key=len)
     at = runs.index(largest)
-    return largest, sum(runs[:at], []), sum(runs[at + 1 :], [])
+    return largest, [*chain(*runs[:at])], [*chain(*runs[at + 1 :])]
 
 
 def _tell_outside(axes: Any, shorter: list[Record], longer: list[Record]) -> None:
     """Say in words what stands beyond an edge, with an arrow that points there."""
-    for points, edge, arrow, side in ((shorter, 0.0, "\N{LEFTWARDS ARROW} {}", "left"),
-                                      (longer, 1.0, "{} \N{RIGHTWARDS ARROW}", "right")):  # fmt: skip
+    left, right = "\N{LEFTWARDS ARROW} {}", "{} \N{RIGHTWARDS ARROW}"
+    for points, edge, arrow, side in ((shorter, 0.0, left, "left"), (longer, 1.0, right, "right")):
         lines = [
             arrow.format(f"{point['median']:+.3g} % of {1000 * point['step']:.2g} ms, "
                          f"{point['handlers']} handlers")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 import torch
 
-from .arguments import flag
 from .adoption import by_name, callback_of, made_by
+from .arguments import flag
 from .background_options import RunnerOptions
 from .bus.event_bus import EventBus, Events
 from .bus.handlers import OnError

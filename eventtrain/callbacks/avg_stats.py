@@ -582,4 +582,3 @@ def _one_number(value: Any, whose: str) -> Any:
 
 def _line(cells: Iterable[str], titles: Sequence[str]) -> str:
     return table_line(list(cells), [max(len(title), 7) for title in titles], left=0)
-

@@ -24,10 +24,10 @@ _OWN = 6  # events of your own that are drawn folded
 def picture(bus: EventBus, sender: Any = None, *, details: bool = True) -> str:
     """Draw the loop: every event in its scope, and under it its handlers in true order.
 
-    Handlers are drawn as ``[priority] name``, with their filters, or folded, all of an event in its
-    line. A handler for one phase is drawn in that phase alone. Events for cancellations and failures are
-    drawn where they have handlers. Prediction, which is a run of its own, and
-    events of your own stand below.
+    Handlers are drawn as ``[priority] name``, with their filters, or folded, those of an event in
+    its line. A handler for one phase is drawn in that phase alone. Events for cancellations and
+    failures are drawn where they have handlers. Prediction, which is a run of its own, and events
+    of your own stand below.
 
     Args:
         bus: Whose handlers to draw.
@@ -141,12 +141,24 @@ class _Folded(_Drawing):
     def __init__(self, bus: EventBus, sender: Any) -> None:
         super().__init__(bus, sender)
         self._has_handlers = False
+        self._of_failures: dict[str, None] = {}  # names, in the order in which they were met
 
     def lines(self) -> Iterator[str]:
         yield from super().lines()
+        if self._of_failures:
+            named = _counted(list(self._of_failures), _WIDTH - _NARROW)
+            yield from ["", _column("cancelled or failed") + named]
         if self._has_handlers:
             yield ""
             yield "each handler: print(run.picture(details=True)), print(run.bus.explain())"
+
+    def _fires(self, event: Event, phase: str | None) -> bool:
+        if event.only_after is None:
+            return super()._fires(event, phase)
+        names = (handler.name for handler in self._handlers(event, phase))
+        self._of_failures.update(dict.fromkeys(names))
+        self._has_handlers |= bool(self._of_failures)
+        return False  # in its place it would be a line of its own
 
     def _own(self, events: list[Event]) -> Iterator[str]:
         yield from super()._own(events[:_OWN])
@@ -159,15 +171,19 @@ class _Folded(_Drawing):
         line = "  " * depth + event.name
         if handlers:
             self._has_handlers = True
-            line = f"{line:{_NARROW - 2}}  "
+            line = _column(line)
             note = f"  ({note})" if note else ""
             named = _counted([handler.name for handler in handlers], _WIDTH - len(line))
             line += named
             if len(line + note) <= _WIDTH:
                 line += note
         elif note:
-            line = _cut(f"{line:{_NARROW - 2}}  {note}", _WIDTH)
-        yield line
+            line = _cut(f"{_column(line)}{note}", _WIDTH)
+        yield _cut(line, _WIDTH)
+
+
+def _column(text: str) -> str:
+    return f"{text:{_NARROW - 2}}  "
 
 
 def _counted(names: list[str], room: int) -> str:

@@ -351,9 +351,7 @@ def window() -> Iterator[Window]:
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
-def test_no_bar_is_wider_than_the_window(
-    columns: int, window: Window, learner: Learner
-) -> None:
+def test_no_bar_is_wider_than_the_window(columns: int, window: Window, learner: Learner) -> None:
     window.resize(columns)
     run = Runner([AvgStatsCallback(report=None), Progress(loss=True, every=0, file=window.file)])
     run.on("after_epoch", lambda run: run.history[-1].update({"a_long_metric": 1 / 3, "b": 2 / 3}))

@@ -36,9 +36,7 @@ class TerminalBars:
         """Show the bar over the epochs, or steps where the fit goes by them."""
         length, unit = fit_length(run), "epoch" if run.total_steps is None else "step"
         total = length.epochs if run.total_steps is None else length.steps
-        self.epochs = self._made(
-            total=total, desc=f"{unit}s", unit=unit, leave=self._wanted.leave
-        )
+        self.epochs = self._made(total=total, desc=f"{unit}s", unit=unit, leave=self._wanted.leave)
 
     def begin_epoch(self, run: Runner) -> None:
         """Say how many epochs are done; a fit that resumes begins in the middle."""
