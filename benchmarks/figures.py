@@ -177,9 +177,12 @@ def _apart(points: list[Record]) -> tuple[list[Record], list[Record], list[Recor
 def _tell_outside(axes: Any, shorter: list[Record], longer: list[Record]) -> None:
     """Say in words what stands beyond an edge, with an arrow that points there."""
     left, right = "\N{LEFTWARDS ARROW} {}", "{} \N{RIGHTWARDS ARROW}"
-    for points, edge, arrow, side in ((shorter, 0.0, left, "left"), (longer, 1.0, right, "right")):
+    for points, edge, arrow, side in (
+        (shorter, 0.01, left, "left"),
+        (longer, 0.99, right, "right"),
+    ):
         lines = [
-            arrow.format(f"{point['median']:+.3g} % of {1000 * point['step']:.2g} ms, "
+            arrow.format(f"{point['median']:+.3g} % of a step of {1000 * point['step']:.2g} ms, "
                          f"{point['handlers']} handlers")
             for point in points
         ]  # fmt: skip

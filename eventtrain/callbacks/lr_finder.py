@@ -286,13 +286,13 @@ def _draw(finder: LRFinder, ax: Axes) -> None:
         ax.set_ylim(min(finite) - margin, max(finite) + margin)
     ax.set_xscale("log")
     ax.set(xlabel="learning rate", ylabel="loss", title="Learning-rate range test")
-    tidy(ax).legend(frameon=False, loc="lower left")
+    tidy(ax).legend(frameon=False, loc="best")
 
 
 def _mark(finder: LRFinder, suggestion: SuggestedRates, ax: Axes) -> None:
     """Mark the rate to use on the curve, and the other rule's, which it is held against."""
     use, other = suggestion
-    ax.axvline(use, color=SECOND, linewidth=1.6, label=f"use {use:.2g}: the loss falls fastest")
-    ax.axvline(other, color=THIRD, linestyle=":", linewidth=1.2, label=f"minimum / 10: {other:.2g}")
+    ax.axvline(use, color=SECOND, linewidth=1.6, label=f"use {use:.3g}: the loss falls fastest")
+    ax.axvline(other, color=THIRD, linestyle=":", linewidth=1.2, label=f"minimum / 10: {other:.3g}")
     loss = finder.smoothed[finder.lrs.index(use)]
     ax.scatter([use], [loss], color=SECOND, s=45, zorder=3)

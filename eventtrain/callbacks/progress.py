@@ -83,8 +83,8 @@ class Progress(Callback):
         self._tqdm = import_extra("tqdm.auto" if file is None else "tqdm.std", user="Progress").tqdm
         wanted = Wanted(self.loss_shown, self.metrics, self.leave)
         # Drawn when this callback says so: tqdm is to add no clock of its own.
-        options = {"mininterval": 0, "miniters": 1, "dynamic_ncols": True}
-        options |= {"disable": disable, "file": file}
+        clock = {"mininterval": 0, "miniters": 1}
+        options = {**clock, "dynamic_ncols": True, "disable": disable, "file": file}
         is_widget = not disable and is_of_notebook(self._tqdm)
         self._view: NotebookBar | TerminalBars = (
             NotebookBar(self._tqdm, wanted, options, every, has_table=table)

@@ -254,5 +254,5 @@ def test_handlers_of_what_goes_wrong_share_a_line_of_the_folded_picture() -> Non
         run.on(event, nothing, name="watch")
     run.on("fit_failed", nothing, name="tell")
     lines = folded(run)
-    assert "cancelled or failed       2 handlers: watch, tell" in lines
+    assert f"{'cancelled or failed':28}2 handlers: watch, tell" in lines
     assert not any(line.strip().startswith(("after_cancel", "fit_failed")) for line in lines)
