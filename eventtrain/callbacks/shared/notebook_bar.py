@@ -60,14 +60,8 @@ class NotebookBar:
         self._clock = RowClock()
 
     def begin_epoch(self, run: Runner) -> None:
-        """Say how far the fit is; one that resumes begins in the middle."""
+        """Start the clock of the row."""
         self._clock.begin_epoch(run)
-        bar = self.bar
-        if bar is not None:
-            place = self._place(run)
-            if bar.n == 0:  # what a fit has resumed from took none of this bar's time
-                bar.initial = place
-            bar.n = place
 
     def begin_phase(self, run: Runner) -> bool:
         """Show a bar for a phase that runs alone; return whether something was drawn."""
@@ -90,7 +84,10 @@ class NotebookBar:
         if self._unit == run.phase:
             bar.n = run.batch_index + 1
         elif run.in_train:
-            bar.n = self._place(run)
+            place = self._place(run)
+            if bar.n == 0:  # what a fit has resumed from took none of this bar's time
+                bar.initial = max(place - 1, 0)
+            bar.n = place
         else:
             text += f" {run.batch_index + 1}/{'?' if run.iters is None else run.iters}"
         bar.set_description_str(text, refresh=False)
@@ -142,7 +139,7 @@ class NotebookBar:
     def show_aside(self, run: Runner) -> None:
         """Show what a validation has measured that is no part of a row."""
         is_last = run.valid_name == list(run.valid_loaders)[-1]
-        if self._has_table and is_last and run.outcome != "failed":
+        if self._has_table and is_last and run.history and run.outcome != "failed":
             self._table.add(run.history[-1])
             self._table.draw()
 
