@@ -14,7 +14,7 @@ SUITES: dict[str, str] = {
     "data": "an epoch of real training against slicing the tensors by hand",
     "kit": "an epoch with the callbacks that ship, each alone and all together",
     "scale": "the cost against the number of handlers, events, plugins and batches",
-    "agreement": "a request from one of 2 to 256 ranks to the answer on all, and a boundary",
+    "agreement": "a request from one of 2 to 256 ranks to when all have left, and a boundary",
     "distributed": "training on two processes, against DDP by hand and other frameworks",
     "imports": "everything that eventtrain exports on top of import torch",
     "peers": "the same training by other frameworks",

@@ -192,7 +192,7 @@ def _tell_outside(axes: Any, shorter: list[Record], longer: list[Record]) -> Non
 
 def _draw_ranks(points: list[Record], path: Path, origin: str) -> None:
     figure, axes = _axes(
-        "From a request of one rank to the answer on all, in one process",
+        "From a request of one rank to the last one out of its loop, in one process",
         "ranks", "time, ms (median, min to max)", origin,
     )  # fmt: skip
     x, middle, low, high = (

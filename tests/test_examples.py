@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.slow  # each is a program of its own
 
 
 def run_example(name: str, *arguments: str) -> str:

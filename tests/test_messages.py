@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -185,7 +186,7 @@ def test_early_stopping_without_metrics_says_who_writes_them(learner: Learner) -
 
 
 def test_a_plugin_option_that_there_is_not_is_answered_with_those_there_are(
-    install: Callable[..., str], call: Callable[..., tuple[int, str, str]]
+    install: Callable[..., str], call: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     install(
         """
@@ -198,7 +199,10 @@ def test_a_plugin_option_that_there_is_not_is_answered_with_those_there_are(
     with pytest.raises(PluginError, match=r"no option 'evry'.*'every', 'path'.*mean 'every'"):
         Runner(plugins={"demo": {"evry": 5}})
     assert Runner(plugins={"demo": {"every": 5}}).cbs[-1].name == "demo"
-    code, _, printed = call("train", "--plugin", "demo", "--plugin-option", "demo.evry=5")
+    code, _, printed = call(
+        *("train", "--plugin", "demo", "--plugin-option", "demo.evry=5"),
+        *("--out", str(tmp_path / "out")),
+    )
     assert code != 0
     assert "no option 'evry'" in printed and "Did you mean 'every'" in printed
 

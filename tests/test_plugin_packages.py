@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "prometheus_plugin"
+pytestmark = pytest.mark.slow  # each installs a package, and starts Python anew
 TEMPLATE = ROOT / "examples" / "plugin_template"
 HOSTILE = {
     "import_error": "import nonsense_that_is_nowhere",

@@ -309,7 +309,7 @@ def test_an_event_log_holds_the_trace_of_the_reference(
     assert logged == [(event, scope, outcome) for _, event, scope, outcome, *_ in fired]
 
 
-@settings(max_examples=500)
+@settings(max_examples=150)
 @given(st.integers(1, 2), st.integers(1, 3), st.integers(0, 2), schedules)
 def test_every_scope_that_was_begun_is_closed_once_in_reverse_order(
     epochs: int, train: int, valid: int, schedule: Schedule

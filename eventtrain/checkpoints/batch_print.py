@@ -11,7 +11,7 @@ from torch import Tensor
 
 _PLAIN = (int, float, bool, str, type(None))
 _SAMPLES, _SAMPLED = 64, 8
-"""How many numbers of a tensor are kept of a batch that nobody may ask for, and of how many."""
+"""How many numbers of a tensor are kept about, of a batch that nobody may ask for; of how many."""
 
 
 def batch_print(batch: Any) -> list[dict[str, Any]]:
@@ -85,9 +85,11 @@ def _is_read(leaf: Tensor) -> bool:
 
 
 def _sampled(leaf: Tensor) -> Tensor:
-    """Return numbers from all over a tensor."""
-    flat = leaf.detach().flatten()
-    return flat[:: max(len(flat) // _SAMPLES, 1)]
+    """Return some numbers from all over a tensor, in its order."""
+    # Each dimension apart: to flatten one that is not contiguous (channels last) copies it all.
+    of_each = round(_SAMPLES ** (1 / max(leaf.dim(), 1)))
+    places = tuple(slice(None, None, max(size // of_each, 1)) for size in leaf.shape)
+    return leaf.detach()[places].flatten()
 
 
 def _content_of(numbers: Tensor, name: str) -> dict[str, Any]:

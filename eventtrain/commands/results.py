@@ -23,7 +23,7 @@ def prepare(out: Path) -> None:
     """
     try:
         prepare_folder(out)
-        for name in ("history.json", "model.pt", "events.jsonl"):
+        for name in ("history.json", "model.pt", "events.jsonl", "config.toml"):
             if (out / name).is_dir():
                 raise IsADirectoryError(None, f"{name} is a folder")
     except FileExistsError as error:  # from mkdir

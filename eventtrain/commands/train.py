@@ -177,7 +177,6 @@ def _train(
     together, is_zero = _joined(found_launch(), strategy, options["seed"])
     if is_zero:
         prepare(out)
-        save(out, text)
     target = _device(options["device"], is_alone=not together)
     torch.manual_seed(options["seed"])
     is_divided = bool(together) and strategy == "fsdp2"
@@ -192,6 +191,7 @@ def _train(
         on_interrupt="return",
     )
     if is_zero:
+        save(out, text)  # not before all is found to be right: an earlier run may have left one
         print(f"{learn!r} on {target}" + (f", {run.world_size} processes" if together else ""))
     told = {"data": options["data"], "seed": options["seed"], "device": str(target)}
     told |= {f"asked_{unit}": options[unit] for unit in ("epochs", "steps") if options[unit]}

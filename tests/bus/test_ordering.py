@@ -170,7 +170,7 @@ def test_without_constraints_the_order_is_the_stable_sort(priorities: list[float
     assert in_order(items, "e") == sorted(items, key=lambda item: -item.priority)
 
 
-@settings(max_examples=2000)
+@settings(max_examples=600)
 @given(constrained())
 def test_the_result_holds_every_handler_once(items: list[Item]) -> None:
     result = in_order(items, "e")
@@ -178,7 +178,7 @@ def test_the_result_holds_every_handler_once(items: list[Item]) -> None:
     assert set(result) == set(items)
 
 
-@settings(max_examples=2000)
+@settings(max_examples=600)
 @given(constrained())
 def test_the_result_satisfies_every_constraint(items: list[Item]) -> None:
     order = names(items)
@@ -189,7 +189,7 @@ def test_the_result_satisfies_every_constraint(items: list[Item]) -> None:
             assert order.index(other) < order.index(item.name)
 
 
-@settings(max_examples=2000)
+@settings(max_examples=600)
 @given(constrained())
 def test_handlers_without_a_part_in_any_constraint_keep_their_order(items: list[Item]) -> None:
     part = taking_part(items)
@@ -197,7 +197,7 @@ def test_handlers_without_a_part_in_any_constraint_keep_their_order(items: list[
     assert [n for n in names(items) if n not in part] == [n for n in expected if n not in part]
 
 
-@settings(max_examples=1000)
+@settings(max_examples=400)
 @given(constrained())
 def test_constraints_that_priority_satisfies_already_change_nothing(items: list[Item]) -> None:
     plain = sorted(items, key=lambda item: -item.priority)
@@ -208,7 +208,7 @@ def test_constraints_that_priority_satisfies_already_change_nothing(items: list[
     assert in_order(items, "e") == plain
 
 
-@settings(max_examples=1000)
+@settings(max_examples=400)
 @given(st.lists(PRIORITIES, min_size=2, max_size=8), st.data())
 def test_one_handler_with_one_constraint_is_all_that_moves(
     priorities: list[float], data: st.DataObject
@@ -229,7 +229,7 @@ def test_one_handler_with_one_constraint_is_all_that_moves(
     assert in_order(items, "e") == plain
 
 
-@settings(max_examples=1000)
+@settings(max_examples=400)
 @given(constrained(), st.data())
 def test_a_cycle_raises_and_names_handlers_that_lie_on_it(
     items: list[Item], data: st.DataObject
@@ -359,13 +359,13 @@ def outcome(sort: Callable[[], object]) -> object:
         return str(error)
 
 
-@settings(max_examples=2000)
+@settings(max_examples=600)
 @given(st.one_of(arbitrary(), constrained()))
 def test_order_and_message_are_those_of_the_first_version(items: list[Item]) -> None:
     assert outcome(lambda: in_order(items, "e")) == outcome(lambda: plain_in_order(items, "e"))
 
 
-@settings(max_examples=1000)
+@settings(max_examples=400)
 @given(arbitrary(), st.integers(1, 3))
 def test_the_check_of_new_handlers_finds_the_cycles_that_sorting_all_finds(
     items: list[Item], at_once: int

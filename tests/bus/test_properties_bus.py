@@ -394,7 +394,7 @@ OUTER = st.one_of(
 PLAIN = {"priority": 0, "before": (), "after": (), "every": 1, "once": False, "during": None}
 
 
-@settings(max_examples=2000)
+@settings(max_examples=800)
 @given(st.lists(OUTER, min_size=5, max_size=25))
 @example(
     [  # a handler that is to run once, in an emission that began before it left

@@ -198,6 +198,7 @@ def test_the_rows_are_those_of_the_run_that_was_not_interrupted(
     assert_goes_on(make, kill, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [BATCHES + 3, -BATCHES])
 @pytest.mark.parametrize("make", IN_WORKERS.values(), ids=IN_WORKERS)
 def test_so_they_are_with_workers(make: Make, kill: int, tmp_path: Path) -> None:

@@ -108,15 +108,18 @@ def test_what_is_saved_trains_the_same_again(call: Call) -> None:
 
 
 def test_it_is_saved_before_the_training_begins(call: Call) -> None:
-    code, *_ = call(
-        "train",
-        "run.toml",
-        "--set",
-        "callbacks.'nets.py:Greeting'.text=1",
-        "--data",
-        "nets.py:nowhere",
+    failing = (
+        Path("nets.py").read_text().replace("print(self.text,", "raise RuntimeError(self.text,")
     )
+    Path("nets.py").write_text(failing)
+    code, *_ = call("train", "run.toml")
     assert code == 1
+    assert saved()["epochs"] == 2
+
+
+def test_that_of_an_earlier_run_stays_where_nothing_can_be_trained(call: Call) -> None:
+    call("train", "run.toml")
+    refused(call, "run.toml", "--set", "epochs=9", "--set", "arguments.hiden=3")
     assert saved()["epochs"] == 2
 
 

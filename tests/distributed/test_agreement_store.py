@@ -24,6 +24,7 @@ from eventtrain.errors import RemoteError
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(params=[True, False], ids=["libuv", "sockets"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -79,6 +81,26 @@ def test_wherever_it_is_cancelled_it_goes_on_as_the_same_run_with_each_row_once(
     points = server.points(first[0].run_id, "epoch")
     assert [epoch for _, epoch in points] == sorted({epoch for _, epoch in points})
     assert points[-1][1] == 2
+
+
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda value: pickle.loads(pickle.dumps(value)),
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("place", [0, 1], ids=["MLflow", "WandB"])
+def test_a_copy_tracks_a_run_of_its_own(
+    copied: Callable[[Any], Any], place: int, server: Any, make_learner: Make, tmp_path: Path
+) -> None:
+    tracker = trackers(server, tmp_path)[place]
+    ours = copied(tracker)
+    assert [h.describe() for h in ours.handlers()] == [h.describe() for h in tracker.handlers()]
+    Runner([AvgStatsCallback(report=None), ours]).fit(1, make_learner())
+    Runner([AvgStatsCallback(report=None), tracker]).fit(1, make_learner())
+    assert ours.run_id != tracker.run_id
 
 
 def eventtrain(*arguments: str, folder: Path, **environment: str) -> Any:
