@@ -73,7 +73,7 @@ def test_a_fit_that_is_resumed_in_an_epoch_begins_where_it_stands(
     cancelled.fit(3, make_learner())
     run = Watched(Checkpoint(tmp_path))
     initial: list[int] = []
-    run.on("after_batch", lambda run: initial.append(run.view.bar.initial), during="train")
+    run.on("after_batch", lambda run: initial.append(run.view.bar.initial), priority=-90)
     run.fit(3, make_learner(), resume="auto")
     assert run.drawn[:2] == [("fit", "0/9"), ("epoch 1 train", "6/9")]
     assert set(initial) == {5}
