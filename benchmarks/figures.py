@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ COLOURS = {0: "0.55", 1: "tab:cyan", 10: "tab:blue", 100: "tab:purple"}
 MARKERS = {"cpu": "o", "cuda": "s", "meta": "^"}
 LEAST = 0.1
 """Per cent below which a step's own variation hides the overhead."""
+GAP = 30
+"""Steps that are so many times as short or as long as all others are told at the edge."""
 
 
 def draw(record: Record, folder: Path) -> list[Path]:
@@ -135,7 +138,8 @@ def _draw_overhead(points: list[Record], path: Path, origin: str) -> None:
         "step time of the loop written by hand, without handlers, ms",
         "added time, % of the step (median, min to max)", origin,
     )  # fmt: skip
-    for point in points:
+    inside, shorter, longer = _apart(points)
+    for point in inside:
         count, x = point["handlers"], 1000 * point["step"]
         low, middle, high = (max(point[key], LEAST) for key in ("min", "median", "max"))
         colour = COLOURS.get(count, "0.2")
@@ -152,8 +156,38 @@ def _draw_overhead(points: list[Record], path: Path, origin: str) -> None:
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
-    _legend(axes, points)
+    _tell_outside(axes, shorter, longer)
+    _legend(axes, inside)
     figure.savefig(path, dpi=100)
+
+
+def _apart(points: list[Record]) -> tuple[list[Record], list[Record], list[Record]]:
+    """Return the points of most steps, and those of much shorter and much longer ones."""
+    runs: list[list[Record]] = []
+    for point in sorted(points, key=lambda point: point["step"]):
+        if runs and point["step"] < GAP * runs[-1][-1]["step"]:
+            runs[-1].append(point)
+        else:
+            runs.append([point])
+    largest = max(runs, key=len)
+    at = runs.index(largest)
+    return largest, [*chain(*runs[:at])], [*chain(*runs[at + 1 :])]
+
+
+def _tell_outside(axes: Any, shorter: list[Record], longer: list[Record]) -> None:
+    """Say in words what stands beyond an edge, with an arrow that points there."""
+    left, right = "\N{LEFTWARDS ARROW} {}", "{} \N{RIGHTWARDS ARROW}"
+    for points, edge, arrow, side in (
+        (shorter, 0.01, left, "left"),
+        (longer, 0.99, right, "right"),
+    ):
+        lines = [
+            arrow.format(f"{point['median']:+.3g} % of a step of {1000 * point['step']:.2g} ms, "
+                         f"{point['handlers']} handlers")
+            for point in points
+        ]  # fmt: skip
+        axes.text(edge, 0.02, "\n".join(lines), transform=axes.transAxes, fontsize=7, color="0.3",
+                  ha=side, va="bottom")  # fmt: skip
 
 
 def _draw_ranks(points: list[Record], path: Path, origin: str) -> None:
@@ -192,5 +226,4 @@ def _legend(axes: Any, points: list[Record]) -> None:
     ]
     if any(point["median"] < LEAST for point in points):
         marks.append(mark(f"below {LEAST} %, within the noise", "0.2", "o", "none"))
-    axes.legend(handles=marks, frameon=False, fontsize=8, loc="upper left",
-                bbox_to_anchor=(0.12, 1))  # fmt: skip
+    axes.legend(handles=marks, frameon=False, fontsize=8, loc="upper right")

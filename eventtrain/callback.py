@@ -197,6 +197,11 @@ class Callback:
         return None
 
     @property
+    def shows_rows(self) -> bool:
+        """Whether it shows the rows of the history, so that nobody need print them besides."""
+        return False
+
+    @property
     def phase_columns(self) -> Sequence[str]:
         """Columns that this callback writes for the phase, without ``train_`` or ``valid_``.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 import torch
 
 from .adoption import by_name, callback_of, made_by
+from .arguments import flag
 from .background_options import RunnerOptions
 from .bus.event_bus import EventBus, Events
 from .bus.handlers import OnError
@@ -425,8 +426,20 @@ class Runner(Execution):
         state = "running" if self.is_running else "idle"
         return f"<Runner, {state}: {', '.join(callback.name for callback in self.cbs)}>"
 
+    def picture(self, details: bool = False) -> str:
+        """Draw the loop with the handlers of this run: what ``print(run)`` shows.
+
+        Args:
+            details: Give each handler a line, with its priority and filters. ``False`` (default)
+                folds those of an event into one line, so that all fits on one screen.
+
+        Returns:
+            Lines of text, without a newline at the end.
+        """
+        return picture(self.bus, self, details=flag("details", details))
+
     def __str__(self) -> str:
-        return picture(self.bus, self)
+        return self.picture()
 
 
 _STEPS = (

@@ -41,3 +41,10 @@ def table_line(cells: Sequence[str], widths: Sequence[int], left: int | None = N
         for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
     ]
     return _GAP.join(aligned).rstrip()
+
+
+def short_number(value: object) -> str:
+    """Return a number as tables of measurements show it: of a float four decimals."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.1e}"

@@ -25,7 +25,7 @@ import eventtrain
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = {
-    *("bench", "cli", "demo", "dev", "docs", "jobs", "mlflow", "optuna", "ray"),
+    *("bench", "cli", "demo", "dev", "docs", "jobs", "mlflow", "notebook", "optuna", "ray"),
     *("report", "test", "trackers", "wandb", "watch"),
 }
 

@@ -21,7 +21,7 @@ from ..errors import DataError, add_note
 from ..over_all import OverAll as OverAll
 from ..phase_log import merged, over_all
 from ..runner import Runner
-from ..text_table import table_line
+from ..text_table import short_number, table_line
 from ..weighted_sums import added, one_number
 from .shared.metric_state import metric_state, set_metric_state
 from .shared.readings import detached_mean, to_host
@@ -288,7 +288,8 @@ class AvgStatsCallback(RowCallback):
     Args:
         metrics: As for ``AvgStats``.
         report: Called with each line, of several processes on rank 0 alone; ``None`` for
-            silence.
+            silence. ``print`` (default) leaves it to a callback that shows rows itself, as
+            ``Progress`` does in a notebook.
         pred: As for ``AvgStats``: ``lambda run: run.pred["logits"]``, say.
         target: As for ``AvgStats``: ``lambda run: run.batch["labels"]``, say.
 
@@ -392,7 +393,7 @@ class AvgStatsCallback(RowCallback):
         if run.token.scope is None or is_aside:
             run.history[-1].update(self._row(self.valid_stats, run.prefix))
             if run.valid_name == list(run.valid_loaders)[-1]:
-                self._print_line(run.history[-1])
+                self._print_line(run.history[-1], run)
         elif run.valid_name is not None and run.outcome != "failed":
             self._keep_row_of(run)
         if is_aside:
@@ -425,7 +426,7 @@ class AvgStatsCallback(RowCallback):
         of_sets, self._of_sets = self._of_sets, {}
         row = {**trained, **(of_sets or self._row(self.valid_stats, "valid"))}
         run.history[-1].update(row)
-        self._print_line({**place, **row, "seconds": self._clock.lap(run)})
+        self._print_line({**place, **row, "seconds": self._clock.lap(run)}, run)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been measured of the current epoch or row."""
@@ -477,14 +478,16 @@ class AvgStatsCallback(RowCallback):
         pairs = list(zip(stats.names, stats.avg_stats, strict=False))
         return {f"{prefix}_{name}": value for name, value in pairs[not stats.has_loss :]}
 
-    def _print_line(self, row: dict[str, Any]) -> None:
+    def _print_line(self, row: dict[str, Any], run: Runner) -> None:
         if self._report is None or not self.is_zero:
             return
+        if self._report is print and any(callback.shows_rows for callback in run.cbs):
+            return  # a function of the user's own gets every line
         shown = {title: value for title, value in row.items() if value is not None}
         if self._titles != list(shown):
             self._titles = list(shown)
             self._report(_line(self._titles, self._titles))
-        self._report(_line(map(_text, shown.values()), self._titles))
+        self._report(_line(map(short_number, shown.values()), self._titles))
 
 
 def _with_named_parts(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -580,9 +583,3 @@ def _one_number(value: Any, whose: str) -> Any:
 
 def _line(cells: Iterable[str], titles: Sequence[str]) -> str:
     return table_line(list(cells), [max(len(title), 7) for title in titles], left=0)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.1e}"

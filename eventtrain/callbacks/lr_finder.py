@@ -244,7 +244,7 @@ class LRFinder(Callback):
         return SuggestedRates(self.lrs[steepest], self.lrs[lowest] / 10)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw loss over rate.
+        """Draw loss over rate, and mark the rate to use: the steepest, with its number.
 
         Args:
             ax: Where to; by default new axes of a new pyplot figure.
@@ -278,18 +278,21 @@ class LRFinder(Callback):
 def _draw(finder: LRFinder, ax: Axes) -> None:
     ax.plot(finder.lrs, finder.losses, color=FAINT, linewidth=1, label="loss of the batch")
     ax.plot(finder.lrs, finder.smoothed, color=MAIN, linewidth=1.8, label="smoothed")
-    for name, rate, color in zip(
-        ("steepest", "minimum / 10"),
-        finder.suggestion or (),
-        (SECOND, THIRD),
-        strict=False,
-    ):
-        label = f"{name}: {rate:.1e}"
-        ax.axvline(rate, color=color, linestyle="--", linewidth=1.2, label=label)
+    if finder.suggestion is not None:
+        _mark(finder, finder.suggestion, ax)
     finite = [loss for loss in finder.smoothed if math.isfinite(loss)]
     if finite:  # the last losses of a test dwarf all others
         margin = 0.1 * (max(finite) - min(finite)) or 1.0
         ax.set_ylim(min(finite) - margin, max(finite) + margin)
     ax.set_xscale("log")
     ax.set(xlabel="learning rate", ylabel="loss", title="Learning-rate range test")
-    tidy(ax).legend(frameon=False, loc="lower left")
+    tidy(ax).legend(frameon=False, loc="best")
+
+
+def _mark(finder: LRFinder, suggestion: SuggestedRates, ax: Axes) -> None:
+    """Mark the rate to use on the curve, and the other rule's, which it is held against."""
+    use, other = suggestion
+    ax.axvline(use, color=SECOND, linewidth=1.6, label=f"use {use:.3g}: the loss falls fastest")
+    ax.axvline(other, color=THIRD, linestyle=":", linewidth=1.2, label=f"minimum / 10: {other:.3g}")
+    loss = finder.smoothed[finder.lrs.index(use)]
+    ax.scatter([use], [loss], color=SECOND, s=45, zorder=3)

@@ -44,7 +44,7 @@ def make() -> click.Command:
         with redirect_stdout(sys.stderr):  # what the file or a plugin prints is no explanation
             run = _run_of(target) if target is not None else _run_of_train(plugins)
         if as_picture:
-            click.echo(str(run))
+            click.echo(run.picture(details=True))
             return
         explanation = run.bus.explain(event)
         if as_json:

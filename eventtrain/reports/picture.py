@@ -17,24 +17,29 @@ _BEFORE = {
 }
 _AFTER = {"begin_step": "opt.step()", "after_step": "opt.zero_grad()"}
 _COLUMN = 42
+_NARROW, _WIDTH = 28, 79  # of what is folded: where handlers begin, and where lines end
+_OWN = 6  # events of your own that are drawn folded
 
 
-def picture(bus: EventBus, sender: Any = None) -> str:
+def picture(bus: EventBus, sender: Any = None, *, details: bool = True) -> str:
     """Draw the loop: every event in its scope, and under it its handlers in true order.
 
-    Handlers are drawn as ``[priority] name``, with their filters. A handler for one
-    phase is drawn in that phase alone. Events for cancellations and failures are
-    drawn where they have handlers. Prediction, which is a run of its own, and
-    events of your own stand below.
+    Handlers are drawn as ``[priority] name``, with their filters, or folded, those of an event in
+    its line. A handler for one phase is drawn in that phase alone. Events for cancellations and
+    failures are drawn where they have handlers. Prediction, which is a run of its own, and events
+    of your own stand below.
 
     Args:
         bus: Whose handlers to draw.
         sender: Draw only the handlers that run for this sender; all by default.
+        details: Give each handler a line (default). ``False`` folds them, so that the picture fits
+            on one screen however many there are.
 
     Returns:
         Lines of text, without a newline at the end.
     """
-    return "\n".join(_Drawing(bus, sender).lines())
+    drawing = _Drawing if details else _Folded
+    return "\n".join(drawing(bus, sender).lines())
 
 
 class _Drawing:
@@ -50,10 +55,13 @@ class _Drawing:
         drawn = [lines for root in roots if (lines := list(self._scope(root, 0, None)))]
         own = [event for event in self._table if event.scope not in self._scopes]
         if own:
-            events = (line for event in own for line in self._event(event, 1, None))
-            drawn.append(["events of your own", *events])
+            drawn.append(["events of your own", *self._own(own)])
         for index, lines in enumerate(drawn):
             yield from ["", *lines] if index else lines
+
+    def _own(self, events: list[Event]) -> Iterator[str]:
+        for event in events:
+            yield from self._event(event, 1, None)
 
     def _scope(self, name: str, depth: int, phase: str | None) -> Iterator[str]:
         """Draw a scope with the scopes inside it, all in the order of the table."""
@@ -97,11 +105,16 @@ class _Drawing:
         note = "" if event.scope else event.meaning
         if event.kind == "opening" and event.scope in self._scopes:
             note = self._scopes[event.scope].note
-        yield f"{'  ' * depth + event.name:{_COLUMN}}{note}".rstrip()
-        for handler in self._handlers(event, phase):
-            yield "  " * (depth + 1) + self._describe(handler)
+        yield from self._with_handlers(event, depth, note, self._handlers(event, phase))
         if event.name in _AFTER:
             yield "  " * depth + _AFTER[event.name]
+
+    def _with_handlers(
+        self, event: Event, depth: int, note: str, handlers: list[Handler]
+    ) -> Iterator[str]:
+        yield f"{'  ' * depth + event.name:{_COLUMN}}{note}".rstrip()
+        for handler in handlers:
+            yield "  " * (depth + 1) + self._describe(handler)
 
     def _handlers(self, event: Event, phase: str | None) -> list[Handler]:
         """Return the handlers to draw at this event, in order."""
@@ -120,3 +133,71 @@ class _Drawing:
             f"for {sender}" if sender else "",
         ]
         return "  ".join(part for part in parts if part)
+
+
+class _Folded(_Drawing):
+    """The same with a line an event, in which its handlers are counted and the first named."""
+
+    def __init__(self, bus: EventBus, sender: Any) -> None:
+        super().__init__(bus, sender)
+        self._has_handlers = False
+        self._of_failures: dict[str, None] = {}  # names, in the order in which they were met
+
+    def lines(self) -> Iterator[str]:
+        yield from super().lines()
+        if self._of_failures:
+            named = _counted(list(self._of_failures), _WIDTH - _NARROW)
+            yield from ["", _column("cancelled or failed") + named]
+        if self._has_handlers:
+            yield ""
+            yield "each handler: print(run.picture(details=True)), print(run.bus.explain())"
+
+    def _fires(self, event: Event, phase: str | None) -> bool:
+        if event.only_after is None:
+            return super()._fires(event, phase)
+        names = (handler.name for handler in self._handlers(event, phase))
+        self._of_failures.update(dict.fromkeys(names))
+        self._has_handlers |= bool(self._of_failures)
+        return False  # in its place it would be a line of its own
+
+    def _own(self, events: list[Event]) -> Iterator[str]:
+        yield from super()._own(events[:_OWN])
+        if len(events) > _OWN:
+            yield f"  ... +{len(events) - _OWN}"
+
+    def _with_handlers(
+        self, event: Event, depth: int, note: str, handlers: list[Handler]
+    ) -> Iterator[str]:
+        line = "  " * depth + event.name
+        if handlers:
+            self._has_handlers = True
+            line = _column(line)
+            note = f"  ({note})" if note else ""
+            named = _counted([handler.name for handler in handlers], _WIDTH - len(line))
+            line += named
+            if len(line + note) <= _WIDTH:
+                line += note
+        elif note:
+            line = _cut(f"{_column(line)}{note}", _WIDTH)
+        yield _cut(line, _WIDTH)
+
+
+def _column(text: str) -> str:
+    return f"{text:{_NARROW - 2}}  "
+
+
+def _counted(names: list[str], room: int) -> str:
+    """Return how many there are and as many of their names as have room, one at least."""
+    count = f"{len(names)} handler{'s' * (len(names) > 1)}: "
+    text = ""
+    for shown in range(1, len(names) + 1):
+        rest = len(names) - shown
+        longer = f"{count}{', '.join(names[:shown])}{f', ... +{rest}' if rest else ''}"
+        if text and len(longer) > room:
+            break
+        text = longer
+    return _cut(text, room)
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else f"{text[: max(room - 3, 0)]}..."

@@ -513,6 +513,33 @@ def test_both_figures_come_from_the_suites_that_they_show(tmp_path: Path) -> Non
 
 
 @needs_matplotlib
+@pytest.mark.parametrize(
+    ("stray", "arrow"), [(1e-7, "\N{LEFTWARDS ARROW}"), (30.0, "\N{RIGHTWARDS ARROW}")]
+)
+def test_a_step_unlike_all_others_is_told_at_the_edge_and_stretches_no_axis(
+    stray: float, arrow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    from benchmarks import figures
+
+    def point(step: float, added: float) -> dict[str, Any]:
+        spread = {"min": 0.9 * added, "median": added, "max": 1.1 * added}
+        return {"step": step, "handlers": 0, "device": "cpu", **spread}
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    points = [point(1e-4, 8.0), point(1e-3, 2.0), point(1e-2, 0.5), point(stray, 4300.0)]
+    figures._draw_overhead(points, tmp_path / "overhead.png", "made-up numbers")
+    (axes,) = drawn[0].axes
+    left, right = axes.get_xlim()
+    assert 0.01 < left < 0.1 and 10 < right < 100  # ms
+    assert axes.get_ylim()[1] < 100  # per cent
+    told = [text.get_text() for text in axes.texts if "4.3e+03 %" in text.get_text()]
+    assert len(told) == 1 and arrow in told[0]
+
+
+@needs_matplotlib
 def test_ranks_that_agree_have_a_figure(tmp_path: Path) -> None:
     from benchmarks.figures import draw
     from benchmarks.measure import Group

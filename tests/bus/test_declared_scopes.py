@@ -84,11 +84,12 @@ def test_the_picture_draws_it_where_it_is(run: Evolving) -> None:
     run.on("after_generation", lambda run: None, name="select")
     lines = str(run).splitlines()
     at = next(i for i, line in enumerate(lines) if line.strip().startswith("begin_evolve"))
-    assert lines[at].startswith("    begin_evolve") and lines[at].endswith("breeding")
+    assert lines[at].startswith("    begin_evolve") and lines[at].endswith("(breeding)")
     drawn = [line.split()[0] for line in lines[at : at + 8] if line]
     names = [name for name in drawn if not name.startswith("[")]
     assert names[:3] == ["begin_evolve", "after_generation", "after_evolve"]
-    assert "[0] select" in str(run)
+    assert lines[at + 1].endswith("1 handler: select")
+    assert "[0] select" in run.picture(details=True)
 
 
 def test_explain_lists_its_handlers(run: Evolving) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eventtrain import AvgStats, AvgStatsCallback, DataBunch, Learner, Runner, accuracy
+from eventtrain import AvgStats, AvgStatsCallback, Callback, DataBunch, Learner, Runner, accuracy
 from eventtrain.priorities import METRICS
 
 torchmetrics = pytest.importorskip("torchmetrics", reason="needs torchmetrics (extra 'test')")
@@ -522,3 +522,24 @@ def test_a_validation_asked_for_leaves_no_average_to_an_epoch_without_one(
     run.on("after_loss", lambda run: run.token.cancel("epoch"), during="train")
     result = run.fit(1, learner)
     assert list(result.history[0]) == ["epoch", "train_loss"]
+
+
+class ShowsRows(Callback):
+    @property
+    def shows_rows(self) -> bool:
+        return True
+
+
+def test_nothing_is_printed_where_another_callback_shows_the_rows(
+    learner: Learner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Runner([AvgStatsCallback(), ShowsRows()])
+    assert run.fit(1, learner).history[0].keys() > {"epoch", "train_loss"}
+    run.validate(learner)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_report_of_ones_own_gets_lines_whoever_shows_the_rows(learner: Learner) -> None:
+    lines: list[str] = []
+    Runner([AvgStatsCallback(report=lines.append), ShowsRows()]).fit(1, learner)
+    assert len(lines) == 2

@@ -502,6 +502,11 @@ def test_the_drawing_has_a_logarithmic_axis_and_the_suggestions(
     assert finder.suggestion is not None
     marked = [line.get_xdata()[0] for line in ax.lines[2:]]
     assert marked == list(finder.suggestion)
+    (point,) = ax.collections
+    steepest = finder.suggestion.steepest
+    assert point.get_offsets().tolist() == [[steepest, finder.smoothed[finder.lrs.index(steepest)]]]
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert f"use {steepest:.3g}: the loss falls fastest" in texts
     assert list(ax.lines[0].get_ydata()) == finder.losses
     finder.save_plot(tmp_path / "lr.png")
     assert (tmp_path / "lr.png").read_bytes().startswith(b"\x89PNG")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import pty
 import re
+import struct
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+import termios
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +21,7 @@ import torch
 
 from eventtrain import AvgStatsCallback, Learner, Runner
 from eventtrain.callbacks import Checkpoint, Progress
+from eventtrain.callbacks.shared.terminal_bars import TerminalBars
 
 pytest.importorskip("tqdm", reason="needs tqdm (extra 'watch')")
 
@@ -85,7 +91,7 @@ def test_a_line_printed_at_the_end_of_a_phase_is_not_run_into(learner: Learner) 
     terminal, progress = Terminal(), Progress(every=0)
     run = Runner(progress)
     shows: list[bool] = []
-    run.on("after_train", lambda run: shows.append(progress._batches is None), priority=100)
+    run.on("after_train", lambda run: shows.append(progress._view.batches is None), priority=100)
     with redirect_stderr(terminal):
         run.fit(1, learner)
     assert shows == [True]
@@ -205,7 +211,7 @@ def test_bars_are_closed_after_a_cancellation(scope: str, learner: Learner) -> N
     run.on("after_pred", lambda run: run.token.cancel(scope), during="train")
     with redirect_stderr(terminal):
         run.fit(1, learner)
-    assert progress._batches is progress._epochs is None
+    assert progress._view.batches is progress._view.epochs is None
     (bar,) = [line for line in terminal.screen() if line]
     assert ("1/1" in bar) == (scope in ("batch", "train"))
 
@@ -221,7 +227,7 @@ def test_bars_are_closed_after_a_failure_and_a_second_fit_starts_clean(learner: 
     with redirect_stderr(terminal):
         with pytest.raises(RuntimeError, match="gone"):
             run.fit(1, learner)
-        assert progress._batches is progress._epochs is None
+        assert progress._view.batches is progress._view.epochs is None
         run.fit(1, learner)
     assert ["1/1" in line for line in terminal.screen() if line] == [False, True]
 
@@ -247,7 +253,7 @@ def test_a_fit_that_begins_in_the_middle_says_where_it_stands(learner: Learner) 
 
     @run.on("begin_train")
     def shows(run: Runner) -> None:
-        bar = progress._epochs
+        bar = progress._view.epochs
         seen.append((bar.n, bar.initial, bar.total))
 
     seen: list[tuple[int, int, int]] = []
@@ -307,3 +313,95 @@ def test_a_validation_within_a_fit_has_a_bar_and_shows_its_metrics(learner: Lear
     assert [line.split()[:2] for line in lines[:3]] == [["epoch", "step"], ["0", "2"], ["1", "4"]]
     assert "4/4" in lines[-1]
     assert f"valid_loss={result.history[-1]['valid_loss']:.3g}"[:14] in lines[-1]
+
+
+class Window:
+    """A window of a terminal, with a program's end that can be written to."""
+
+    def __init__(self, columns: int) -> None:
+        ours, theirs = pty.openpty()
+        self._ours, self.file = ours, os.fdopen(theirs, "w", encoding="utf-8")
+        os.set_blocking(ours, False)
+        self.resize(columns)
+
+    def resize(self, columns: int) -> None:
+        self.columns = columns
+        size = struct.pack("HHHH", 24, columns, 0, 0)
+        fcntl.ioctl(self.file.fileno(), termios.TIOCSWINSZ, size)
+
+    def lines(self) -> list[str]:
+        """What has been drawn since the last call, from each return of the cursor to the next."""
+        self.file.flush()
+        text = b""
+        with suppress(BlockingIOError):
+            while found := os.read(self._ours, 65536):
+                text += found
+        return re.split(r"[\r\n]+", text.decode().replace("\x1b[A", "\n"))
+
+    def close(self) -> None:
+        self.file.close()
+        os.close(self._ours)
+
+
+@pytest.fixture
+def window() -> Iterator[Window]:
+    opened = Window(80)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_no_bar_is_wider_than_the_window(columns: int, window: Window, learner: Learner) -> None:
+    window.resize(columns)
+    run = Runner([AvgStatsCallback(report=None), Progress(loss=True, every=0, file=window.file)])
+    run.on("after_epoch", lambda run: run.history[-1].update({"a_long_metric": 1 / 3, "b": 2 / 3}))
+    widths: list[int] = []
+    run.on("after_batch", lambda run: widths.extend(map(len, window.lines())), priority=-1000)
+    run.fit(3, learner)
+    widths += map(len, window.lines())
+    assert columns - 25 < max(widths) < columns
+
+
+def test_a_window_that_becomes_narrower_is_not_written_over(
+    window: Window, learner: Learner
+) -> None:
+    window.resize(200)
+    run = Runner([AvgStatsCallback(report=None), Progress(every=0, file=window.file)])
+    before: list[int] = []
+    after: list[int] = []
+
+    @run.on("after_batch", priority=-1000)
+    def read(run: Runner) -> None:
+        widths = map(len, window.lines())
+        (before if window.columns == 200 else after).extend(widths)
+        if run.epoch == 1 and run.in_train and run.batch_index == 1:
+            window.resize(40)
+
+    run.fit(3, learner)
+    after += map(len, window.lines())
+    assert 100 < max(before) < 200
+    assert 20 < max(after) < 40
+
+
+def test_a_metric_for_which_there_is_no_room_is_left_out_whole(
+    window: Window, learner: Learner
+) -> None:
+    run = Runner([AvgStatsCallback(report=None), Progress(every=0, file=window.file)])
+    names = [f"metric_{number}" for number in range(3)]
+    run.on("after_epoch", lambda run: run.history[-1].update(dict.fromkeys(names, 1 / 3)))
+    run.fit(1, learner)
+    *_, bar = [line for line in window.lines() if "1/1" in line]
+    assert "train_loss=" in bar and "metric_2" not in bar
+    assert re.search(r"=[\d.e-]+\]\s*$", bar)
+
+
+def test_a_line_that_becomes_shorter_leaves_nothing_behind(learner: Learner) -> None:
+    terminal = Terminal()
+    with redirect_stderr(terminal):
+        bar = Progress(file=terminal)._view
+        assert isinstance(bar, TerminalBars)
+        made = bar._made(total=3, desc="a description that is long", leave=True)
+        made.set_description_str("short")
+        made.close()
+    (line,) = [line for line in terminal.screen() if line]
+    assert line.startswith("short:") and line.count("]") == 1

@@ -189,10 +189,70 @@ def test_printing_a_runner_shows_the_picture(capsys: pytest.CaptureFixture[str])
     run = Runner(Watch())
     print(run)
     printed = capsys.readouterr().out.rstrip("\n")
-    assert printed == picture(run.bus, run)
-    assert "[7] watch" in printed
+    assert printed == run.picture() == picture(run.bus, run, details=False)
+    assert "1 handler: watch" in printed
+    assert run.picture(details=True) == picture(run.bus, run)
+    assert "[7] watch" in run.picture(details=True)
+    with pytest.raises(TypeError, match="details must be"):
+        run.picture("full")  # type: ignore[arg-type]
     assert repr(run) == "<Runner, idle: train_eval, watch>"
 
 
 def test_no_line_ends_in_blanks() -> None:
     assert all(line == line.rstrip() for line in lines_of(EventBus()))
+
+
+def folded(run: Runner) -> list[str]:
+    return str(run).splitlines()
+
+
+def test_the_printed_runner_fits_on_a_screen_however_many_handlers_there_are() -> None:
+    run = Runner()
+    for number in range(50):
+        for event in EVENTS:
+            run.on(event.name, nothing, name=f"a_handler_with_a_long_name_{number}")
+        run.bus.declare(f"after_sample_{number}", "images have been drawn " * 9)
+    lines = folded(run)
+    assert len(lines) < 50  # eight of them for events of one's own
+    assert max(map(len, lines)) < 80
+    assert "  ... +44" in lines
+    assert len(lines) - len(folded(Runner())) < 12
+
+
+def test_handlers_stand_folded_in_the_line_of_their_event() -> None:
+    run = Runner()
+    for number in range(12):
+        run.on("after_backward", nothing, name=f"number_{number}")
+    run.on("after_row", nothing, name="alone", every=3)
+    lines = {line.split()[0]: line.split(maxsplit=1)[1:] for line in folded(run) if line}
+    assert lines["after_backward"] == ["12 handlers: number_0, number_1, number_2, ... +9"]
+    assert lines["after_row"] == ["1 handler: alone"]
+    assert lines["after_loss"] == []
+
+
+def test_a_folded_picture_has_a_handler_of_one_phase_in_that_alone() -> None:
+    run = Runner()
+    run.on("after_loss", nothing, name="learning", during="train")
+    assert [line.split()[0] for line in folded(run) if "learning" in line] == ["after_loss"]
+
+
+def test_what_is_said_of_a_scope_stands_behind_its_handlers() -> None:
+    run = Runner()
+    run.on("begin_epoch", nothing)
+    (line,) = [line for line in folded(run) if "begin_epoch" in line]
+    assert line.endswith("nothing  (every epoch)")
+
+
+def test_a_folded_picture_says_how_to_see_each_handler() -> None:
+    assert "run.picture(details=True)" in folded(Runner())[-1]
+    assert "run.picture" not in picture(EventBus(), details=False)
+
+
+def test_handlers_of_what_goes_wrong_share_a_line_of_the_folded_picture() -> None:
+    run = Runner()
+    for event in ("after_cancel_batch", "after_cancel_fit", "fit_failed"):
+        run.on(event, nothing, name="watch")
+    run.on("fit_failed", nothing, name="tell")
+    lines = folded(run)
+    assert f"{'cancelled or failed':28}2 handlers: watch, tell" in lines
+    assert not any(line.strip().startswith(("after_cancel", "fit_failed")) for line in lines)
