@@ -17,6 +17,7 @@ wandb = pytest.importorskip("wandb", reason="needs wandb (extra 'wandb')")
 
 from eventtrain import AvgStatsCallback, Learner, Runner  # noqa: E402
 from eventtrain.callbacks import Checkpoint, WandB  # noqa: E402
+from eventtrain.callbacks.shared.wandb_journal import rows_in  # noqa: E402
 
 Make = Callable[..., Learner]
 pytestmark = [
@@ -94,8 +95,16 @@ def test_each_fit_is_a_run_of_its_own_and_given_ones_follow_one_another(
     run.fit(1, make_learner())
     assert told.run_id != first
     Runner(tracker(tmp_path, run_id=first)).fit(2, make_learner())
-    last = [read(each) for each in folders(tmp_path) if each.name.endswith(f"-{first}")][-1]
-    assert steps(last) == [(6, 0), (9, 1)]
+    found = [steps(read(each)) for each in folders(tmp_path) if f"-{first}" in each.name]
+    assert found == [[(3, 0)], [(6, 0), (9, 1)]]
+
+
+def test_rows_are_found_in_folders_of_one_second(tmp_path: Path) -> None:
+    for count in range(3):  # W&B is that quick, and puts a number behind the second's name
+        with wandb.init(mode="offline", dir=tmp_path, id="abc", resume="allow") as active:
+            active.log({"step": count, "epoch": count})
+    assert len(folders(tmp_path)) == 3
+    assert rows_in(tmp_path / "wandb", "abc") == {(0, 0), (1, 1), (2, 2)}
 
 
 def test_a_run_that_the_program_has_active_is_used_and_not_ended(

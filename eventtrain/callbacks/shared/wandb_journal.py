@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
+from glob import escape
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ def rows_in(folder: Path, run_id: str) -> set[Place]:
         folder: W&B's, with a folder for each process that wrote.
         run_id: The run.
     """
-    files = folder.glob(f"*-{run_id}/run-{run_id}.wandb")
+    # Of folders made within one second all but the first have a number behind the run's id.
+    files = folder.glob(f"*/run-{escape(run_id)}.wandb")
     return {place for file in files for place in _places(file)}
 
 
