@@ -319,19 +319,32 @@ def _check_options(
     offered: Callable[..., object], options: Mapping[str, Any], skip: int = 0
 ) -> None:
     """Refuse options that ``offered`` does not take, and list those that it does."""
+    unknown, takes = unknown_options(offered, options, skip)
+    if unknown:
+        raise TypeError(
+            f"it has no option {unknown[0]!r} (there are: "
+            f"{', '.join(map(repr, takes)) or 'none'}).{did_you_mean(unknown[0], takes)}"
+        )
+
+
+def unknown_options(
+    offered: Callable[..., object], options: Iterable[str], skip: int = 0
+) -> tuple[list[str], list[str]]:
+    """Return which options ``offered`` does not take, and those that it does.
+
+    Args:
+        offered: What is to be called with the options.
+        options: Their names.
+        skip: How many of its parameters are no options.
+    """
     try:
         parameters = list(inspect.signature(offered).parameters.values())[skip:]
     except (TypeError, ValueError):  # a builtin that does not tell
-        return
+        return [], []
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
+        return [], []
     takes = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    for name in options:
-        if name not in takes:
-            raise TypeError(
-                f"it has no option {name!r} (there are: {', '.join(map(repr, takes)) or 'none'})."
-                f"{did_you_mean(name, takes)}"
-            )
+    return [name for name in options if name not in takes], takes
 
 
 def _callbacks(offered: Any, options: dict[str, Any]) -> list[Callback]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +33,7 @@ _NOT_IN_A_FILE = ("config", "settings", "help", "plugins", "plugin_settings")
 def configurable(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the argument ``CONFIG`` and the option ``--set``.
 
-    What they say are defaults of its options, and a parameter ``tables`` with what is no option.
+    What they say are defaults of its options; ``tables_of`` returns what is no option.
     """
     import click
 
@@ -106,6 +105,7 @@ def made_callbacks(tables: Mapping[str, Any]) -> list[Any]:
 def _made(name: str, options: Any) -> Any:
     from .. import callbacks
     from ..callback import Callback
+    from ..plugins import unknown_options
     from .factory import find_in_file, split_target
 
     target = split_target(name)
@@ -120,12 +120,11 @@ def _made(name: str, options: Any) -> Any:
         )
     if not isinstance(options, dict):
         raise DataError(f"callbacks.{name} must be a table of options, got {options!r}")
-    known = signature(kind).parameters
-    unknown = [option for option in options if option not in known]
-    if unknown and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+    unknown, takes = unknown_options(kind, options)
+    if unknown:
         raise DataError(
-            f"[callbacks.{name}] takes no {unknown[0]}.{did_you_mean(unknown[0], known)} It takes "
-            f"{', '.join(known) or 'nothing'}"
+            f"[callbacks.{name}] takes no {unknown[0]}.{did_you_mean(unknown[0], takes)} It takes "
+            f"{', '.join(takes) or 'nothing'}"
         )
     try:
         made = kind(**options)
@@ -178,7 +177,7 @@ def _take(context: click.Context, said: dict[str, Any], where: str, *, is_file: 
     layers: dict[bool, dict[str, Any]] = context.meta.setdefault(_META, {})
     layers[is_file] = _over(layers.get(is_file, {}), said)
     options = {key: value for key, value in _merged(context).items() if key not in TABLES}
-    context.default_map = {_parameter(key): value for key, value in options.items()}
+    context.default_map = options
 
 
 def _merged(context: click.Context) -> dict[str, Any]:
@@ -196,16 +195,12 @@ def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _parameter(key: str) -> str:
-    return {"log_events": "log"}.get(key, key)
-
-
 def _check_values(context: click.Context, said: Mapping[str, Any], where: str) -> None:
     """Have each option look at its value here, where it can be said where that stands."""
     import click
 
     for option in context.command.params:
-        key = "log_events" if option.name == "log" else option.name
+        key = option.name
         if key not in said or key in TABLES:
             continue
         kind, value = option.type, said[key]
@@ -222,8 +217,8 @@ def _check_values(context: click.Context, said: Mapping[str, Any], where: str) -
 def _check_names(context: click.Context, said: Mapping[str, Any], where: str) -> None:
     import click
 
-    known = [p.name for p in context.command.params if p.name not in _NOT_IN_A_FILE]
-    known = [{"log": "log_events"}.get(str(name), str(name)) for name in known]
+    names = [str(each.name) for each in context.command.params]
+    known = [name for name in names if name not in _NOT_IN_A_FILE]
     for key, value in said.items():
         if key in TABLES and not isinstance(value, dict):
             raise click.UsageError(f"{where}: {key} is a table, got {value!r}.")

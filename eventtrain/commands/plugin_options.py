@@ -67,7 +67,6 @@ def requested(
     tables: Mapping[str, Any],
     plugins: Sequence[str],
     plugin_settings: Sequence[str],
-    plugin_errors: Any = None,
 ) -> dict[str, dict[str, Any]]:
     """Return the plugins to load, each with its options; those of the command line are above.
 
@@ -75,7 +74,6 @@ def requested(
         tables: Options by the name of the plugin, from a file.
         plugins: Names that the command line gives.
         plugin_settings: Options that it gives, ``NAME.KEY=VALUE``.
-        plugin_errors: Nothing of this function's.
 
     Raises:
         click.UsageError: A setting is malformed, or for a plugin that is not asked for.

@@ -104,7 +104,7 @@ def make() -> click.Command:
     @plugin_options
     @click.option(
         # torchrun takes --log for one of its own, though it stands behind the program.
-        *("--log", "--log-events", "log"),
+        *("--log", "--log-events", "log_events"),
         is_flag=True,
         help="Log every event to events.jsonl too; under torchrun, only the longer name works.",
     )
@@ -156,7 +156,7 @@ def _train(
     *,
     tables: dict[str, dict[str, Any]],
     out: Path,
-    log: bool,
+    log_events: bool,
     strategy: Strategy,
     plugins: Sequence[str],
     plugin_settings: Sequence[str],
@@ -171,7 +171,7 @@ def _train(
     from .results import prepare, save_history, save_model
 
     tables = {**tables, "plugins": requested(tables["plugins"], plugins, plugin_settings)}
-    of_the_run = {"out": str(out), "strategy": strategy, "log_events": log}
+    of_the_run = {"out": str(out), "strategy": strategy, "log_events": log_events}
     text = resolved({**options, **of_the_run, "plugin_errors": plugin_errors}, tables)
     # First: who fails later is noticed by the others.
     together, is_zero = _joined(found_launch(), strategy, options["seed"])
@@ -183,7 +183,7 @@ def _train(
     learn = _learner(options, tables["arguments"], is_divided=is_divided)
     if hasattr(learn.model, "to"):
         learn.model.to(target)
-    logs = [EventLog(out / "events.jsonl")] if log else []
+    logs = [EventLog(out / "events.jsonl")] if log_events else []
     run = Runner(
         [*together, *_callbacks(options["metric"], tables), *logs],
         plugins=tables["plugins"],
@@ -204,7 +204,7 @@ def _train(
             save_history(out, run.result, told)
     written = ["config.toml", "history.json", *save_model(out, learn.model, is_writer=is_zero)]
     if is_zero:
-        _tell(result, options, out, [*written, *(["events.jsonl"] if log else [])])
+        _tell(result, options, out, [*written, *(["events.jsonl"] if log_events else [])])
     if together:
         torch.distributed.barrier()  # the writer is busy: nobody is to hang up on it
         torch.distributed.destroy_process_group()

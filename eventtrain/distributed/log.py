@@ -61,8 +61,7 @@ class Log:
         self._timeout = store.timeout
 
     def close(self) -> None:
-        """Put back the store's client, as it came."""
-        self._store.set_timeout(self._timeout)
+        """Put back the store's client."""
         self._put_back(self._store)
 
     def append(self, index: int, entry: Entry) -> None:

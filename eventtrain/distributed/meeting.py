@@ -40,13 +40,13 @@ def meet(store: Any, rank: int, world_size: int, timeout: timedelta) -> Any:
         return _part(store, name)
     store.set(_here(rank), name)
     try:
-        store.wait([f"eventtrain/answer/{name}"], timeout)
+        store.wait([_answer(name)], timeout)
     except dist.DistStoreError as error:
         raise TimeoutError(
             f"rank {rank} has waited {timeout} for rank 0, which has not come to where processes "
             "meet: see what rank 0 has printed"
         ) from error
-    agreed = store.get(f"eventtrain/answer/{name}").decode()
+    agreed = store.get(_answer(name)).decode()
     store.add(_heard(agreed), 1)
     return _part(store, agreed)
 
@@ -59,7 +59,7 @@ def _answer_all(store: Any, name: str, world_size: int, timeout: timedelta) -> N
             if not store.check([_here(rank)]):
                 continue
             if (asks := store.get(_here(rank))) != answered.get(rank):
-                store.set(f"eventtrain/answer/{asks.decode()}", name)
+                store.set(_answer(asks.decode()), name)
                 answered[rank] = asks
         if time.monotonic() > deadline:
             come, expected = store.add(_heard(name), 0), world_size - 1
@@ -79,6 +79,10 @@ def _part(store: Any, name: str) -> Any:
 
 def _here(rank: int) -> str:
     return f"eventtrain/here/{rank}"
+
+
+def _answer(name: str) -> str:
+    return f"eventtrain/answer/{name}"
 
 
 def _heard(name: str) -> str:

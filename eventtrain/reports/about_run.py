@@ -62,7 +62,7 @@ def environment(run: Any) -> dict[str, Any]:
 
 def configuration(run: Any) -> dict[str, Any]:
     """Say what is trained, by what, for how long, and which callbacks look on."""
-    callbacks = {cb.name: _with_class(cb, _options(cb)) for cb in run.cbs}
+    callbacks = {cb.name: _with_class(cb, _told(kept_options(cb))) for cb in run.cbs}
     asked = {
         "epochs": run.epochs,
         "steps": run.total_steps,
@@ -106,11 +106,16 @@ def rates_of(opt: Any) -> dict[str, float]:
     return found
 
 
+def is_secret(name: str) -> bool:
+    """Whether a name is like that of a key, a token or a password."""
+    return _IS_SECRET.search(name) is not None
+
+
 def without_secrets(settings: Any) -> Any:
     """Return settings, with nothing at the names that are called like a secret."""
     if isinstance(settings, Mapping):
         return {
-            name: "(not shown)" if _IS_SECRET.search(str(name)) else without_secrets(value)
+            name: "(not shown)" if is_secret(str(name)) else without_secrets(value)
             for name, value in settings.items()
         }
     return list(map(without_secrets, settings)) if isinstance(settings, list) else settings
@@ -120,24 +125,27 @@ def _with_class(thing: object, options: Mapping[str, Any]) -> dict[str, Any]:
     return {"class": type(thing).__name__, **options}
 
 
-def _options(callback: Callback) -> dict[str, Any]:
+def kept_options(callback: Callback) -> dict[str, Any]:
     """Return the arguments that a callback was made with, as far as it keeps them by name."""
     try:
         names = inspect.signature(type(callback)).parameters
     except (TypeError, ValueError):
         return {}
-    values = vars(callback)
-    return {name: _option(name, values[name]) for name in names if name in values}
+    values = vars(callback)  # not getattr, which would ask the run too
+    return {name: values[name] for name in names if name in values}
 
 
 def _first_group(opt: Any) -> dict[str, Any]:
     groups: Any = getattr(opt, "param_groups", ()) or ({},)
-    options = {name: _option(name, value) for name, value in groups[0].items() if name != "params"}
+    options = _told({name: value for name, value in groups[0].items() if name != "params"})
     return {**options, "groups": len(groups)} if len(groups) > 1 else options
 
 
-def _option(name: str, value: Any) -> Any:
-    return "(not shown)" if _IS_SECRET.search(name) and value is not None else _plain(value)
+def _told(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: "(not shown)" if is_secret(name) and value is not None else _plain(value)
+        for name, value in options.items()
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -121,7 +121,7 @@ def test_no_option_of_train_is_taken_by_torchrun_for_its_own() -> None:
     from eventtrain.commands.train import make
 
     for option in make().params:
-        if not isinstance(option, click.Option) or option.name == "log":
+        if not isinstance(option, click.Option) or option.name == "log_events":
             continue
         for name in option.opts:
             words = ["-m", "eventtrain", "train", name, "x"]

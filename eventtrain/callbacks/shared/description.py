@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import platform
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from torch import nn
 
 from ...data.batch import loader_length
 from ...optimizers import named_optimizers
+from ...reports.about_run import is_secret, kept_options
 from ...train_eval import TrainEvalCallback
 from .readings import plain_value
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from ...state import RunState
 
 Plain = bool | int | float | str | None
-_SECRET = re.compile(r"secret|password|passwd|token|credential|api_?key", re.IGNORECASE)
 _PLAIN = (bool, int, float, str, type(None))
 _OF_LOADERS = ("batch_size", "bs", "num_workers", "shuffle", "drop_last", "seed")
 _LONGEST = 500  # characters of a value
@@ -112,17 +110,9 @@ def _of_callback(callback: Callback) -> Iterator[tuple[str, Plain]]:
     """Give the options of a callback: what it was made with, and has kept under the same name."""
     prefix = f"callbacks.{callback.name}"
     yield prefix, type(callback).__name__
-    own = vars(callback)  # not getattr, which would ask the run too
-    for name in _parameters(type(callback)):
-        if name in own and not _SECRET.search(name):
-            yield f"{prefix}.{name}", _plain(own[name])
-
-
-def _parameters(kind: type) -> list[str]:
-    try:
-        return list(inspect.signature(kind).parameters)
-    except (TypeError, ValueError):  # it does not tell
-        return []
+    for name, value in kept_options(callback).items():
+        if not is_secret(name):
+            yield f"{prefix}.{name}", _plain(value)
 
 
 def _plain(value: Any) -> Plain:
